@@ -1,0 +1,29 @@
+# make book, make test: each does all the set-up it needs. PROFILE=quick makes a small book in seconds a page.
+PROFILE ?= standard
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: book test lab clean
+
+book: $(VENV)/.ready
+	$(BIN)/famf book --profile $(PROFILE)
+
+test: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lab: $(VENV)/.ready
+	$(BIN)/famf lab
+
+clean:
+	rm -rf _build
+
+# The environment is made again when a requirement changes. The stamp comes last: an interrupted install is repeated.
+$(VENV)/.ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit((3, 11) <= v < (3, 14) or f"Python {v[0]}.{v[1]} found, expected 3.11 to 3.13: make PYTHON=python3.12 …")' || exit 1
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	touch $@
