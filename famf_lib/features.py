@@ -1,0 +1,246 @@
+"""ClipSet: the features of a set of clips, ragged, as everything else in this library eats them.
+
+On disk a ClipSet is a folder of three files that run no code when read::
+
+    arrays.safetensors   faces (F, D) float16 · offsets (V + 1,) int64 · for each clip-level modality m:
+                         m (V, D_m) float16 and m.present (V,) bool
+    faces.parquet        one row a face, in the order of `faces`
+    clips.parquet        one row a clip: name, person, split, group, and whatever the source adds
+
+The arrays are memory-mapped: opening a ClipSet takes milliseconds and no copy.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Float16, Int64
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from famf_lib.files import written_whole
+
+FORMAT = "famf-clipset-1"
+CLIP_COLUMNS = ("name", "person", "split", "group")
+SPLITS = ("train", "val", "test")
+
+
+class ClipSetError(ValueError):
+    """A ClipSet that contradicts itself, or a folder that does not hold one."""
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One vector a clip, and whether the clip has it. What lies in the row of an absent vector is never used."""
+
+    vectors: Float16[Tensor, "V Dm"]
+    present: Bool[Tensor, " V"]
+
+
+@dataclass(frozen=True, eq=False)
+class ClipSet:
+    """The features of V clips holding F faces.
+
+    ``faces[offsets[v]:offsets[v + 1]]`` are the faces of clip v, in the order of their frames. ``clips`` has a row a
+    clip with at least the columns ``name`` (unique), ``person`` (its identity; missing for a *noise clip*, which shows
+    none of the persons), ``split`` (``train``, ``val``, ``test``, or missing where the source fixes none) and
+    ``group`` (the film or programme the clip comes from, or missing).
+    """
+
+    faces: Float16[Tensor, "F D"]
+    offsets: Int64[Tensor, " V+1"]
+    modalities: dict[str, Modality]
+    clips: pd.DataFrame
+    face_table: pd.DataFrame | Path = field(repr=False)
+    info: dict = field(default_factory=dict)
+    fingerprint: str = ""
+
+    @classmethod
+    def build(
+        cls,
+        faces: np.ndarray | Tensor,
+        counts: np.ndarray,
+        clips: pd.DataFrame,
+        *,
+        face_table: pd.DataFrame,
+        modalities: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
+        info: dict | None = None,
+    ) -> "ClipSet":
+        """A checked ClipSet from faces (F, D), counts of faces (V,) and, per modality, vectors (V, D_m), present (V,).
+
+        Raises:
+            ClipSetError: one sentence with the field, what was found and what was expected.
+        """
+        counts = np.asarray(counts, dtype=np.int64)
+        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
+        built = cls(
+            faces=_half(faces, "faces"),
+            offsets=offsets,
+            modalities={
+                name: Modality(_half(vectors, name), torch.from_numpy(np.array(present, dtype=bool)))
+                for name, (vectors, present) in (modalities or {}).items()
+            },
+            clips=clips.reset_index(drop=True),
+            face_table=face_table.reset_index(drop=True),
+            info=dict(info or {}),
+        )
+        if (counts < 0).any():
+            raise ClipSetError(f"counts: clip {int(np.argmax(counts < 0))} has {counts.min()}, expected 0 or more")
+        built._check()
+        return replace(built, fingerprint=_fingerprint(built))
+
+    @classmethod
+    def open(cls, folder: Path) -> "ClipSet":
+        """Opens the folder that ``save`` wrote, by memory map.
+
+        Raises:
+            ClipSetError: the folder is no ClipSet, or one of its files does not fit the others.
+        """
+        folder = Path(folder)
+        try:
+            arrays = safe_open(folder / "arrays.safetensors", framework="pt")
+            metadata = arrays.metadata() or {}
+            clips = pd.read_parquet(folder / "clips.parquet")
+        except Exception as error:
+            raise ClipSetError(f"{folder}: no ClipSet can be opened here ({error})") from error
+        if metadata.get("format") != FORMAT:
+            raise ClipSetError(f"{folder}: the format is {metadata.get('format')!r}, expected {FORMAT!r}")
+        names = set(arrays.keys())
+        opened = cls(
+            faces=arrays.get_tensor("faces"),
+            offsets=arrays.get_tensor("offsets"),
+            modalities={
+                name: Modality(arrays.get_tensor(name), arrays.get_tensor(f"{name}.present"))
+                for name in json.loads(metadata["modalities"])
+                if name in names
+            },
+            clips=clips,
+            face_table=folder / "faces.parquet",
+            info=json.loads(metadata["info"]),
+            fingerprint=metadata["fingerprint"],
+        )
+        if len(clips) != len(opened):
+            raise ClipSetError(
+                f"{folder}/clips.parquet: {len(clips)} rows, expected one for each of {len(opened)} clips"
+            )
+        return opened
+
+    def save(self, folder: Path) -> Path:
+        """Writes the folder whole or not at all; an earlier one at the same place is replaced at the last moment."""
+        arrays = {"faces": self.faces, "offsets": self.offsets}
+        for name, modality in self.modalities.items():
+            arrays[name], arrays[f"{name}.present"] = modality.vectors, modality.present
+        metadata = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "modalities": json.dumps(list(self.modalities)),
+            "info": json.dumps(self.info),
+        }
+        with written_whole(folder) as new:
+            new.mkdir()
+            save_file({k: v.contiguous().cpu() for k, v in arrays.items()}, new / "arrays.safetensors", metadata)
+            self.clips.to_parquet(new / "clips.parquet", index=False)
+            self.face_columns().to_parquet(new / "faces.parquet", index=False)
+        return Path(folder)
+
+    def to(self, device: torch.device | str) -> "ClipSet":
+        """The same clips with their arrays on a device, where they stay."""
+        return replace(
+            self,
+            faces=self.faces.to(device),
+            offsets=self.offsets.to(device),
+            modalities={k: Modality(m.vectors.to(device), m.present.to(device)) for k, m in self.modalities.items()},
+        )
+
+    def face_columns(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """The table of faces (F rows), read from disk when it is asked for: training never needs it."""
+        if isinstance(self.face_table, pd.DataFrame):
+            return self.face_table if columns is None else self.face_table[columns]
+        return pq.read_table(self.face_table, columns=columns).to_pandas()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the ClipSet lies on disk, if it was opened from there."""
+        return self.face_table.parent if isinstance(self.face_table, Path) else None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a face vector."""
+        return self.faces.shape[1]
+
+    @cached_property
+    def counts(self) -> Int64[Tensor, " V"]:
+        """Faces a clip."""
+        return self.offsets.diff()
+
+    @cached_property
+    def persons(self) -> list[str]:
+        """The names of all persons, sorted; ``labels`` are positions in this list."""
+        return sorted(self.clips["person"].dropna().unique())
+
+    @cached_property
+    def labels(self) -> Int64[Tensor, " V"]:
+        """The person of each clip as a position in ``persons``; -1 for a noise clip."""
+        codes = pd.Categorical(self.clips["person"], categories=self.persons).codes
+        return torch.from_numpy(codes.astype(np.int64))
+
+    def _check(self) -> None:
+        total, clips = len(self.faces), len(self)
+        if int(self.offsets[-1]) != total:
+            raise ClipSetError(f"counts: they add up to {int(self.offsets[-1])}, expected the {total} rows of faces")
+        if len(self.clips) != clips:
+            raise ClipSetError(f"clips: {len(self.clips)} rows, expected one for each of {clips} clips")
+        if len(self.face_table) != total:
+            raise ClipSetError(f"face_table: {len(self.face_table)} rows, expected one for each of {total} faces")
+        if missing := [c for c in CLIP_COLUMNS if c not in self.clips]:
+            raise ClipSetError(f"clips: column {missing[0]!r} is missing, expected {', '.join(CLIP_COLUMNS)}")
+        if (twice := self.clips["name"].duplicated()).any():
+            raise ClipSetError(f"clips: the name {self.clips['name'][twice.argmax()]!r} stands twice, expected once")
+        splits = set(self.clips["split"].dropna().unique())
+        if wrong := sorted(splits - set(SPLITS)):
+            raise ClipSetError(f"clips: the split {wrong[0]!r} is not known, expected one of {', '.join(SPLITS)}")
+        for name, modality in self.modalities.items():
+            if len(modality.vectors) != clips or len(modality.present) != clips:
+                found = f"{len(modality.vectors)} vectors and {len(modality.present)} presence flags"
+                raise ClipSetError(f"{name}: {found}, expected one of each for {clips} clips")
+            _finite(modality.vectors[modality.present], name)
+        _finite(self.faces, "faces")
+
+
+def _half(array: np.ndarray | Tensor, name: str) -> Float16[Tensor, "..."]:
+    tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements="CW"))
+    if tensor.ndim != 2:
+        raise ClipSetError(f"{name}: an array of {tensor.ndim} dimensions, expected 2 (a row a vector)")
+    return tensor.to(torch.float16)
+
+
+def _finite(vectors: Float16[Tensor, "n d"], name: str) -> None:
+    # A value beyond float16 has become infinite by now: the same sentence covers it.
+    bad = ~torch.isfinite(vectors).all(dim=1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise ClipSetError(f"{name}: row {row} of {len(vectors)} is not finite in float16, expected it within ±65504")
+
+
+def _fingerprint(clipset: ClipSet) -> str:
+    """SHA-256 over what a result can depend on: arrays, names, persons, splits, groups. Not over file encodings."""
+    digest = hashlib.sha256(FORMAT.encode())
+    arrays = {"faces": clipset.faces, "offsets": clipset.offsets}
+    for name in sorted(clipset.modalities):
+        arrays[name], arrays[f"{name}.present"] = clipset.modalities[name].vectors, clipset.modalities[name].present
+    for name, array in arrays.items():
+        digest.update(f"{name}{tuple(array.shape)}".encode())
+        digest.update(memoryview(array.contiguous().numpy()).cast("B"))
+    for column in CLIP_COLUMNS:
+        digest.update(json.dumps([None if pd.isna(v) else str(v) for v in clipset.clips[column]]).encode())
+    return digest.hexdigest()[:16]
