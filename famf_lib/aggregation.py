@@ -1,0 +1,268 @@
+"""Frame aggregation: the faces of a clip (B, N, D), any number of them, become K tokens (B, K, D').
+
+Every aggregation sums residuals to K cluster centres, weighted by how much each face belongs to each cluster::
+
+    V_k = Σ_i w_ik (x_i − c_k) = (wᵀX)_k − (Σ_i w_ik) c_k
+
+The right-hand side is what is computed: (B, N, K, D) is never materialised. A mask (B, N) marks the faces that
+count; what lies under it, NaN included, changes nothing.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+Normalisation = Literal["none", "cluster", "cluster+whole"]
+Centres = Literal["kmeans", "random"]
+Attention = Literal["sigmoid", "softmax", "none"]
+
+
+class Aggregation(nn.Module):
+    """What all aggregations share. A subclass defines ``tokens`` (K), ``width`` (D') and ``forward``.
+
+    Args:
+        dim: D, the length of a face vector.
+    """
+
+    tokens: int
+    width: int
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K W"]:
+        """K tokens of length D' a clip. A clip whose mask is empty gives zeros."""
+        raise NotImplementedError
+
+    def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
+        """How much of each face enters the tokens; 0 where the mask is off. The numbers over the faces in Fig. 3."""
+        raise NotImplementedError
+
+    def initialise(self, faces: Float[Tensor, "S D"], seed: int) -> None:
+        """Sets what is best set from data, given a sample of training faces. By default nothing."""
+
+
+def _hide(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
+    # Multiplying by 0 would keep a NaN.
+    return x if mask is None else x.masked_fill(~mask[..., None], 0.0)
+
+
+class MeanPooling(Aggregation):
+    """The mean of a clip's faces, as a single token: the baseline that the paper leaves out."""
+
+    tokens = 1
+
+    def __init__(self, dim: int):
+        super().__init__(dim)
+        self.width = dim
+
+    def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
+        if mask is None:
+            return x.new_full(x.shape[:2], 1 / x.shape[1])
+        return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+    def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B 1 D"]:
+        return torch.bmm(self.face_weights(x, mask)[:, None].to(x.dtype), _hide(x, mask))
+
+
+class NetVLAD(Aggregation):
+    """NetVLAD (Arandjelović et al. 2016), Eq. 1 and 2 of the paper.
+
+    Args:
+        dim: D.
+        clusters: K.
+        normalisation: none is Eq. 1 as printed; cluster scales each V_k to unit norm; cluster+whole then scales the
+            K of them together to unit norm, as NetVLAD was published.
+        centres: kmeans starts a_k, b_k and c_k from the training faces, as published; random does not look at them.
+    """
+
+    def __init__(self, dim: int, clusters: int = 8, normalisation: Normalisation = "none", centres: Centres = "kmeans"):
+        super().__init__(dim)
+        self.tokens, self.width, self.normalisation, self.start = (
+            _positive(clusters, "clusters"),
+            dim,
+            normalisation,
+            centres,
+        )
+        self.assignment = nn.Linear(dim, self.assigned())  # a_k and b_k
+        self.centres = nn.Parameter(torch.randn(clusters, dim) / math.sqrt(dim))  # c_k
+
+    def assigned(self) -> int:
+        """How many clusters compete in the softmax."""
+        return self.tokens
+
+    def assign(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N K"]:
+        """α_k(x_i) of Eq. 2 for the clusters that are kept; 0 for a face that the mask hides."""
+        alpha = self.assignment(_hide(x, mask)).softmax(dim=-1)[..., : self.tokens]
+        return alpha if mask is None else alpha * mask[..., None]
+
+    def cluster_attention(self) -> Float[Tensor, " K"] | None:
+        """φ(c_k). None, where clusters have no weight of their own, stands for 1."""
+        return None
+
+    def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K D"]:
+        alpha, phi = self.assign(x, mask), self.cluster_attention()
+        v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), _hide(x, mask)).float()  # (B, K, D)
+        v = v - alpha.sum(dim=1)[..., None].float() * self.centres
+        if self.normalisation != "none":
+            v = F.normalize(v, dim=-1)
+        if phi is not None:
+            v = v * phi[:, None]  # behind the scaling of each cluster, which would cancel it
+        if self.normalisation == "cluster+whole":
+            v = F.normalize(v.flatten(1), dim=-1).view_as(v)
+        return v
+
+    def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
+        """Σ_k α_k(x_i) φ(c_k), over the clusters that are kept: what Eq. 3 gives face i to say."""
+        alpha, phi = self.assign(x, mask), self.cluster_attention()
+        return alpha.sum(dim=-1) if phi is None else alpha @ phi.to(alpha.dtype)
+
+    @torch.no_grad()
+    def initialise(self, faces: Float[Tensor, "S D"], seed: int) -> None:
+        """Centres by k-means; a_k = 2s c_k and b_k = −s|c_k|², so that α falls with the squared distance to c_k.
+
+        The sharpness s makes the nearest cluster on average 100 times as heavy as the second (NetVLAD, Sec. 3.1).
+        """
+        if self.start == "random":
+            return
+        from sklearn.cluster import KMeans  # a second to import, and needed once a training
+
+        sample = faces.float().cpu()
+        if len(sample) < self.assigned():
+            raise ValueError(
+                f"clusters: {self.assigned()} of them from {len(sample)} training faces, expected more faces"
+            )
+        found = KMeans(self.assigned(), n_init=1, random_state=seed).fit(sample.numpy())
+        centres = torch.from_numpy(found.cluster_centers_).float()
+        nearest = torch.cdist(sample, centres).square().sort(dim=1).values
+        gap = float((nearest[:, 1] - nearest[:, 0]).mean()) if len(centres) > 1 else 1.0
+        sharpness = math.log(100) / max(gap, 1e-6)
+        self.assignment.weight.copy_(2 * sharpness * centres)
+        self.assignment.bias.copy_(-sharpness * centres.square().sum(dim=1))
+        self.centres.copy_(centres[: self.tokens])
+
+
+class GhostVLAD(NetVLAD):
+    """GhostVLAD (Zhong et al. 2018): G more clusters take part in the softmax and are dropped from the output.
+
+    Args:
+        ghosts: G. What a ghost cluster attracts is lost to the others: meant for poor faces.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        clusters: int = 8,
+        ghosts: int = 1,
+        normalisation: Normalisation = "none",
+        centres: Centres = "kmeans",
+    ):
+        self.ghosts = _positive(ghosts, "ghosts")
+        super().__init__(dim, clusters, normalisation, centres)
+
+    def assigned(self) -> int:
+        return self.tokens + self.ghosts
+
+
+class AttentionVLAD(NetVLAD):
+    """AttentionVLAD, Eq. 3 and 4: NetVLAD with a weight φ(c_k) a cluster from a fully-connected layer on its centre.
+
+    Args:
+        attention: what follows that layer. The paper does not say; sigmoid gives weights in 0..1 as in its Fig. 3.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        clusters: int = 8,
+        attention: Attention = "sigmoid",
+        normalisation: Normalisation = "none",
+        centres: Centres = "kmeans",
+    ):
+        super().__init__(dim, clusters, normalisation, centres)
+        self.attention = attention
+        self.score = nn.Linear(dim, 1)
+
+    def cluster_attention(self) -> Float[Tensor, " K"]:
+        score = self.score(self.centres).squeeze(-1).float()
+        if self.attention == "sigmoid":
+            return score.sigmoid()
+        return score.softmax(dim=0) if self.attention == "softmax" else score
+
+
+class NeXtVLAD(Aggregation):
+    """NeXtVLAD (Lin et al. 2018): faces are expanded to λD, cut into G groups of λD/G, and each group is aggregated.
+
+    A sigmoid attention weighs each group of each face; the groups share one set of K centres and are summed.
+
+    Args:
+        dim: D.
+        clusters: K.
+        expansion: λ.
+        groups: G; λD has to be a multiple of it.
+        normalisation: as for NetVLAD. Published with cluster, followed by batch normalisation.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        clusters: int = 8,
+        expansion: int = 2,
+        groups: int = 8,
+        normalisation: Normalisation = "none",
+    ):
+        super().__init__(dim)
+        expanded = _positive(expansion, "expansion") * dim
+        if expanded % _positive(groups, "groups"):
+            raise ValueError(f"groups: {groups} do not divide the expanded length {expanded}, expected a divisor")
+        self.tokens, self.groups, self.normalisation = _positive(clusters, "clusters"), groups, normalisation
+        self.width = expanded // groups
+        self.expand = nn.Linear(dim, expanded)
+        self.attention = nn.Linear(expanded, groups)
+        self.assignment = nn.Linear(expanded, groups * clusters)
+        self.centres = nn.Parameter(torch.randn(clusters, self.width) / math.sqrt(self.width))
+
+    def assign(
+        self, expanded: Float[Tensor, "B N E"], mask: Bool[Tensor, "B N"] | None
+    ) -> Float[Tensor, "B N {self.groups} {self.tokens}"]:
+        """α_gk(x_i) of each group, times the group's attention: the weights of the sum."""
+        alpha = self.assignment(expanded).unflatten(-1, (self.groups, self.tokens)).softmax(dim=-1)
+        alpha = alpha * self.attention(expanded).sigmoid()[..., None]
+        return alpha if mask is None else alpha * mask[..., None, None]
+
+    def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K W"]:
+        expanded = self.expand(_hide(x, mask))  # (B, N, λD)
+        alpha = self.assign(expanded, mask).flatten(1, 2)  # (B, N·G, K): a group of a face is one more descriptor
+        descriptors = expanded.unflatten(-1, (self.groups, self.width)).flatten(1, 2)  # (B, N·G, λD/G)
+        v = torch.bmm(alpha.transpose(1, 2).to(descriptors.dtype), descriptors).float()
+        v = v - alpha.sum(dim=1)[..., None].float() * self.centres
+        if self.normalisation != "none":
+            v = F.normalize(v, dim=-1)
+        if self.normalisation == "cluster+whole":
+            v = F.normalize(v.flatten(1), dim=-1).view_as(v)
+        return v
+
+    def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
+        """The attention of a face, averaged over its groups (the softmax over clusters adds up to 1)."""
+        return self.assign(self.expand(_hide(x, mask)), mask).sum(dim=-1).mean(dim=-1)
+
+
+def _positive(value: int, name: str) -> int:
+    if value < 1:
+        raise ValueError(f"{name}: {value}, expected 1 or more")
+    return value
+
+
+AGGREGATIONS: dict[str, type[Aggregation]] = {
+    "mean": MeanPooling,
+    "netvlad": NetVLAD,
+    "ghostvlad": GhostVLAD,
+    "nextvlad": NeXtVLAD,
+    "attentionvlad": AttentionVLAD,
+}
+"""What a configuration may name. An aggregation of your own takes part once it stands here."""
