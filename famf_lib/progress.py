@@ -1,0 +1,77 @@
+"""Progress of long work: a bar in a terminal, a line that renews itself in a notebook, nothing once it is done."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Bar(Protocol):
+    """How far the work is. ``note`` stands behind the numbers."""
+
+    def to(self, done: float, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Bar]:
+    """A bar for ``total`` steps of work. Where nobody looks (a pipe, a log) it stays silent."""
+    if _in_notebook():
+        bar: _Line | _Terminal | _Silent = _Line(label, total)
+    else:
+        bar = _Terminal(label, total) if sys.stderr.isatty() else _Silent()
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def _in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
+class _Silent:
+    def to(self, done: float, note: str = "") -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Terminal:
+    def __init__(self, label: str, total: int):
+        from tqdm import tqdm
+
+        form = "{desc} {bar} {n:.0f}/{total} [{elapsed}<{remaining}]{postfix}"
+        self.bar = tqdm(total=total, desc=label, leave=False, bar_format=form)
+
+    def to(self, done: float, note: str = "") -> None:
+        self.bar.set_postfix_str(note, refresh=False)
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+class _Line:
+    """tqdm's notebook bar needs a script from another host to be shown on a page, its text one fills the page."""
+
+    def __init__(self, label: str, total: int):
+        from IPython.display import HTML, display
+
+        self.html, self.label, self.total = HTML, label, total
+        self.start = self.last = time.monotonic()
+        self.handle = display(HTML(""), display_id=True)
+
+    def to(self, done: float, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self.last < 0.5:
+            return
+        self.last = now
+        left = (now - self.start) * (self.total - done) / done if done else float("nan")
+        self.handle.update(self.html(f"{self.label}: {done:.0f} of {self.total}, {left:.0f} s to go {note}"))
+
+    def close(self) -> None:
+        self.handle.update(self.html(""))

@@ -1,0 +1,52 @@
+"""Where a result comes from: the commit, the versions and the machine that made it."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "papermill")
+
+
+def commit(root: Path) -> str | None:
+    """The commit checked out at ``root``, with ``-dirty`` behind it if tracked files differ; None outside of git."""
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers and figures depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def hardware() -> dict[str, str | int]:
+    """Processor, cores, memory in GiB, and the graphics card if PyTorch sees one."""
+    import torch
+
+    found: dict[str, str | int] = {"processor": _processor(), "cores": os.cpu_count() or 1}
+    if hasattr(os, "sched_getaffinity"):
+        found["cores"] = len(os.sched_getaffinity(0))
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        found["memory (GiB)"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), "") or platform.processor() or platform.machine()

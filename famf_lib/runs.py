@@ -1,0 +1,217 @@
+"""The run store: what a run was asked to be, and what it left behind.
+
+A run lies in a folder named by the hash of everything that decided it: configuration, seed, fingerprint of the data,
+code of the library modules that it went through, kind of device, version of PyTorch. Asked for again it is read. ::
+
+    <key>/run.json             the request, the result, the losses, where and when it was made
+    <key>/persons.parquet      person, ap
+    <key>/model.safetensors    the weights
+    <key>.partial/             the checkpoint of a run that is under way or was interrupted
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from joblib import Parallel, delayed
+from safetensors.torch import load_file, save_file
+
+from famf_lib import provenance, training
+from famf_lib.features import ClipSet
+from famf_lib.files import ROOT, store, written_whole
+from famf_lib.fingerprint import source_fingerprint
+from famf_lib.model import FAMF, Config, ModelConfig
+from famf_lib.progress import progress
+from famf_lib.splits import Part, Protocol, Split, split
+from famf_lib.training import EvaluationConfig, TrainingConfig
+
+DECIDING_MODULES = tuple(
+    f"famf_lib.{name}"
+    for name in ("features", "splits", "sampling", "aggregation", "fusion", "metrics", "model", "training")
+)
+
+
+class RunSpec(Config):
+    """What decides a run, the data themselves aside."""
+
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    protocol: Protocol = "given"
+    part: Part = "report"
+    seed: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run. ``ap`` has a value a person, NaN where the gallery holds none of its clips.
+
+    ``folder`` is None for a run that was recorded elsewhere and is shown from its numbers.
+    """
+
+    spec: RunSpec
+    key: str
+    ap: pd.Series
+    rank_1: float
+    losses: list[float]
+    seconds: float
+    origin: dict[str, Any]
+    folder: Path | None = None
+
+    @property
+    def mean_ap(self) -> float:
+        """mAP at k, 0..1."""
+        return float(self.ap.mean())
+
+    def model(self, clipset: ClipSet) -> FAMF:
+        """The trained model, on the device of the ClipSet it was trained on.
+
+        Raises:
+            ValueError: the run was recorded elsewhere: its weights are not here.
+        """
+        if self.folder is None:
+            raise ValueError(f"run {self.key}: only its numbers were recorded, expected a run trained on this machine")
+        model = training.build(self.spec.model, clipset, len(self.ap), self.spec.seed)
+        model.load_state_dict(load_file(self.folder / "model.safetensors", device=str(clipset.faces.device)))
+        return model.eval()
+
+    def split(self, clipset: ClipSet) -> Split:
+        """The clips it was trained on and those it ranked."""
+        return split(clipset, self.spec.protocol, self.spec.seed, self.spec.part)
+
+
+@cache
+def _code() -> str:
+    return source_fingerprint(*DECIDING_MODULES)
+
+
+def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
+    """The name of a run: 16 hexadecimal digits over everything that decides its numbers."""
+    decided = {
+        "spec": spec.model_dump(mode="json"),
+        "data": fingerprint,
+        "code": _code(),
+        "device": device.type,
+        "torch": torch.__version__.split("+")[0],
+    }
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find(spec: RunSpec, clipset: ClipSet, device: torch.device) -> Run | None:
+    """The run, if it was made before."""
+    key = run_key(spec, clipset.fingerprint, device)
+    folder = store() / "runs" / key
+    if not folder.is_dir():
+        return None
+    record = json.loads((folder / "run.json").read_text())
+    ap = pd.read_parquet(folder / "persons.parquet").set_index("person")["ap"]
+    return Run(spec, key, ap, record["rank_1"], record["losses"], record["seconds"], record["origin"], folder)
+
+
+def obtain(
+    spec: RunSpec, clipset: ClipSet, device: torch.device, report: Callable[[int, float], None] | None = None
+) -> Run:
+    """The run: read if it was made before, otherwise trained, and resumed where an earlier attempt was interrupted.
+
+    Two processes that ask at once train it once. On a CPU a run uses one thread, so that its numbers do not depend on
+    how many cores there are: runs go side by side instead (``obtain_all``).
+    """
+    key = run_key(spec, clipset.fingerprint, device)
+    folder = store() / "runs" / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        run = find(spec, clipset, device)
+        if run is None:
+            with _threads(1 if device.type == "cpu" else None):
+                _make(spec, key, clipset.to(device), folder, report)
+            run = find(spec, clipset, device)
+    Path(f"{folder}.lock").unlink(missing_ok=True)  # whoever still waits for it will find the run
+    return run
+
+
+def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Callable[[int, float], None] | None) -> None:
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(exist_ok=True)
+    parts = split(clipset, spec.protocol, spec.seed, spec.part)
+    trained = training.train(
+        spec.model, spec.training, clipset, parts, spec.seed, checkpoint=partial / "checkpoint.pt", report=report
+    )
+    scores = training.evaluate(trained.model, spec.training, spec.evaluation, clipset, parts, spec.seed)
+    record = {
+        "key": key,
+        "spec": spec.model_dump(mode="json"),
+        "data": clipset.fingerprint,
+        "mean_ap": scores.mean_ap,
+        "rank_1": scores.rank_1,
+        "losses": trained.losses,
+        "seconds": trained.seconds,
+        "origin": {
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": provenance.commit(ROOT),
+            "versions": provenance.versions(),
+            "hardware": provenance.hardware(),
+        },
+    }
+    with written_whole(folder) as new:
+        new.mkdir()
+        (new / "run.json").write_text(json.dumps(record, indent=1))
+        pd.DataFrame({"person": parts.persons, "ap": scores.ap.numpy()}).to_parquet(
+            new / "persons.parquet", index=False
+        )
+        save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, new / "model.safetensors")
+    shutil.rmtree(partial)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def obtain_all(specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device, label: str = "training") -> list[Run]:
+    """The runs, in the order asked for. On a CPU those that have to be trained go side by side, one a core.
+
+    Interrupted, the runs that are done stay done, and those under way resume from their checkpoints the next time.
+    """
+    missing = {run_key(spec, clipset.fingerprint, device): spec for spec in specs if not find(spec, clipset, device)}
+    if missing:
+        with progress(label, len(missing)) as bar:
+            workers = min(len(missing), _cores()) if device.type == "cpu" and clipset.folder else 1
+            if workers == 1:
+                for done, spec in enumerate(missing.values()):
+                    epochs = spec.training.epochs
+                    obtain(spec, clipset, device, lambda epoch, loss, n=done, of=epochs: bar.to(n + epoch / of))
+            else:
+                tasks = (delayed(_worker)(spec, clipset.folder, device.type) for spec in missing.values())
+                finished = Parallel(workers, return_as="generator_unordered")(tasks)
+                for done, _ in enumerate(finished, start=1):
+                    bar.to(done)
+    return [obtain(spec, clipset, device) for spec in specs]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _worker(spec: RunSpec, folder: Path, device: str) -> None:
+    obtain(spec, _opened(folder), torch.device(device))
+
+
+@cache
+def _opened(folder: Path) -> ClipSet:
+    return ClipSet.open(folder)

@@ -1,0 +1,242 @@
+"""Training and evaluating one FAMF model (Sec. 4.3), on whatever device holds the ClipSet.
+
+Both are determined by their configuration and the seed: on one machine, two runs give the same numbers, and one that
+was interrupted and resumed gives those of one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from famf_lib.features import ClipSet
+from famf_lib.files import written_whole
+from famf_lib.metrics import Ranking, Scores
+from famf_lib.model import FAMF, Config, ModelConfig
+from famf_lib.sampling import Sampler, generator
+from famf_lib.splits import Split
+
+CENTRE_SAMPLE = 8_192  # training faces that k-means looks at
+EVALUATION_BATCH = 1_024
+
+# Each use of random numbers has its own stream of the seed: one more of them leaves the others as they were.
+FACES, ORDER, START, EVALUATION = range(4)
+
+
+class TrainingConfig(Config):
+    """How a model is trained. The defaults are the paper's (Sec. 4.3), which does not give the number of epochs.
+
+    Args:
+        epochs: passes over the training clips.
+        decay_after: epochs after which the learning rates are divided by 10, and by 10 again every ``decay_every``.
+        batch_size: clips a step; an epoch is cut into equal steps of at most this many.
+        lr: learning rate of Adam; ``lr_aggregation`` that of the aggregation.
+        faces: N, the faces sampled a clip.
+        precision: of matrix products. auto is bfloat16 where ``precision_of`` says so.
+    """
+
+    epochs: int = Field(80, ge=1)
+    decay_after: int = Field(50, ge=0)
+    decay_every: int = Field(10, ge=1)
+    batch_size: int = Field(4096, ge=2)
+    lr: float = Field(0.004, gt=0)
+    lr_aggregation: float = Field(0.04, gt=0)
+    faces: int = Field(24, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class EvaluationConfig(Config):
+    """How a model is scored.
+
+    Args:
+        faces: N at test time; it may differ from training (Sec. 4.3).
+        k: the cut of mAP (Sec. 4.2).
+        rank_by: probability: a clip that looks like nobody in particular ranks low for everybody. logit: the raw score.
+    """
+
+    faces: int = Field(24, ge=1)
+    k: int = Field(100, ge=1)
+    rank_by: Literal["probability", "logit"] = "probability"
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; ``auto`` is the GPU where there is one.
+
+    Raises:
+        ValueError: the device is not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        found = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise ValueError(f"device: {name!r} cannot be used here, expected auto or one of: {found}") from error
+    return torch.device(name)
+
+
+def precision_of(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """What ``auto`` means here: bfloat16 on a GPU that has it, float32 on a CPU.
+
+    On CPUs bfloat16 is asked for by name: see ``benchmarks/precision.py`` for what it gives.
+    """
+    if config.precision != "auto":
+        return getattr(torch, config.precision)
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def learning_rate_factor(config: TrainingConfig, epoch: int) -> float:
+    """What the learning rates are multiplied by in epoch 0, 1, …: 1, then 0.1, 0.01 and so on (Sec. 4.3)."""
+    if epoch < config.decay_after:
+        return 1.0
+    return 0.1 ** (1 + (epoch - config.decay_after) // config.decay_every)
+
+
+def build(config: ModelConfig, clipset: ClipSet, persons: int, seed: int) -> FAMF:
+    """A model with random weights that fits the clips, on their device."""
+    dims = {name: modality.vectors.shape[1] for name, modality in clipset.modalities.items()}
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had happened
+        torch.manual_seed(seed)
+        return FAMF(config, clipset.dim, dims, persons).to(clipset.faces.device)
+
+
+@dataclass
+class Trained:
+    """A trained model, the mean training loss of each epoch, and the wall time that training took."""
+
+    model: FAMF
+    losses: list[float]
+    seconds: float
+
+
+def train(
+    config: ModelConfig,
+    training: TrainingConfig,
+    clipset: ClipSet,
+    split: Split,
+    seed: int,
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 20.0,
+    report: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """Trains a model with Adam and cross-entropy on the training clips of the split, on the device of the ClipSet.
+
+    Args:
+        checkpoint: where the state is kept at the end of an epoch, at most every ``checkpoint_seconds``. If it is
+            there, training goes on from it, and ends with the numbers of a training that was never interrupted.
+        report: called after every epoch with the number of epochs done and the loss.
+
+    Raises:
+        ValueError: the configuration does not fit the data; the loss is no longer finite.
+    """
+    begin = time.monotonic()
+    device = clipset.faces.device
+    if len(split.train) < 2:
+        raise ValueError(f"split: {len(split.train)} training clips, expected 2 or more for batch normalisation")
+    model = build(config, clipset, len(split.persons), seed)
+    sampler = Sampler(clipset, split.train, training.faces, config.modalities)
+    classes = split.train_classes.to(device)
+    aggregation = list(model.aggregation.parameters())
+    apart = {id(p) for p in aggregation}
+    rest = [p for p in model.parameters() if id(p) not in apart]
+    optimiser = torch.optim.Adam(
+        [{"params": g, "lr": lr} for g, lr in ((aggregation, training.lr_aggregation), (rest, training.lr)) if g],
+        fused=True,
+    )
+    rates = [group["lr"] for group in optimiser.param_groups]
+
+    if checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)  # weights_only: runs no code
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        losses, earlier = state["losses"], state["seconds"]
+    else:
+        _initialise(model, clipset, sampler, seed)
+        losses, earlier = [], 0.0
+
+    steps = math.ceil(len(classes) / training.batch_size)
+    model.train()
+    saved = time.monotonic()
+    for epoch in range(len(losses), training.epochs):
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * learning_rate_factor(training, epoch)
+        drawn = sampler.draw(generator(device, seed, FACES, epoch))
+        order = torch.randperm(len(classes), generator=generator(device, seed, ORDER, epoch), device=device)
+        total = torch.zeros((), device=device)
+        for rows in order.tensor_split(steps):  # equal steps: none is left with a clip or two to normalise over
+            with autocast(device, training):
+                logits = model(sampler.batch(drawn, rows))
+            loss = F.cross_entropy(logits.float(), classes[rows]) + model.fusion.penalty()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            total += loss.detach() * len(rows)
+        losses.append(float(total) / len(classes))
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"lr: the loss is {losses[-1]} after epoch {epoch + 1}, expected lower learning rates")
+        if report is not None:
+            report(len(losses), losses[-1])
+        if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and len(losses) < training.epochs:
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "losses": losses}
+            state["seconds"] = earlier + time.monotonic() - begin
+            with written_whole(checkpoint) as new:
+                torch.save(state, new)
+            saved = time.monotonic()
+    return Trained(model.eval(), losses, earlier + time.monotonic() - begin)
+
+
+def autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:
+    """Matrix products in the precision of the configuration."""
+    dtype = precision_of(training, device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def _initialise(model: FAMF, clipset: ClipSet, sampler: Sampler, seed: int) -> None:
+    device = clipset.faces.device
+    draw = generator(device, seed, START)
+    faces = sampler.draw(draw)[sampler.has_face].flatten()  # N a clip: a long clip weighs no more than a short one
+    keep = torch.randperm(len(faces), generator=draw, device=device)[:CENTRE_SAMPLE]
+    model.initialise(clipset.faces[faces[keep]].float(), seed)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: FAMF, training: TrainingConfig, evaluation: EvaluationConfig, clipset: ClipSet, split: Split, seed: int
+) -> Scores:
+    """Ranks the gallery of the split, noise clips included, for every person: mAP at k and rank-1."""
+    device = clipset.faces.device
+    ranking = Ranking(len(split.persons), evaluation.k, device)
+    classes = split.gallery_classes.to(device)
+    for rows, logits in logits_of(model, training, evaluation, clipset, split.gallery, seed):
+        scores = logits.log_softmax(dim=1) if evaluation.rank_by == "probability" else logits
+        ranking.update(scores, classes[rows])
+    return ranking.compute()
+
+
+@torch.inference_mode()
+def logits_of(
+    model: FAMF,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    clipset: ClipSet,
+    clips: Int64[Tensor, " G"],
+    seed: int,
+) -> Iterator[tuple[Int64[Tensor, " B"], Float[Tensor, "B C"]]]:
+    """The logits of clips, batch by batch, with the positions in ``clips`` that they belong to."""
+    device = clipset.faces.device
+    sampler = Sampler(clipset, clips, evaluation.faces, model.config.modalities)
+    drawn = sampler.draw(generator(device, seed, EVALUATION))
+    model.eval()
+    for rows in torch.arange(len(clips), device=device).split(EVALUATION_BATCH):
+        with autocast(device, training):
+            logits = model(sampler.batch(drawn, rows))
+        yield rows, logits.float()
