@@ -1,0 +1,559 @@
+"""The importer of IMFDB: every known fault on made-up data, and the published counts where the real data are."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from famf_lib.datasets import imfdb
+from famf_lib.datasets.imfdb import ImfdbError
+from famf_lib.files import sources
+from famf_lib.splits import split
+
+SIZE = (13, 17)
+GOOD = "MALE NEUTRAL NONE BAD MIDDLE LEFT PARTIAL"
+
+
+def picture(seed: int, size: tuple[int, int] = SIZE) -> bytes:
+    """A JPEG of that size; another seed is another picture."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def line(
+    video: str, frame: int, name: str, labels: str = GOOD, size=SIZE, x=2, y=3, middle="Film\t1999\tSomebody"
+) -> str:
+    place = [video, f"{frame:05d}.jpg", name, x, y, *size]
+    return "\t".join([*map(str, place), middle, *labels.split(" ")])
+
+
+class World:
+    """Files of a made-up IMFDB, by their path."""
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.seed = 0
+
+    def show(self, person: str, film: str, name: str, content: bytes | None = None, size=SIZE) -> str:
+        self.seed += 1
+        path = f"IMFDB_final/{person}/{film}/images/{name}"
+        self.files[path] = picture(self.seed, size) if content is None else content
+        return path
+
+    def tell(self, person: str, film: str, *lines: str, name: str | None = None, head: bytes = b"", tail: bytes = b""):
+        text = "\r\n".join([*lines, ""]).encode()
+        self.files[f"IMFDB_final/{person}/{film}/{name or film}.txt"] = head + text + tail
+
+    def film(self, person: str, film: str, frames: list[int], video: str = "video", first: int = 1) -> list[str]:
+        """A folder without a fault: pictures from the number ``first`` on, at these frames."""
+        names = [f"{person}_{first + i}.jpg" for i in range(len(frames))]
+        self.tell(person, film, *(line(video, f, n) for f, n in zip(frames, names, strict=True)))
+        return [self.show(person, film, name) for name in names]
+
+    @property
+    def pictures(self) -> list[str]:
+        return [path for path in self.files if "/images/" in path and not path.endswith(".DS_Store")]
+
+    def archive(self, folder: Path) -> Path:
+        target = folder / imfdb.ARCHIVE
+        with tarfile.open(target, "w:gz") as archive:
+            for path, content in self.files.items():
+                member = tarfile.TarInfo(path)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return target
+
+    def folder(self, folder: Path) -> Path:
+        for path, content in self.files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(content)
+        return folder / "IMFDB_final"
+
+    def embeddings(self, folder: Path, leave_out=(), add=(), scores: dict[str, float] | None = None) -> Path:
+        paths = [path for path in reversed(self.pictures) if path not in leave_out] + list(add)
+        vectors = np.stack([vector(path) for path in paths])
+        probability = np.array([(scores or {}).get(path, 0.9) for path in paths], dtype=np.float32)
+        target = folder / imfdb.EMBEDDINGS
+        np.savez(target, path=np.array(paths), embedding=vectors, onet_probability=probability)
+        return target
+
+
+def vector(path: str) -> np.ndarray:
+    """The made-up embedding of a picture (7,), so that a face can be told by its vector."""
+    return np.random.default_rng(list(path.encode())).normal(size=7).astype(np.float16)
+
+
+def imported(world: World, folder: Path, **options) -> imfdb.ClipSet:
+    return imfdb.build(world.archive(folder), world.embeddings(folder, **options))
+
+
+def contents(clipset) -> dict[str, list[str]]:
+    """The paths of the faces of each clip."""
+    paths = clipset.face_columns()["path"].tolist()
+    bounds = clipset.offsets.tolist()
+    return {name: paths[a:b] for name, a, b in zip(clipset.clips["name"], bounds, bounds[1:], strict=False)}
+
+
+@pytest.fixture
+def faulty() -> tuple[World, dict[str, str]]:
+    """A made-up IMFDB with every known fault, and the paths that the tests speak of."""
+    world, path = World(), {}
+
+    # One film in two folders, its video spelt in two ways; a gap of 100 frames stays, one of 101 cuts.
+    world.film("Asha", "Habba_1", [10, 20, 30], "Habba_1999__Full_Movie")
+    world.film("Asha", "Habba_2", [40, 140, 241], "Habba_1999_FullMovie")
+    # Two names of one film, told by a picture that lies in both. Misc mixes films.
+    world.film("Asha", "Narasimham", [1, 2, 3], "N")
+    world.film("Asha", "Padayottam", [1, 4, 5], "N")
+    path["original"], path["copy"] = (
+        f"IMFDB_final/Asha/{film}/images/Asha_1.jpg" for film in ("Narasimham", "Padayottam")
+    )
+    world.files[path["copy"]] = world.files[path["original"]]
+    world.film("Asha", "Misc", [1, 2, 3], "Misc")
+
+    # A list of the short form: no tabs, no labels, blanks in the video, another name. A folder named after the person.
+    names = [f"Birju_{n}.jpg" for n in (1, 2, 3)]
+    world.tell("Birju", "Dil", *(f"Dil - CD1 0{7 + n} {x}" for n, x in enumerate(names)), name="other")
+    world.tell("Birju", "Dil", *(f"Dil - CD1 00{7 + n}.jpg {x} 2 3 13 17" for n, x in enumerate(names)), name="Birju")
+    for name in names:
+        world.show("Birju", "Dil", name)
+    world.film("Birju", "birju", [1, 2, 3])
+    world.film("Asha", "Dil", [501, 502, 503])  # the folder of another person, its numbers and sizes the same
+    # A folder with the list of another one: its boxes have other sizes than its pictures.
+    for n in (1, 2, 3):
+        world.show("Birju", "Barood", f"Birju_{n}.jpg")
+    for_others = zip([(11, 17), (13, 19), (19, 11)], (1, 2, 3), strict=True)
+    world.tell("Birju", "Barood", *(line("GaramMasala", n, f"Birju_{n}.jpg", size=size) for size, n in for_others))
+
+    # Frames that stand in the name of the video, or in one field with it.
+    rest = "2\t3\t13\t17\tFilm\t2009\tChandra\t" + GOOD.replace(" ", "\t")
+    world.tell(
+        "Chandra",
+        "3Idiots",
+        f"3Idiots_frame_100120\t246386.jpg\tChandra_1.jpg\t{rest}",
+        f"3Idiots 100150.jpg\tChandra_2.jpg\t{rest}",
+        f"3Idiots _frame_100130.jpg\tChandra_3.jpg\t{rest}",
+    )
+    world.tell("Chandra", "kella", *(f"image_{n}0_of\t999.png\tChandra_{n}.jpg\t{rest}" for n in (1, 2, 3)))
+    for film in ("3Idiots", "kella"):
+        for n in (1, 2, 3):
+            world.show("Chandra", film, f"Chandra_{n}.jpg")
+
+    # Lines and labels in every kind of disorder.
+    lines = {
+        1: line("v", 1, "Devi_1.jpg", "FEMALE ANGER GLASSES MEDIUM OLD RIGHT PARTIAL"),
+        2: line("v", 2, "Devi_2.jpg", "FEMALE").replace("FEMALE", "FEMALE\tANGER NONE\tMEDIUM\tYOUNG FRONTAL\tOVER"),
+        3: line("v", 3, "Devi_3.jpg", "FEMALE FEAR HAIR HIGH MIDDDLE UP PARTIA"),
+        4: line("v", 4, "Devi_4.jpg", "MALE ANGER GLASSES BAD CHILD FRONTAL PARTIAL", middle="Phool\t19-02-2013\tB"),
+        5: line("v", 5, "Devi_5.jpg", "FEMALE FEAR HAIR BAD OLD UP OVER") + "\t",
+        6: line("v", 6, "Devi_6.jpg", "FEMALE FEAR HAIR BAD OLD UP OVER"),
+        7: line("v", 7, "Devi_7.jpg", "FEMALE FEAR HAIR BAD OLD UP OVER"),
+        8: line("v", 8, "Devi_8.jpg"),
+    }
+    others = [
+        line("v", 5, "Devi_5.jpg", "FEMALE FEAR HAND BAD OLD DOWN OVER"),  # agrees on the place, not on every label
+        line("v", 60, "Devi_6.jpg", "FEMALE FEAR HAIR BAD OLD UP OVER"),  # disagrees on the place
+        line("v", 9, "Devi_99.jpg"),  # no such picture
+        "null\tnull\tnull\tnull\tnull\tnull\tnull\tFilm\t1999\tDevi\t" + GOOD.replace(" ", "\t"),
+        "92\t89\t13\t17\tv\t00023.jpg\tDevi_8.jpg\tFilm\t1999\tDevi\t" + GOOD.replace(" ", "\t"),
+    ]
+    head, tail = "\ufeff".encode(), b"\0" * 20 + b"\tPARTIAL\t\r\n"
+    world.tell("Devi", "Nayak", *lines.values(), *others, head=head, tail=tail)
+    for n in (1, 2, 3, 4, 5, 6):
+        path[f"devi {n}"] = world.show("Devi", "Nayak", f"Devi_{n}.jpg")
+    path["misspelt"] = world.show("Devi", "Nayak", "Devy_7.jpeg")
+    path["broken"] = world.show("Devi", "Nayak", "Devi_8.jpg", content=b"no picture")
+    path["no line"] = world.show("Devi", "Nayak", "Devi_55.jpg")
+    path["no embedding"] = world.film("Devi", "extras_Malla", [1, 2, 3, 4])[3]
+    path["unaligned"] = "IMFDB_final/Devi/extras_Malla/images/Devi_1.jpg"
+    world.files["IMFDB_final/.DS_Store"] = world.files["IMFDB_final/Asha/Misc/images/.DS_Store"] = b"\0\1"
+    return world, path
+
+
+@pytest.fixture
+def options(faulty) -> dict:
+    world, path = faulty
+    return {
+        "leave_out": [path["no embedding"]],
+        "add": ["IMFDB_final/Nobody/Nothing/images/N_1.jpg"],
+        "scores": {path["unaligned"]: 0.3},
+    }
+
+
+def numbers(paths: list[str]) -> list[str]:
+    """Folder and number, enough to tell a picture of one person."""
+    return [f"{p.split('/')[2]} {p.rsplit('_', 1)[1].split('.')[0]}" for p in paths]
+
+
+def test_clips_films_and_order(faulty, options, tmp_path):
+    world, path = faulty
+    clipset = imported(world, tmp_path, **options)
+    found = {name: numbers(paths) for name, paths in contents(clipset).items()}
+    assert found == {
+        "Asha/dil/video/000501": ["Dil 1", "Dil 2", "Dil 3"],
+        "Asha/habba/habba1999fullmovie/000010": ["Habba_1 1", "Habba_1 2", "Habba_1 3", "Habba_2 1", "Habba_2 2"],
+        "Asha/misc/misc/000001": ["Misc 1", "Misc 2", "Misc 3"],
+        "Asha/narasimham/n/000001": [f"Narasimham {n}" for n in (1, 2, 3)] + ["Padayottam 2", "Padayottam 3"],
+        "Birju/birju/video/000001": ["birju 1", "birju 2", "birju 3"],
+        "Birju/dil/dilcd1/000007": ["Dil 1", "Dil 2", "Dil 3"],
+        "Chandra/3idiots/3idiots/100120": ["3Idiots 1", "3Idiots 3", "3Idiots 2"],
+        "Chandra/kella/kella/000010": ["kella 1", "kella 2", "kella 3"],
+        "Devi/malla/video/000001": [f"{f} {n}" for f, n in zip(["extras_Malla"] * 3, (1, 2, 3), strict=True)],
+        "Devi/nayak/v/000001": [f"Nayak {n}" for n in (1, 2, 3, 4, 5, 7)],
+    }
+    groups = clipset.clips.set_index("name")["group"]
+    assert groups.isna().sum() == 2
+    assert pd.isna(groups["Asha/misc/misc/000001"]) and pd.isna(groups["Birju/birju/video/000001"])
+    assert groups["Asha/narasimham/n/000001"] == "narasimham" and groups["Devi/malla/video/000001"] == "malla"
+    assert clipset.clips["split"].isna().all()
+    assert clipset.clips.groupby("person")["gender"].first().to_dict() == {
+        "Asha": "MALE", "Birju": "MALE", "Chandra": "MALE", "Devi": "FEMALE"
+    }  # fmt: skip
+
+
+def test_every_face_has_its_own_vector_and_place(faulty, options, tmp_path):
+    world, path = faulty
+    clipset = imported(world, tmp_path, **options)
+    faces = clipset.face_columns()
+    expected = np.stack([vector(p) for p in faces["path"]])
+    np.testing.assert_array_equal(clipset.faces.numpy(), expected)
+    np.testing.assert_allclose(faces["quality"], np.linalg.norm(expected.astype(float), axis=1), rtol=1e-6)
+    assert (faces[["x1", "y1", "x2", "y2", "width", "height"]].to_numpy() == [2, 3, 15, 20, 13, 17]).all()
+    assert faces.set_index("path")["aligned"].to_dict() == {p: p != path["unaligned"] for p in faces["path"]}
+    assert faces["det_score"].between(0.29, 0.91).all()
+    frames = faces.set_index("path")["frame"]
+    assert frames["IMFDB_final/Chandra/3Idiots/images/Chandra_2.jpg"] == 100150
+    assert frames["IMFDB_final/Chandra/kella/images/Chandra_2.jpg"] == 20
+
+
+def test_labels_are_kept_only_where_they_can_be_trusted(faulty, options, tmp_path):
+    world, path = faulty
+    columns = ["expression", "occlusion", "illumination", "age", "pose", "makeup"]
+    faces = imported(world, tmp_path, **options).face_columns().set_index("path")[columns]
+    told = {p: [None if pd.isna(v) else v for v in row] for p, row in zip(faces.index, faces.to_numpy(), strict=True)}
+    assert told[path["devi 1"]] == ["ANGER", "GLASSES", "MEDIUM", "OLD", "RIGHT", "PARTIAL"]
+    assert told[path["devi 2"]] == ["ANGER", "NONE", "MEDIUM", "YOUNG", "FRONTAL", "OVER"]  # shifted: told by the words
+    assert told[path["devi 3"]] == ["FEAR", "HAIR", "HIGH", None, "UP", None]  # misspelt
+    assert told[path["devi 4"]] == [None] * 6  # never chosen
+    assert told[path["devi 5"]] == ["FEAR", None, "BAD", "OLD", None, "OVER"]  # two lines contradict each other
+    assert told[path["misspelt"]] == ["FEAR", "HAIR", "BAD", "OLD", "UP", "OVER"]
+    assert told["IMFDB_final/Birju/Dil/images/Birju_1.jpg"] == [None] * 6  # the short form has none
+    for column in columns:
+        assert set(faces[column].dropna()) <= set(imfdb.LABELS[column])
+
+
+def test_what_was_done_is_counted(faulty, options, tmp_path):
+    world, _ = faulty
+    clipset = imported(world, tmp_path, **options)
+    cleaning = clipset.info["cleaning"]
+    assert cleaning == {
+        "pictures": 46,
+        "persons": 4,
+        "folders (a person in a film)": 13,
+        "pictures that cannot be opened": 1,
+        "pictures that are an exact copy of another": 1,
+        "lines": 54,
+        "lines ignored: no picture, frame and box in them": 6,
+        "lines whose labels were never chosen": 1,
+        "labels that are no word of their vocabulary": 2,
+        "folders joined with another of the same film": 1,
+        "films joined with another because they share pictures": 1,
+        "lines ignored: their picture is not there": 1,
+        "lines refused: the box is not of the picture's size": 4,
+        "pictures dropped: no line tells their place": 5,
+        "pictures dropped: their lines name different places": 1,
+        "labels dropped: the lines of a picture contradict each other": 2,
+        "pictures dropped: no embedding": 1,
+        "embeddings without a picture": 1,
+        "pictures dropped: exact copy of another": 1,
+        "faces in no clip: too few near them": 1,
+        "faces kept although embedded without alignment (O-Net 0.3 or less)": 1,
+        "clips without a known film (in no films-disjoint split)": 2,
+    }
+    lost = sum(n for text, n in cleaning.items() if text.startswith(("pictures dropped", "faces in no clip")))
+    assert cleaning["pictures"] == len(clipset.faces) + lost
+
+
+def test_archive_and_folder_give_the_same(faulty, options, tmp_path):
+    world, _ = faulty
+    embeddings = world.embeddings(tmp_path, **options)
+    from_archive = imfdb.build(world.archive(tmp_path), embeddings)
+    from_folder = imfdb.build(world.folder(tmp_path), embeddings)
+    assert from_archive.fingerprint == from_folder.fingerprint
+    pd.testing.assert_frame_equal(from_archive.face_columns(), from_folder.face_columns())
+    assert from_archive.info == from_folder.info
+    opened = imfdb.ClipSet.open(from_archive.save(tmp_path / "clipset"))
+    assert opened.info == from_archive.info and opened.clips["group"].isna().sum() == 2
+
+
+@pytest.mark.parametrize("part", ["report", "tune"])
+@pytest.mark.parametrize("seed", range(3))
+def test_films_split_keeps_the_films_of_a_person_apart(tmp_path, seed, part):
+    world = World()
+    for person in ("Asha", "Birju"):
+        for film in ("One_1", "One_2", "Two", "Three", "Four", "Misc"):
+            world.film(person, film, [1, 2, 3])
+    world.film("Chandra", "Only_1", [1, 2, 3])
+    world.film("Chandra", "Only_2", [1, 2, 3], video="other")
+    clipset = imported(world, tmp_path)
+    dealt = split(clipset, "groups", seed, part)
+    films = clipset.clips["person"] + " " + clipset.clips["group"]
+    assert not set(films[dealt.train.numpy()]) & set(films[dealt.gallery.numpy()])
+    assert not films[[*dealt.train.tolist(), *dealt.gallery.tolist()]].isna().any()
+    assert dealt.persons == ["Asha", "Birju"]  # Chandra has a single film, in two folders
+
+
+@given(
+    frames=st.lists(st.integers(0, 60), min_size=1, max_size=25),
+    videos=st.lists(st.integers(0, 2), min_size=25, max_size=25),
+    max_gap=st.integers(0, 9),
+    min_faces=st.integers(1, 4),
+)
+def test_clips_are_cut_as_a_plain_loop_does_it(frames, videos, max_gap, min_faces):
+    rows = [("p", "f", str(v), f, f"{i:03d}") for i, (f, v) in enumerate(zip(frames, videos, strict=False))]
+    faces = pd.DataFrame(rows, columns=["person", "film", "video", "frame", "path"])
+    cut = imfdb._clips(faces, max_gap, min_faces, counts := {})
+
+    expected, running = [], []
+    for row in sorted(rows):
+        if running and (row[2] != running[-1][2] or row[3] - running[-1][3] > max_gap):
+            expected.append(running)
+            running = []
+        running.append(row)
+    expected = [[row[4] for row in clip] for clip in [*expected, running] if len(clip) >= min_faces]
+    assert [group["path"].tolist() for _, group in cut.groupby("clip")] == expected
+    assert sum(counts.values()) == len(rows) - sum(map(len, expected))
+
+
+def test_pictures_are_read_in_one_pass(faulty, tmp_path):
+    world, path = faulty
+    wanted = {path["original"], path["misspelt"]}
+    for source in (world.archive(tmp_path), world.folder(tmp_path)):
+        assert imfdb.pictures(source, wanted) == {p: world.files[p] for p in wanted}
+        with pytest.raises(ImfdbError, match="Devi_0.jpg is not in it, one of 1 pictures missing of 3"):
+            imfdb.pictures(source, wanted | {"IMFDB_final/Devi/Nayak/images/Devi_0.jpg"})
+
+
+def test_nothing_is_written_wherever_a_path_points(tmp_path):
+    world = World()
+    world.film("Asha", "Dil", [1, 2, 3])
+    world.files["IMFDB_final/../../escaped.txt"] = world.files["/tmp/../escaped.jpg"] = b"out"
+    source, embeddings = world.archive(tmp_path), world.embeddings(tmp_path)
+    before = sorted(p.name for p in tmp_path.parent.rglob("*"))
+    assert len(imfdb.build(source, embeddings)) == 1
+    assert sorted(p.name for p in tmp_path.parent.rglob("*")) == before
+
+
+# --- bad input: one sentence each ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path) -> tuple[World, Path, Path]:
+    world = World()
+    world.film("Asha", "Dil", [1, 2, 3, 4])
+    return world, world.archive(tmp_path), world.embeddings(tmp_path)
+
+
+def refused(source: Path, embeddings: Path) -> str:
+    with pytest.raises(ImfdbError) as error:
+        imfdb.build(source, embeddings)
+    assert "\n" not in str(error.value) and "expected" in str(error.value)
+    return str(error.value)
+
+
+def test_no_archive(small, tmp_path):
+    _, source, embeddings = small
+    assert "there is no such file" in refused(tmp_path / "absent.tar.gz", embeddings)
+    source.write_bytes(b"plain text, no archive")
+    assert "cannot be read as a .tar.gz archive" in refused(source, embeddings)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.99, 0.9999])
+def test_truncated_archive(small, share):
+    _, source, embeddings = small
+    whole = source.read_bytes()
+    source.write_bytes(whole[: int(share * len(whole))])
+    assert "ends too early" in refused(source, embeddings)
+
+
+def test_damaged_archive(small):
+    _, source, embeddings = small
+    damaged = bytearray(source.read_bytes())
+    damaged[-6] ^= 1  # the checksum
+    source.write_bytes(damaged)
+    assert "cannot be read" in refused(source, embeddings)
+
+
+def test_archive_of_something_else(small, tmp_path):
+    _, source, embeddings = small
+    other = World()
+    other.files = {"photos/me.jpg": b"x", "IMFDB_final/readme.txt": b"x"}
+    assert "there is no picture at IMFDB_final/" in refused(other.archive(tmp_path), embeddings)
+    assert "there is no picture at IMFDB_final/" in refused(tmp_path, embeddings)
+
+
+def test_no_lists(small, tmp_path):
+    world, _, embeddings = small
+    world.files = {path: content for path, content in world.files.items() if not path.endswith(".txt")}
+    assert "no list says where a picture is from" in refused(world.archive(tmp_path), embeddings)
+
+
+def test_no_clip(small, tmp_path):
+    world, source, _ = small
+    embeddings = world.embeddings(tmp_path, leave_out=world.pictures[:2])
+    assert "no clip of 3 faces" in refused(source, embeddings)
+
+
+PATHS = [f"IMFDB_final/Asha/Dil/images/Asha_{n}.jpg" for n in (1, 2, 3, 4)]
+FINE = {
+    "path": np.array(PATHS),
+    "embedding": np.ones((4, 7), np.float16),
+    "onet_probability": np.full(4, 0.9, np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"onet_probability": None}, "onet_probability is missing, found path, embedding, expected"),
+        ({"path": np.array(PATHS, dtype=object)}, "cannot be read as an .npz file .*, expected plain arrays"),
+        ({"embedding": np.array([[{}]] * 4, dtype=object)}, "cannot be read as an .npz file .*, expected plain arrays"),
+        ({"embedding": np.ones((3, 7))}, r"embedding \(3, 7\)"),
+        ({"embedding": np.ones(4)}, r"embedding \(4,\)"),
+        ({"onet_probability": np.ones((4, 1))}, r"onet_probability \(4, 1\)"),
+        ({"embedding": np.ones((4, 7), int)}, "are <U38, int64 and float32, expected text, floats and floats"),
+        ({"path": np.arange(4)}, "expected text, floats and floats"),
+        ({"path": np.array([*PATHS[:3], PATHS[0]])}, "path holds .*Asha_1.jpg twice"),
+        ({"path": np.array([p.lower() for p in PATHS])}, "path holds no picture of .*, expected IMFDB_final/Asha/Dil/"),
+        ({"embedding": np.where(np.arange(4)[:, None] == 2, np.nan, np.ones((4, 7)))}, "Asha_3.jpg is not finite"),
+        ({"onet_probability": np.array([1, 1, 1, np.inf])}, "onet_probability of .*Asha_4.jpg is not finite"),
+    ],
+)
+def test_bad_embeddings(small, changed, sentence):
+    _, source, embeddings = small
+    np.savez(embeddings, **FINE)
+    imfdb.build(source, embeddings)  # so that only the change is at fault
+    np.savez(embeddings, **{k: v for k, v in (FINE | changed).items() if v is not None})
+    with pytest.raises(ImfdbError, match=sentence) as error:
+        imfdb.build(source, embeddings)
+    assert str(embeddings) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_embeddings_that_are_no_npz(small, tmp_path):
+    _, source, embeddings = small
+    whole = embeddings.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        embeddings.write_bytes(content)
+        assert "cannot be read as an .npz file" in refused(source, embeddings)
+    with embeddings.open("wb") as file:
+        np.save(file, np.ones(3))
+    assert "a single array" in refused(source, embeddings)
+    assert "cannot be read as an .npz file" in refused(source, tmp_path / "absent.npz")
+
+
+# --- where the files lie ---------------------------------------------------------------------------------------------
+
+
+def test_absence_says_what_is_missing_and_where_it_was_looked_for(small, tmp_path, monkeypatch):
+    world, source, embeddings = small
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path / "data"))
+    home = tmp_path / "data" / "imfdb"
+    both = imfdb.absence()
+    assert "IMFDB_final.tar.gz" in both and "mobilefacenet128.npz" in both and str(home) in both and "README" in both
+    home.mkdir(parents=True)
+    source.rename(home / source.name)
+    assert "IMFDB_final.tar.gz" not in imfdb.absence()
+    with pytest.raises(ImfdbError, match="mobilefacenet128.npz"):
+        imfdb.make("quick")
+    embeddings.rename(home / "mine.npz")  # a file of another name will do, while it is the only one
+    assert imfdb.absence() is None and len(imfdb.make("quick")) == 1
+    (home / "yours.npz").write_bytes((home / "mine.npz").read_bytes())
+    assert imfdb.absence() is not None
+    (home / "yours.npz").rename(home / imfdb.EMBEDDINGS)
+    assert imfdb.absence() is None
+
+
+@pytest.mark.parametrize("kind", ["archive", "folder"])
+def test_key_changes_with_the_files_and_not_with_the_profile(small, tmp_path, monkeypatch, kind):
+    world, *_ = small
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path / "data"))
+    home = tmp_path / "data" / "imfdb"
+    home.mkdir(parents=True)
+    getattr(world, kind)(home)
+    embeddings = world.embeddings(home)
+    key = imfdb.key("quick")
+    assert key == imfdb.key("paper") and len(key) == 16
+    os.utime(embeddings, (0, 0))
+    assert imfdb.key("quick") == key
+    world.embeddings(home, scores={world.pictures[0]: 0.1})
+    other = imfdb.key("quick")
+    assert other != key
+    world.film("Asha", "Nayak", [1, 2, 3])
+    getattr(world, kind)(home)
+    assert imfdb.key("quick") not in (key, other)
+
+
+# --- the real data ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real() -> imfdb.ClipSet:
+    if reason := imfdb.absence():
+        pytest.skip(reason)
+    if not (sources() / "imfdb" / imfdb.EMBEDDINGS).is_file():
+        pytest.skip(f"the counts are those of {imfdb.EMBEDDINGS}")
+    return imfdb.make("standard")
+
+
+def test_published_counts(real):
+    cleaning = real.info["cleaning"]
+    assert cleaning["pictures"] == 34390 and cleaning["persons"] == 100
+    assert cleaning["folders (a person in a film)"] == 406
+    assert cleaning["pictures that are an exact copy of another"] == 271
+    assert cleaning["pictures dropped: no embedding"] == cleaning["embeddings without a picture"] == 0
+    # As data/README.md says: what the cleaning makes of it.
+    assert (len(real), len(real.persons), len(real.faces)) == (2412, 100, 28235)
+    assert (int(real.counts.min()), int(real.counts.median()), int(real.counts.max())) == (3, 7, 184)
+    lost = sum(n for text, n in cleaning.items() if text.startswith(("pictures dropped", "faces in no clip")))
+    assert len(real.faces) + lost == cleaning["pictures"]
+
+
+def test_nearest_neighbours_know_the_person(real):
+    """Vectors, clips and persons belong together: 5 nearest clips of others films or not, as published (.897, .67)."""
+    owner = np.repeat(np.arange(len(real)), real.counts.numpy())
+    sums = np.zeros((len(real), real.dim), np.float32)
+    np.add.at(sums, owner, real.faces.numpy().astype(np.float32))
+    sums /= np.linalg.norm(sums, axis=1, keepdims=True)
+    labels, film = real.labels.numpy(), real.clips["group"].to_numpy(dtype=object)
+    person_film = pd.factorize(real.clips["person"] + real.clips["group"].fillna("?"))[0]
+
+    def right(excluded: np.ndarray, asked: np.ndarray) -> float:
+        nearest = np.argsort(np.where(excluded, -2, sums @ sums.T), axis=1)[:, -1:-6:-1]
+        votes = [pd.Series(labels[row]).value_counts(sort=False) for row in nearest[asked]]
+        return float(np.mean([v.idxmax() == own for v, own in zip(votes, labels[asked], strict=True)]))
+
+    everybody = np.ones(len(real), bool)
+    assert right(np.eye(len(real), dtype=bool), everybody) == pytest.approx(0.893, abs=0.005)
+    films = real.clips.groupby("person")["group"].transform("nunique").to_numpy()
+    several = (films > 1) & ~pd.isna(film)
+    unknown = pd.isna(film)
+    same = (person_film[:, None] == person_film) | ((labels[:, None] == labels) & unknown[None])
+    assert right(same, several) == pytest.approx(0.662, abs=0.005)
+
+
+@pytest.mark.parametrize("part", ["report", "tune"])
+def test_real_films_are_apart(real, part):
+    films = (real.clips["person"] + "/" + real.clips["group"]).to_numpy(dtype=object)
+    for seed in range(5):
+        dealt = split(real, "groups", seed, part)
+        assert len(dealt.persons) == 90
+        assert not set(films[dealt.train.numpy()]) & set(films[dealt.gallery.numpy()])
