@@ -1,0 +1,190 @@
+"""From notebooks and prose to the book: what is out of date is executed, then Sphinx renders all of it.
+
+In ``_build/``: ``executed/`` (each page with outputs, and what decided them), ``source/`` (what Sphinx reads),
+``html/`` (the book), ``reports/`` (the notebook that failed, the log of Sphinx).
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from famf_lib import notebooks, provenance
+from famf_lib.files import written_whole
+from famf_lib.fingerprint import source_fingerprint
+from famf_lib.pages import BookError, Page, pages, pruned, stage, table_of_contents
+
+RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline")
+NOT_USED = ("famf_lib.cli", "famf_lib.book", "famf_lib.pages")  # by any notebook
+VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "trusted", "language_info", "kernelspec")
+
+
+def build(
+    root: Path,
+    *,
+    parameters: dict[str, Any] | None = None,
+    absent: Callable[[Page], str | None] = lambda page: None,
+    inputs: Callable[[Page], dict[str, Any]] = lambda page: {},
+    only: Iterable[str] | None = None,
+    timeout: int | None = None,
+) -> Path:
+    """Executes what is out of date, renders the book, and puts it in place of the last one if all went well.
+
+    Args:
+        root: the checkout, with ``_config.yml``, ``_toc.yml`` and ``book/``.
+        parameters: for every notebook that declares them.
+        absent: the reason why a page cannot be made here, or None. Such a page is left out.
+        inputs: what decides the outputs of a page besides its notebook and the library, such as fingerprints of data;
+            whatever JSON can hold.
+        only: the pages to bring up to date; the others stay as they were executed last, and new ones are left out.
+        timeout: the limit for a cell, in seconds.
+
+    Returns: the first page of the book.
+    Raises: NotebookError, of which BookError is one; ``_build/html`` is then what it was.
+    """
+    root = Path(root).resolve()
+    place = root / "_build"
+    place.mkdir(exist_ok=True)
+    begin = time.monotonic()
+    with _alone(place / ".lock"):
+        every = pages(root, parameters or {})
+        toc = table_of_contents(root, every)
+        if unknown := set(only or ()) - {page.name for page in every}:
+            names = ", ".join(page.name for page in every)
+            raise BookError(f"book/pages.yml: there is no page {min(unknown)!r}; the pages are: {names}.")
+
+        left_out: dict[str, str] = {}
+        records: dict[str, dict] = {}
+        for page in every:
+            reason = absent(page)
+            if reason is None and (only is None or page.name in only):
+                records[page.name] = _up_to_date(root, page, inputs(page), timeout)
+            elif reason is None and (record := _record(place, page)):
+                records[page.name] = record
+                _say(page.name, f"as it was on {record['when']}")
+            else:
+                left_out[page.name] = reason or "not executed yet"
+                _say(page.name, f"left out: {left_out[page.name]}")
+
+        made = [page for page in every if page.name in records]
+        stage(root, pruned(toc, {f"book/{name}" for name in left_out}), made, records, left_out)
+        _render(place)
+    _say("in all", f"{time.monotonic() - begin:.1f} s")
+    return place / "html" / "index.html"
+
+
+def _up_to_date(root: Path, page: Page, inputs: dict[str, Any], timeout: int | None) -> dict[str, Any]:
+    """Executes a page unless what decides its outputs is what it was. Returns its record."""
+    place = root / "_build"
+    key = {
+        "notebook": _hash(_without_outputs(notebooks.read(page.notebook))),
+        "parameters": _hash(page.parameters),
+        "inputs": _hash(inputs),
+        "library": source_fingerprint("famf_lib", without=NOT_USED),
+        "versions": provenance.versions(),
+    }
+    record = _record(place, page)
+    if record and record["key"] == key:
+        _say(page.name, f"unchanged (executed in {record['seconds']:.1f} s on {record['when']})")
+        return record
+    changed = ", ".join(part for part in key if key[part] != record["key"].get(part)) if record else "new"
+    _say(page.name, f"executing ({changed}) …")
+    origin = {
+        "commit": provenance.commit(root),
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+    }
+    out = place / "executed" / f"{page.name}.ipynb"
+    reports = place / "reports"
+    record = notebooks.execute(page.notebook, out, page.parameters, timeout=timeout, reports=reports, provenance=origin)
+    record = {"notebook": page.notebook.name, **record, "key": key}
+    with written_whole(out.with_suffix(".json")) as new:
+        new.write_text(json.dumps(record, indent=1, ensure_ascii=False))
+    _say(page.name, f"executed in {record['seconds']:.1f} s")
+    return record
+
+
+def _record(place: Path, page: Page) -> dict[str, Any] | None:
+    """What is known about the last execution of a page, if it is still there."""
+    executed = place / "executed" / f"{page.name}.ipynb"
+    try:
+        return json.loads(executed.with_suffix(".json").read_text()) if executed.exists() else None
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _without_outputs(notebook: Any) -> Any:
+    """What its author wrote, without what execution and editors leave behind."""
+
+    def kept(metadata: dict) -> dict:
+        return {key: value for key, value in metadata.items() if key not in VOLATILE}
+
+    cells = [[cell.cell_type, cell.source, kept(cell.metadata)] for cell in notebook.cells]
+    return [kept(notebook.metadata), cells]
+
+
+def _render(place: Path) -> None:
+    """Renders ``source/`` and puts the result in place of ``html/``, unless that is what it would become again."""
+    source, html = place / "source", place / "html"
+    files = {str(path.relative_to(source)): path for path in source.rglob("*") if path.is_file()}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    state = _hash([hashes, sys.version, {package: version(package) for package in RENDERERS}])
+    stamp = ".state"  # inside, so that it is swapped in together with what it describes
+    if (html / stamp).is_file() and (html / stamp).read_text() == state:
+        _say("pages", "unchanged")
+        return
+    _say("pages", "rendering …")
+    begin = time.monotonic()
+    log = place / "reports" / "sphinx.log"
+    log.parent.mkdir(exist_ok=True)
+    with written_whole(html) as new:
+        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+        strict = ["-W", "-n", "--keep-going", "--all", "--path-output", str(new.parent)]
+        with log.open("w") as lines:
+            done = subprocess.run([*command, *strict, str(source)], stdout=lines, stderr=subprocess.STDOUT)
+        log.write_text(re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace")))  # colours
+        if done.returncode:
+            raise BookError(f"Sphinx refuses the book: {_problems(log, source)} The whole log: {log}")
+        (new.parent / "_build" / "html").rename(new)
+        (new / stamp).write_text(state)
+    _say("pages", f"rendered in {time.monotonic() - begin:.1f} s")
+
+
+def _problems(log: Path, source: Path) -> str:
+    """The first warning or error of Sphinx, and how many there are."""
+    lines = log.read_text().replace(f"{source}/", "").splitlines()
+    found = [line for line in lines if "WARNING:" in line or "ERROR:" in line] or lines[-1:]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"{found[0] if found else 'it says nothing'}{more}."
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One build at a time."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        _say("waiting", "for another build of this book to finish …")
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _say(what: str, happens: str) -> None:
+    print(f"{what:<24} {happens}", flush=True)

@@ -1,0 +1,263 @@
+"""What the book is made of: its pages, its table of contents, and the folder that Sphinx reads.
+
+``book/pages.yml`` lists the pages that are made from notebooks, in the order of their execution::
+
+    table-1:
+      notebook: table-1.ipynb          # in book/
+    table-1-imfdb:
+      notebook: table-1.ipynb
+      parameters: {dataset: imfdb}     # win over those that hold for the whole book
+      title: "Table 1 on real faces"   # in place of the notebook's first heading
+
+A page is published as ``book/<page>``, and that is its name in ``_toc.yml``. Where one notebook makes several pages,
+its labels must differ from page to page: write ``{{page}}`` into them, in text cells and in the metadata of cells, as
+in ``(rows-of-{{page}})=`` or ``"mystnb": {"figure": {"name": "fig-{{page}}"}}``. It becomes the name of the page.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from famf_lib import notebooks
+from famf_lib.files import written_whole
+from famf_lib.notebooks import NotebookError
+
+EXECUTION = "book/execution"  # the page that the build itself writes
+PLACEHOLDER = "{{page}}"
+BESIDE = ("README.md", "CONTRIBUTING.md", "LICENSE", "data/README.md")  # what pages of book/ may include from elsewhere
+
+
+class BookError(NotebookError):
+    """The book cannot be built as it is described, or Sphinx refuses it."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page made from a notebook. ``parameters`` are those given to it, ``values`` with its defaults for the rest."""
+
+    name: str
+    notebook: Path
+    parameters: dict[str, Any]
+    values: dict[str, Any]
+    title: str | None = None
+
+
+def pages(root: Path, parameters: dict[str, Any]) -> list[Page]:
+    """The pages of ``book/pages.yml``, each with the ``parameters`` that its notebook declares and its own, checked.
+
+    Raises: NotebookError at the first thing that is wrong, before anything is executed.
+    """
+    listed = _yaml(root / "book" / "pages.yml")
+    made, declared_anywhere = [], set()
+    for name, entry in listed.items():
+        if not str(name).replace("-", "").replace("_", "").isalnum():
+            raise BookError(f"book/pages.yml: a page is named with letters, digits, '-' and '_', found {name!r}.")
+        name, entry = str(name), {"notebook": entry} if isinstance(entry, str) else entry
+        known = {"notebook": str, "parameters": dict, "title": str}
+        if not isinstance(entry, dict) or "notebook" not in entry:
+            raise BookError(f"book/pages.yml, page {name!r}: expected a mapping with 'notebook', found {entry!r}.")
+        for key, value in entry.items():
+            if not isinstance(value, known.get(key, ())):
+                expected = ", ".join(f"{key} ({kind.__name__})" for key, kind in known.items())
+                raise BookError(f"book/pages.yml, page {name!r}: expected {expected}, found {key}: {value!r}.")
+        if f"book/{name}" == EXECUTION or (root / "book" / f"{name}.md").exists():
+            raise BookError(f"book/pages.yml, page {name!r}: there is a page of prose of that name.")
+        path = root / "book" / entry["notebook"]
+        if not path.is_file():
+            raise BookError(f"book/pages.yml, page {name!r}: the notebook {path} does not exist.")
+        declared = {parameter.name: parameter.default for parameter in notebooks.parameters(path)}
+        declared_anywhere |= declared.keys()
+        given = {key: value for key, value in parameters.items() if key in declared}
+        try:
+            given = notebooks.check(path, given | entry.get("parameters", {}))
+        except NotebookError as error:
+            raise NotebookError(f"page {name!r}: {error}") from None
+        made.append(Page(name, path, given, declared | given, entry.get("title")))
+    if unknown := sorted(parameters.keys() - declared_anywhere):
+        known = ", ".join(sorted(declared_anywhere))
+        raise BookError(f"no notebook of the book has a parameter {unknown[0]!r}; there are: {known}.")
+
+    used = Counter(page.notebook for page in made)
+    for page in made:
+        notebook = notebooks.read(page.notebook)
+        if page.title and _heading(notebook) is None:
+            raise BookError(f"page {page.name!r} has a title, but {page.notebook} has no heading '# …' to replace.")
+        for label in _labels(notebook) if used[page.notebook] > 1 else ():
+            if PLACEHOLDER not in label:
+                raise BookError(
+                    f"{page.notebook} makes {used[page.notebook]} pages, so its label {label!r} would be there as "
+                    f"often: write {PLACEHOLDER} into it, as in {label}-{PLACEHOLDER}."
+                )
+    return made
+
+
+def table_of_contents(root: Path, every: list[Page]) -> dict[str, Any]:
+    """``_toc.yml``. Raises: BookError if it names what is not there, or leaves out a page of ``book/pages.yml``."""
+    toc = _yaml(root / "_toc.yml")
+    if not (root / "_config.yml").is_file():
+        raise BookError(f"{root / '_config.yml'} does not exist.")
+    if (root / f"{EXECUTION}.md").exists():
+        raise BookError(f"{EXECUTION}.md exists, but the build writes that page: give yours another name.")
+    made = {f"book/{page.name}" for page in every}
+    files = list(_files(toc))
+    for file in files:
+        if file not in made and file != EXECUTION and not (root / f"{file}.md").is_file():
+            hint = "; list that notebook in book/pages.yml" if (root / f"{file}.ipynb").is_file() else ""
+            raise BookError(f"_toc.yml: there is no {file}.md and no page of that name in book/pages.yml{hint}.")
+    if forgotten := sorted(made - set(files)):
+        raise BookError(f"_toc.yml does not list {forgotten[0]}, which book/pages.yml makes.")
+    return toc
+
+
+def _files(toc: Any) -> Iterator[str]:
+    """The documents that a table of contents names, without endings."""
+    if isinstance(toc, dict):
+        for key, value in toc.items():
+            if key in ("root", "file"):
+                yield _document(value)
+            else:
+                yield from _files(value)
+    elif isinstance(toc, list):
+        for entry in toc:
+            yield from _files(entry)
+
+
+def _document(file: str) -> str:
+    return file.removesuffix(".md").removesuffix(".ipynb")
+
+
+def pruned(toc: Any, absent: set[str]) -> Any:
+    """The table of contents without some documents; what lay under one moves up, and a part without any goes."""
+    if isinstance(toc, dict):
+        return {key: kept for key, value in toc.items() if (kept := pruned(value, absent)) != []}
+    if not isinstance(toc, list):
+        return toc
+    entries: list[Any] = []
+    for entry in (pruned(entry, absent) for entry in toc):
+        if isinstance(entry, dict) and _document(entry.get("file", "")) in absent:
+            entries += entry.get("sections", [])
+        elif not isinstance(entry, dict) or entry.keys() - {"caption", "numbered", "maxdepth", "titlesonly"}:
+            entries.append(entry)
+    return entries
+
+
+def stage(root: Path, toc: Any, made: list[Page], records: dict[str, dict], left_out: dict[str, str]) -> None:
+    """Gathers what Sphinx reads in ``_build/source``."""
+    import nbformat
+
+    with written_whole(root / "_build" / "source") as new:
+        ignored = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__", "pages.yml")
+        shutil.copytree(root / "book", new / "book", ignore=ignored)
+        elsewhere = [f"{file}.md" for file in _files(toc) if not file.startswith("book/")]
+        for file in ("_config.yml", *elsewhere, *BESIDE):
+            if (root / file).is_file():
+                (new / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / file, new / file)
+        (new / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False, allow_unicode=True))
+        for page in made:
+            executed = notebooks.read(root / "_build" / "executed" / f"{page.name}.ipynb")
+            nbformat.write(_named(executed, page), new / "book" / f"{page.name}.ipynb")
+        (new / f"{EXECUTION}.md").write_text(_execution_page(made, records, left_out))
+        (new / f"{EXECUTION}.json").write_text(json.dumps(records, indent=1, ensure_ascii=False))
+
+
+def _named(notebook: Any, page: Page) -> Any:
+    """The notebook with the page's title for its first heading, and the page's name in its labels."""
+    import nbformat
+
+    if page.title and (place := _heading(notebook)):
+        cell, line = place
+        lines = notebook.cells[cell].source.splitlines()
+        lines[line] = f"# {page.title}"
+        notebook.cells[cell].source = "\n".join(lines)
+    for cell in notebook.cells:
+        # A page opens with its answer: parameters are folded, those given stand in the command that repeats the page.
+        tags = cell.metadata.get("tags", [])
+        folded = ["remove-cell"] * ("injected-parameters" in tags) + ["hide-input"] * ("parameters" in tags)
+        if folded:
+            cell.metadata["tags"] = [*tags, *folded]
+        if cell.cell_type == "markdown":
+            cell.source = cell.source.replace(PLACEHOLDER, page.name)
+        cell.metadata = nbformat.from_dict(json.loads(json.dumps(cell.metadata).replace(PLACEHOLDER, page.name)))
+    return notebook
+
+
+def _heading(notebook: Any) -> tuple[int, int] | None:
+    """Cell and line of the first heading."""
+    for index, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown":
+            for number, line in enumerate(cell.source.splitlines()):
+                if line.startswith("# "):
+                    return index, number
+    return None
+
+
+def _labels(notebook: Any) -> Iterator[str]:
+    """Labels that other pages can refer to: ``(label)=`` and ``:name: label`` in text, names of figures in metadata."""
+    for cell in notebook.cells:
+        if name := cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
+            yield name
+        for line in map(str.strip, cell.source.splitlines() if cell.cell_type == "markdown" else ()):
+            if line.startswith("(") and line.endswith(")="):
+                yield line[1:-2]
+            elif line.startswith((":name:", ":label:")):
+                yield line.split(":", 2)[2].strip()
+
+
+def _execution_page(made: list[Page], records: dict[str, dict], left_out: dict[str, str]) -> str:
+    """The page that says what was executed when, for how long, where and with what."""
+    machines: list[dict] = []
+    rows = []
+    for page in made:
+        record = records[page.name]
+        machine = record["hardware"] | record["versions"]
+        if machine not in machines:
+            machines.append(machine)
+        given = [f"`{name} = {json.dumps(value)}`" for name, value in record["parameters"].items()]
+        commit = (record["commit"] or "unknown").replace("-dirty", ", changed")
+        cells = [
+            f"{{doc}}`{page.name}`",
+            "<br>".join(given) or "none",
+            f"{record['seconds']:.1f} s",
+            record["when"],
+            str(machines.index(machine) + 1),
+            commit[:9] + commit[40:],
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    total = sum(records[page.name]["seconds"] for page in made)
+    lines = [
+        "# How this book was executed",
+        "",
+        f"{len(made)} pages of this book are notebooks, executed by papermill in {total:.1f} s. A page is executed",
+        "again when its notebook, its parameters, its data, the library or a version changes; the times are those of",
+        "its last execution. Results that were computed before are read, so a short time may stand on a longer one.",
+        "",
+        "| page | parameters given | took | when (UTC) | machine | commit |",
+        "|---|---|---:|---|---:|---|",
+        *rows,
+        "",
+    ]
+    for number, machine in enumerate(machines, 1):
+        facts = [f"| {name} | {value} |" for name, value in machine.items()]
+        lines += [f"| machine {number} | |", "|---|---|", *facts, ""]
+    if left_out:
+        lines += ["**Left out:**", "", *(f"- `{name}`: {reason}" for name, reason in left_out.items()), ""]
+    return "\n".join(lines)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise BookError(f"{path} does not exist.") from None
+    except yaml.YAMLError as error:
+        raise BookError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict):
+        raise BookError(f"{path}: expected a mapping, found {type(content).__name__}.")
+    return content

@@ -1,0 +1,435 @@
+"""The build of the book: what is executed again, what is refused, and that the last good book stays."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from famf_lib import book, notebooks
+from famf_lib.book import build
+from famf_lib.files import ROOT
+from famf_lib.notebooks import NotebookError
+from famf_lib.pages import BookError, pruned
+
+# A figure without a plotting library: a grey square of 8 by 8 points.
+FIGURE = """\
+import struct, zlib
+from IPython.display import Image
+part = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+head = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
+rows = zlib.compress((b"\\0" + b"\\x99" * 8) * 8)
+Image(b"\\x89PNG\\r\\n\\x1a\\n" + part(b"IHDR", head) + part(b"IDAT", rows) + part(b"IEND", b""))
+"""
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+PAGES = {
+    "numbers": {"notebook": "numbers.ipynb"},
+    "numbers-real": {
+        "notebook": "numbers.ipynb",
+        "parameters": {"dataset": "imfdb"},
+        "title": "Numbers of real faces",
+    },
+    "words": "words.ipynb",
+}
+TOC = {
+    "format": "jb-book",
+    "root": "book/intro",
+    "parts": [
+        {"caption": "Results", "chapters": [{"file": "book/numbers", "sections": [{"file": "book/numbers-real"}]}]},
+        {"caption": "More", "chapters": [{"file": "book/words"}]},
+        {"caption": "About", "chapters": [{"file": "book/execution"}]},
+    ],
+}
+INTRO = """\
+# Introduction
+
+(paper-eq-1)=
+```{math}
+V_k = \\sum_i \\alpha_k(x_i) (x_i - c_k) \\tag{1}
+```
+
+[Eq. (1)](#paper-eq-1) after {cite:p}`somebody`; see {doc}`words`.
+
+```{bibliography}
+```
+"""
+REFERENCES = "@article{somebody, title={A title}, author={Somebody, S.}, journal={A journal}, year={2020}}\n"
+
+
+def write_numbers(root: Path, code: str = "print(dataset, seeds)", figure: str = "fig-{{page}}") -> None:
+    shown = {"mystnb": {"figure": {"name": figure, "caption": "A square of {{page}}"}}}
+    write(
+        root / "book" / "numbers.ipynb",
+        new_markdown_cell("# Numbers\n\n(rows-{{page}})=\nSee [the square](#fig-{{page}})."),
+        new_code_cell('dataset: str = "synthetic"\nseeds: list[int] = [1]', metadata={"tags": ["parameters"]}),
+        new_code_cell(code, metadata={"tags": ["hide-input"]}),
+        new_code_cell(FIGURE, metadata=shown),
+    )
+
+
+def write_words(root: Path, code: str = "print('words')") -> None:
+    write(
+        root / "book" / "words.ipynb",
+        new_markdown_cell("# Words"),
+        new_code_cell('word: str = "face"', metadata={"tags": ["parameters"]}),
+        new_code_cell(code),
+    )
+
+
+def write(path: Path, *cells) -> None:
+    nbformat.write(new_notebook(cells=list(cells), metadata=KERNEL), path)
+
+
+def write_yaml(path: Path, content) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_library():
+    """The library stays the same while these tests run, whoever edits it meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(book, "source_fingerprint", lambda *modules, **options: "this library")
+        yield
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A tiny book with the configuration of the real one."""
+    shutil.copyfile(ROOT / "_config.yml", tmp_path / "_config.yml")
+    shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
+    (tmp_path / "book" / "references.bib").write_text(REFERENCES)
+    (tmp_path / "book" / "intro.md").write_text(INTRO)
+    write_yaml(tmp_path / "_toc.yml", TOC)
+    write_yaml(tmp_path / "book" / "pages.yml", PAGES)
+    write_numbers(tmp_path)
+    write_words(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """The pages that papermill really executed; Sphinx is left out."""
+    names = []
+    execute = notebooks.execute
+
+    def counting(path, out, *args, **kwargs):
+        names.append(out.stem)
+        return execute(path, out, *args, **kwargs)
+
+    monkeypatch.setattr(notebooks, "execute", counting)
+    monkeypatch.setattr(book, "_render", lambda place: None)
+    return names
+
+
+@pytest.fixture
+def untouched(monkeypatch):
+    """Nothing may be executed or rendered."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("something long was begun")
+
+    monkeypatch.setattr(notebooks, "execute", refuse)
+    monkeypatch.setattr(book, "_render", refuse)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def staged(root: Path, page: str):
+    return nbformat.read(root / "_build" / "source" / "book" / f"{page}.ipynb", as_version=4)
+
+
+# --- What is executed again ---
+
+
+def test_only_what_changed_is_executed_again(root, executed, monkeypatch):
+    def run(**options):
+        executed.clear()
+        build(root, **options)
+        return list(executed)
+
+    assert run() == ["numbers", "numbers-real", "words"]
+    assert staged(root, "numbers-real").cells[3].outputs[0].text == "imfdb [1]\n"
+    assert run() == []
+
+    # What a notebook editor leaves behind does not count, what the author writes does.
+    path = root / "book" / "words.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="old")]
+    notebook.cells[-1].execution_count = 7
+    notebook.metadata["language_info"] = {"name": "python", "version": "3.0"}
+    nbformat.write(notebook, path)
+    assert run() == []
+    write_words(root, "print('other words')")
+    assert run() == ["words"]
+
+    # Inputs and parameters count where they apply.
+    assert run(inputs=lambda page: {"data": "new"} if page.values.get("dataset") == "imfdb" else {}) == ["numbers-real"]
+    given = {"inputs": lambda page: {"data": "new"} if page.name == "numbers-real" else {}}
+    assert run(**given) == []
+    assert run(parameters={"word": "clip"}, **given) == ["words"]
+    assert run(parameters={"word": "clip", "dataset": "small"}, **given) == ["numbers"]  # the page's own value wins
+    given["parameters"] = {"word": "clip", "dataset": "small"}
+
+    # A title is put on without execution.
+    write_yaml(root / "book" / "pages.yml", PAGES | {"words": {"notebook": "words.ipynb", "title": "New words"}})
+    assert run(**given) == []
+    assert staged(root, "words").cells[0].source == "# New words"
+
+    # Neither does a page that nobody asks for run, nor one whose executed notebook is there.
+    write_numbers(root, "print(seeds, dataset)")
+    write_words(root, "print('more words')")
+    assert run(only=["words"], **given) == ["words"]
+    assert run(**given) == ["numbers", "numbers-real"]
+    (root / "_build" / "executed" / "words.ipynb").unlink()
+    assert run(**given) == ["words"]
+
+    monkeypatch.setattr(book, "source_fingerprint", lambda *modules, **options: "another library")
+    assert run(only=["numbers"], **given) == ["numbers"]
+    with pytest.raises(BookError, match="no page 'nubmers'"):
+        run(only=["nubmers"])
+
+
+def test_an_absent_page_is_left_out_of_the_book_and_of_its_contents(root, executed, capsys):
+    build(root, absent=lambda page: "no real faces" if page.values.get("dataset") == "imfdb" else None)
+    assert executed == ["numbers", "words"]
+    assert "numbers-real             left out: no real faces\n" in capsys.readouterr().out
+    source = root / "_build" / "source"
+    assert not (source / "book" / "numbers-real.ipynb").exists()
+    parts = yaml.safe_load((source / "_toc.yml").read_text())["parts"]
+    assert parts[0] == {"caption": "Results", "chapters": [{"file": "book/numbers"}]}
+    assert "- `numbers-real`: no real faces" in (source / "book" / "execution.md").read_text()
+
+
+def test_what_lies_under_an_absent_page_moves_up_and_an_empty_part_goes():
+    parts = pruned(TOC, {"book/numbers", "book/words"})["parts"]
+    assert parts == [
+        {"caption": "Results", "chapters": [{"file": "book/numbers-real"}]},
+        {"caption": "About", "chapters": [{"file": "book/execution"}]},
+    ]
+    assert pruned(TOC, set()) == TOC
+
+
+def test_pages_of_one_notebook_have_their_own_title_and_labels(root, executed):
+    build(root)
+    plain, real = staged(root, "numbers"), staged(root, "numbers-real")
+    assert plain.cells[0].source.startswith("# Numbers\n\n(rows-numbers)=")
+    assert real.cells[0].source == (
+        "# Numbers of real faces\n\n(rows-numbers-real)=\nSee [the square](#fig-numbers-real)."
+    )
+    figures = [notebook.cells[-1].metadata["mystnb"]["figure"] for notebook in (plain, real)]
+    assert [figure["name"] for figure in figures] == ["fig-numbers", "fig-numbers-real"]
+    assert figures[1]["caption"] == "A square of numbers-real"
+
+
+def test_a_page_records_where_it_comes_from(root, executed):
+    build(root, parameters={"seeds": "3, 5"})
+    record = staged(root, "numbers-real").metadata["famf"]
+    assert record["parameters"] == {"seeds": [3, 5], "dataset": "imfdb"}
+    assert record["versions"]["papermill"] and record["hardware"]["cores"] >= 1 and record["seconds"] > 0
+    assert "commit" in record and "when" in record
+    assert json.loads((root / "_build" / "source" / "book" / "execution.json").read_text())["words"]["seconds"] > 0
+    table = (root / "_build" / "source" / "book" / "execution.md").read_text()
+    assert '| {doc}`numbers-real` | `seeds = [3, 5]`<br>`dataset = "imfdb"` |' in table
+
+
+# --- What is refused before anything long ---
+
+
+def change_pages(**pages):
+    return lambda root: write_yaml(root / "book" / "pages.yml", PAGES | pages)
+
+
+def change_toc(**entries):
+    return lambda root: write_yaml(root / "_toc.yml", TOC | entries)
+
+
+def without_tag(root):
+    write(root / "book" / "words.ipynb", new_markdown_cell("# Words"), new_code_cell("word = 'face'"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (without_tag, r"words\.ipynb: expected exactly one code cell tagged 'parameters', found 0"),
+        (change_pages(words={"notebook": "wrods.ipynb"}), r"page 'words': the notebook .*wrods\.ipynb does not exist"),
+        (
+            change_pages(words={"notebook": "words.ipynb", "parameters": {"wrod": "clip"}}),
+            r"page 'words': .*words\.ipynb: there is no parameter 'wrod'.*closest is 'word'",
+        ),
+        (
+            change_pages(words={"notebook": "words.ipynb", "parameters": {"word": 3}}),
+            r"page 'words': .*parameter 'word' is declared as str, found 3",
+        ),
+        (change_pages(words={"notebok": "words.ipynb"}), r"page 'words': expected a mapping with 'notebook'"),
+        (change_pages(words={"notebook": "words.ipynb", "titel": "W"}), r"page 'words': expected .*found titel: 'W'"),
+        (change_pages(intro="words.ipynb"), r"page 'intro': there is a page of prose of that name"),
+        (change_pages(**{"a/b": "words.ipynb"}), r"a page is named with letters, digits.*'a/b'"),
+        (change_pages(more="words.ipynb"), r"_toc\.yml does not list book/more"),
+        (change_toc(root="book/inrto"), r"_toc\.yml: there is no book/inrto\.md"),
+        (lambda root: write_numbers(root, figure="square"), r"numbers\.ipynb makes 2 pages, .* label 'square'"),
+        (lambda root: (root / "_toc.yml").write_text("a: [b"), r"_toc\.yml is not YAML"),
+        (lambda root: (root / "_toc.yml").unlink(), r"_toc\.yml does not exist"),
+        (lambda root: (root / "_config.yml").unlink(), r"_config\.yml does not exist"),
+        (lambda root: (root / "book" / "pages.yml").write_text("- a"), r"pages\.yml: expected a mapping, found list"),
+        (lambda root: (root / "book" / "execution.md").write_text("# E"), r"execution\.md exists, but the build"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(root, untouched, change, sentence):
+    change(root)
+    with pytest.raises(NotebookError, match=sentence) as caught:
+        build(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parameter_that_no_notebook_has_is_refused(root, untouched):
+    with pytest.raises(BookError, match="no notebook of the book has a parameter 'dateset'; there are: dataset, seeds"):
+        build(root, parameters={"dateset": "imfdb"})
+
+
+# --- The pages ---
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """The tiny book, rendered once."""
+    place = tmp_path_factory.mktemp("rendered")
+    index = build(root.__wrapped__(place))
+    assert index == place / "_build" / "html" / "index.html"
+    return place
+
+
+@pytest.fixture
+def good(rendered, tmp_path):
+    """A copy of it, to break."""
+    shutil.copytree(rendered, tmp_path / "book-of-mine")
+    return tmp_path / "book-of-mine"
+
+
+class Loads(HTMLParser):
+    """What a page makes the browser load: sources, styles and the like, not the links that a reader may follow."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("src", "srcset", "data", "poster") or (name == "href" and tag not in ("a", "area")):
+                self.found.append(value or "")
+
+
+def test_the_pages_load_nothing_from_another_host(rendered):
+    html = rendered / "_build" / "html"
+    pages = [page for page in html.rglob("*.html") if "_static" not in page.parts]
+    assert {"index.html", "intro.html", "numbers-real.html", "execution.html"} <= {page.name for page in pages}
+    files = set()
+    for page in pages:
+        for target in Loads(page.read_text()).found:
+            parts = urlsplit(target)
+            assert not parts.netloc and parts.scheme in ("", "data"), f"{page.name} loads {target}"
+            if parts.path and not parts.scheme:
+                files.add((page.parent / unquote(parts.path)).resolve())
+    for file in files:
+        assert file.exists(), f"{file} is loaded, but is not there"
+        if file.suffix == ".css":
+            targets = re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s;]+)""", file.read_text())
+            assert not [target for target in targets if target.startswith(("http", "//"))], file
+        # MathJax names a host in its speech component, which only its menu loads, and that is switched off.
+        elif file.suffix == ".js" and file.name != "tex-chtml.js":
+            assert not re.search(r"cdnjs|jsdelivr|unpkg|googleapis", file.read_text()), file
+    assert {"famf.css", "tex-chtml.js"} <= {file.name for file in files}
+    assert '"enableMenu": false' in (html / "book" / "intro.html").read_text()
+
+
+def test_the_pages_show_what_was_executed(rendered):
+    html = rendered / "_build" / "html"
+    page = (html / "book" / "numbers-real.html").read_text()
+    assert "imfdb [1]" in page and "<title>Numbers of real faces" in page and 'id="fig-numbers-real"' in page
+    assert "tag_hide-input" in page and "<details" in page  # code is folded
+    download = nbformat.read(html / "_sources" / "book" / "numbers-real.ipynb", as_version=4)
+    assert download.metadata["famf"]["parameters"] == {"dataset": "imfdb"}
+    assert "thebe" not in page and "require.js" not in page
+    assert "numbers-real.html" in (html / "book" / "execution.html").read_text()
+
+
+def test_nothing_changed_nothing_runs(good, untouched, monkeypatch):
+    monkeypatch.undo()  # the real _render, which is to find nothing to do
+    monkeypatch.setattr(notebooks, "execute", None)
+    monkeypatch.setattr(subprocess, "run", refuse_to_render)
+    before = contents(good / "_build")
+    build(good)
+    assert contents(good / "_build") == before
+
+
+def refuse_to_render(command, *args, **kwargs):
+    raise AssertionError(f"{command} was run")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda root: write_words(root, "x = 1\nraise KeyError('face')"),
+            r"words\.ipynb, cell 3 \('x = 1'\): KeyError: 'face' .*words\.failed\.ipynb",
+        ),
+        (
+            lambda root: (root / "book" / "intro.md").write_text("# Introduction\n\n{numref}`nothing`\n"),
+            r"Sphinx refuses the book: book/intro\.md:3: WARNING.*nothing.*sphinx\.log",
+        ),
+    ],
+)
+def test_the_last_good_book_stays_when_a_notebook_or_sphinx_fails(good, change, sentence):
+    before = contents(good / "_build" / "html")
+    change(good)
+    with pytest.raises(NotebookError, match=sentence):
+        build(good)
+    assert contents(good / "_build" / "html") == before
+    assert not list((good / "_build").glob(".html*")) and not list((good / "_build").glob(".source*"))
+
+
+def test_a_page_that_is_gone_is_gone(good):
+    write_yaml(good / "book" / "pages.yml", {name: entry for name, entry in PAGES.items() if name != "numbers-real"})
+    toc = pruned(TOC, {"book/numbers-real"})
+    write_yaml(good / "_toc.yml", toc)
+    assert (good / "_build" / "html" / "book" / "numbers-real.html").exists()
+    build(good)
+    assert not (good / "_build" / "html" / "book" / "numbers-real.html").exists()
+
+
+def test_two_builds_take_turns(root, executed):
+    """A build waits while another process holds the lock, and says so."""
+    (root / "_build").mkdir()
+    holder = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    code = "import sys; from famf_lib import book; book._render = lambda place: None; book.build(sys.argv[1], only=[])"
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(root / "_build" / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stdout.readline().startswith("waiting")
+            time.sleep(0.5)
+            assert not (root / "_build" / "source").exists()
+            other.communicate("")
+            assert "left out: not executed yet" in waiting.communicate(timeout=60)[0]
+    assert (root / "_build" / "source").exists()

@@ -1,0 +1,306 @@
+"""Parameterised notebooks: what they declare, what is refused, and how a failure reads."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from famf_lib.fingerprint import source_fingerprint
+from famf_lib.notebooks import (
+    NotebookError,
+    Parameter,
+    as_list,
+    check,
+    execute,
+    parameters,
+    refuse_unknown_parameters,
+)
+
+DECLARED = """\
+dataset: str = "synthetic"  # which faces
+seeds: list[int] = [1, 2]  # one training a seed
+rate: float = 1e-3
+quick: bool = False
+anything = None  # whatever
+"""
+GUARD = "from famf_lib.notebooks import refuse_unknown_parameters\n\nrefuse_unknown_parameters()"
+
+
+def write(path: Path, *code: str, declared: str | None = DECLARED) -> Path:
+    cells = [new_markdown_cell("# A notebook")]
+    if declared is not None:
+        cells.append(new_code_cell(declared, metadata={"tags": ["parameters"]}))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells += [new_code_cell(source) for source in code]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+# --- What is declared ---
+
+
+def test_parameters_are_read_with_type_default_and_help(tmp_path):
+    # braces in the path: papermill would take them for a template
+    (tmp_path / "{odd}").mkdir()
+    found = parameters(write(tmp_path / "{odd}" / "a.ipynb"))
+    assert found == [
+        Parameter("dataset", "str", "synthetic", "which faces"),
+        Parameter("seeds", "list[int]", [1, 2], "one training a seed"),
+        Parameter("rate", "float", 1e-3, ""),
+        Parameter("quick", "bool", False, ""),
+        Parameter("anything", "", None, "whatever"),
+    ]
+
+
+def test_one_cell_is_tagged_parameters(tmp_path):
+    with pytest.raises(NotebookError, match=r"none\.ipynb: expected exactly one .*'parameters', found 0 cells"):
+        parameters(write(tmp_path / "none.ipynb", "x = 1", declared=None))
+    path = write(tmp_path / "two.ipynb")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(new_code_cell("y = 1", metadata={"tags": ["parameters"]}))
+    nbformat.write(notebook, path)
+    with pytest.raises(NotebookError, match="found 2 cells"):
+        parameters(path)
+
+
+@pytest.mark.parametrize("line", ["a = b = 1", "x: int | None = 1", "x: int = len('ab')", "import os", "x: int", "x ="])
+def test_what_papermill_would_skip_is_refused(tmp_path, line):
+    with pytest.raises(NotebookError, match=r"a\.ipynb.*'parameters'"):
+        parameters(write(tmp_path / "a.ipynb", declared=f"seed: int = 1\n{line}"))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"cells": 3}', "not json"])
+def test_what_is_no_notebook_is_named(tmp_path, content):
+    (tmp_path / "a.ipynb").write_text(content)
+    with pytest.raises(NotebookError, match=r"a\.ipynb: this is not a Jupyter notebook"):
+        parameters(tmp_path / "a.ipynb")
+    with pytest.raises(NotebookError, match=r"b\.ipynb: there is no such notebook"):
+        parameters(tmp_path / "b.ipynb")
+
+
+# --- What is given ---
+
+
+def test_values_become_what_the_notebook_declares(tmp_path):
+    path = write(tmp_path / "a.ipynb")
+    given = {"dataset": "12", "seeds": "[3, 5]", "rate": 1, "quick": "true", "anything": {"a": 1}}
+    assert check(path, given) == {"dataset": "12", "seeds": [3, 5], "rate": 1.0, "quick": True, "anything": {"a": 1}}
+    assert check(path, {"seeds": (3, 5)}) == check(path, {"seeds": "3, 5"}) == {"seeds": [3, 5]}
+    assert check(path, {"seeds": 7}) == check(path, {"seeds": "7"}) == {"seeds": [7]}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"dataset": 3}, {"seeds": "one"}, {"seeds": [1.5]}, {"seeds": {"a": 1}}, {"rate": "fast"}, {"quick": 1}],
+)
+def test_values_that_do_not_fit_are_refused(tmp_path, given):
+    (name,) = given
+    with pytest.raises(NotebookError, match=rf"a\.ipynb: parameter '{name}' is declared as .*, found"):
+        check(write(tmp_path / "a.ipynb"), given)
+
+
+def test_an_unknown_name_is_refused_with_the_closest_and_all(tmp_path):
+    with pytest.raises(NotebookError) as caught:
+        check(write(tmp_path / "a.ipynb"), {"sedes": [1]})
+    text = str(caught.value)
+    assert "a.ipynb" in text and "'sedes'" in text and "closest is 'seeds'" in text
+    assert "anything, dataset, quick, rate, seeds" in text and "\n" not in text
+
+
+@pytest.mark.parametrize("value", [[1, 2], (1, 2), "[1, 2]", "(1, 2)", "1,2", " 1, 2 "])
+def test_as_list_accepts_every_form_of_a_list(value):
+    assert as_list(value, "seeds") == [1, 2]
+
+
+def test_as_list_of_one_and_of_words():
+    assert as_list(3, "seeds") == as_list("3", "seeds") == [3]
+    assert as_list("mean, netvlad", "models", of=str) == as_list("['mean', 'netvlad']", "models", of=str)
+
+
+@pytest.mark.parametrize("value", [[], "", "a", None, 1.5, [1, "2"], True, [True], {1: 2}, {1, 2}, "1 2", range(3)])
+def test_as_list_refuses_everything_else(value):
+    with pytest.raises(ValueError, match="^seeds: expected ints"):
+        as_list(value, "seeds")
+
+
+# --- Execution ---
+
+
+def test_an_executed_notebook_holds_outputs_and_where_they_come_from(tmp_path):
+    path = write(tmp_path / "a.ipynb", GUARD, "from pathlib import Path\nprint(sum(seeds), Path.cwd().name)")
+    out = tmp_path / "out" / "b.ipynb"
+    record = execute(path, out, {"seeds": "3,5"}, provenance={"commit": "c0ffee"})
+    executed = nbformat.read(out, as_version=4)
+    assert executed.cells[-1].outputs[0].text == f"8 {tmp_path.name}\n"
+    assert executed.metadata["famf"] == record
+    assert record["parameters"] == {"seeds": [3, 5]} and record["commit"] == "c0ffee" and record["seconds"] > 0
+    assert str(tmp_path) not in out.read_text()  # nothing about the machine's folders
+    assert sorted(file.name for file in out.parent.iterdir()) == ["b.ipynb"]
+
+
+def test_progress_bars_do_not_fill_the_notebook(tmp_path):
+    noise = "import sys\nfor i in range(300):\n    print(f'\\r{i}', end='', file=sys.stderr, flush=True)"
+    execute(write(tmp_path / "a.ipynb", noise), tmp_path / "b.ipynb")
+    outputs = nbformat.read(tmp_path / "b.ipynb", as_version=4).cells[-1].outputs
+    assert [output.text.strip() for output in outputs] == ["299"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("# why\nraise ValueError('no such\\nthing')", r"cell 4 \('# why'\): ValueError: no such"),
+        ("import sys\nsys.exit(0)", r"cell 4 \('import sys'\): the notebook ended itself"),
+        ("import os\nos._exit(1)", r"cell 4 \('import os'\): the kernel died"),
+        ("import time\ntime.sleep(60)", r"cell 4 \('import time'\): not done after 2 s"),
+    ],
+)
+def test_a_failure_names_notebook_cell_and_error_and_leaves_the_last_result(tmp_path, code, reason):
+    path = write(tmp_path / "a.ipynb", "x = 1", code, "x = 2")
+    out = tmp_path / "out" / "b.ipynb"
+    out.parent.mkdir()
+    out.write_text("the last good one")
+    with pytest.raises(NotebookError, match=reason) as caught:
+        execute(path, out, {"seeds": [1]}, reports=tmp_path / "reports", timeout=2)
+    report = tmp_path / "reports" / "b.failed.ipynb"
+    assert str(path) in str(caught.value) and str(report) in str(caught.value)
+    assert out.read_text() == "the last good one"
+    assert nbformat.read(report, as_version=4).cells
+    assert [file.name for file in out.parent.iterdir()] == ["b.ipynb"]
+
+
+def test_an_interrupt_leaves_neither_files_nor_kernel(tmp_path):
+    path = write(tmp_path / "a.ipynb", "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)")
+    code = "import sys; from famf_lib.notebooks import execute; execute(*sys.argv[1:])"
+    (tmp_path / "out").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path), str(tmp_path / "out" / "b.ipynb")], stderr=subprocess.PIPE
+    )
+    pid = wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    process.send_signal(signal.SIGINT)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=30)[1]
+    assert wait_for(lambda: not alive(int(pid)))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# --- Inside a notebook ---
+
+
+@pytest.mark.parametrize(("name", "code"), [("seeds", 0), ("sedes", 1)])
+def test_plain_papermill_stops_at_a_typo(tmp_path, name, code):
+    path = write(tmp_path / "a.ipynb", GUARD, "print('ran on')")
+    command = [sys.executable, "-m", "papermill", str(path), str(tmp_path / "b.ipynb"), "-p", name, "3"]
+    done = subprocess.run([*command, "--no-progress-bar"], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert "NotebookError: there is no parameter 'sedes' in this notebook; the closest is 'seeds'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [DECLARED],
+        [DECLARED, DECLARED],  # run again
+        ["%%broken", DECLARED, "# Parameters\nseeds = [3]"],
+        [DECLARED, "# Parameters\nseeds = [3]", "x = 1", "# Parameters\nseeds = [4]"],
+        ["# Parameters\n" + DECLARED.splitlines()[0]],  # the author's own comment
+    ],
+)
+def test_in_jupyterlab_nothing_happens(monkeypatch, history):
+    shell = SimpleNamespace(user_ns={"In": ["", *history, GUARD]})
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    refuse_unknown_parameters()
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
+    refuse_unknown_parameters()
+
+
+def test_an_injected_name_is_compared_with_what_came_before(monkeypatch):
+    shell = SimpleNamespace(user_ns={"In": ["", DECLARED, "# Parameters\nsedes = [3]", "sedes = 1"]})
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    with pytest.raises(NotebookError, match="closest is 'seeds'"):
+        refuse_unknown_parameters()
+
+
+def test_a_notebook_imports_its_helpers_at_no_cost():
+    code = "import sys, famf_lib.notebooks; print({'papermill', 'nbformat', 'torch', 'pydantic'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+# --- The fingerprint of code ---
+
+
+SOURCE = (
+    '"""About."""\n\n\ndef f(x):\n    """Twice x."""\n    return 2 * x  # twice\n\n\nclass A:\n    """Nothing."""\n'
+)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "sample_package"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / "inner" / "__init__.py").write_text("")
+    (folder / "inner" / "one.py").write_text(SOURCE)
+    (folder / "two.py").write_text("y = 1\n")
+    (folder / "values.json").write_text("{}")
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+def test_comments_docstrings_and_layout_do_not_count(package):
+    before = source_fingerprint("sample_package.inner.one", "sample_package")
+    (package / "inner" / "one.py").write_text(
+        "# new\ndef f(x):\n\n    return (2 *\n        x)\n\nclass A:\n    '''Now.'''\n"
+    )
+    assert source_fingerprint("sample_package", "sample_package.inner.one") == before
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("inner/one.py", SOURCE.replace("2 * x", "3 * x")),
+        ("inner/one.py", SOURCE.replace("class A", "class B")),
+        ("inner/one.py", SOURCE + "\n'a string'\n"),
+        ("two.py", "y = 1\nz = 2\n"),
+        ("three.py", ""),
+        ("values.json", "{ }"),
+    ],
+)
+def test_code_and_data_count(package, file, content):
+    before = source_fingerprint("sample_package")
+    (package / file).write_text(content)
+    assert source_fingerprint("sample_package") != before
+
+
+def test_only_the_modules_named_count(package):
+    one = source_fingerprint("sample_package.inner.one")
+    rest = source_fingerprint("sample_package", without=["sample_package.two"])
+    (package / "two.py").write_text("y = 2\n")
+    assert source_fingerprint("sample_package.inner.one") == one
+    assert source_fingerprint("sample_package", without=["sample_package.two"]) == rest
+    with pytest.raises(ModuleNotFoundError, match="sample_package.nothing"):
+        source_fingerprint("sample_package.nothing")
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        source_fingerprint("nowhere_to_be_found.x")
