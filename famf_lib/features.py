@@ -41,7 +41,7 @@ class Modality:
     """One vector a clip, and whether the clip has it. What lies in the row of an absent vector is never used."""
 
     vectors: Float16[Tensor, "V Dm"]
-    present: Bool[Tensor, " V"]
+    present: Bool[Tensor, " _"]  # (V,), which ClipSet checks with a sentence of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class ClipSet:
     """
 
     faces: Float16[Tensor, "F D"]
-    offsets: Int64[Tensor, " V+1"]
+    offsets: Int64[Tensor, " V_plus_1"]
     modalities: dict[str, Modality]
     clips: pd.DataFrame
     face_table: pd.DataFrame | Path = field(repr=False)
@@ -191,8 +191,7 @@ class ClipSet:
     @cached_property
     def labels(self) -> Int64[Tensor, " V"]:
         """The person of each clip as a position in ``persons``; -1 for a noise clip."""
-        codes = pd.Categorical(self.clips["person"], categories=self.persons).codes
-        return torch.from_numpy(codes.astype(np.int64))
+        return torch.from_numpy(pd.Index(self.persons).get_indexer(self.clips["person"]))
 
     def _check(self) -> None:
         total, clips = len(self.faces), len(self)

@@ -10,7 +10,7 @@ from typing import Protocol
 class Bar(Protocol):
     """How far the work is. ``note`` stands behind the numbers."""
 
-    def to(self, done: float, note: str = "") -> None: ...
+    def to(self, done: int | float, note: str = "") -> None: ...
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def _in_notebook() -> bool:
 
 
 class _Silent:
-    def to(self, done: float, note: str = "") -> None:
+    def to(self, done: int | float, note: str = "") -> None:
         pass
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class _Terminal:
         form = "{desc} {bar} {n:.0f}/{total} [{elapsed}<{remaining}]{postfix}"
         self.bar = tqdm(total=total, desc=label, leave=False, bar_format=form)
 
-    def to(self, done: float, note: str = "") -> None:
+    def to(self, done: int | float, note: str = "") -> None:
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(done - self.bar.n)
 
@@ -65,7 +65,7 @@ class _Line:
         self.start = self.last = time.monotonic()
         self.handle = display(HTML(""), display_id=True)
 
-    def to(self, done: float, note: str = "") -> None:
+    def to(self, done: int | float, note: str = "") -> None:
         now = time.monotonic()
         if now - self.last < 0.5:
             return

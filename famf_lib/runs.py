@@ -1,7 +1,8 @@
 """The run store: what a run was asked to be, and what it left behind.
 
 A run lies in a folder named by the hash of everything that decided it: configuration, seed, fingerprint of the data,
-code of the library modules that it went through, kind of device, version of PyTorch. Asked for again it is read. ::
+code of the library modules that it went through, kind of device and precision, version of PyTorch. Asked for again it
+is read. ::
 
     <key>/run.json             the request, the result, the losses, where and when it was made
     <key>/persons.parquet      person, ap
@@ -103,6 +104,7 @@ def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
         "data": fingerprint,
         "code": _code(),
         "device": device.type,
+        "precision": str(training.precision_of(spec.training, device)),
         "torch": torch.__version__.split("+")[0],
     }
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
@@ -147,7 +149,7 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
     trained = training.train(
         spec.model, spec.training, clipset, parts, spec.seed, checkpoint=partial / "checkpoint.pt", report=report
     )
-    scores = training.evaluate(trained.model, spec.training, spec.evaluation, clipset, parts, spec.seed)
+    scores = training.evaluate(trained.model, spec.evaluation, clipset, parts, spec.seed)
     record = {
         "key": key,
         "spec": spec.model_dump(mode="json"),

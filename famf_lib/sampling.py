@@ -18,7 +18,7 @@ def generator(device: torch.device, *seeds: int) -> torch.Generator:
 
 
 def sample_faces(
-    offsets: Int64[Tensor, " V+1"], clips: Int64[Tensor, " T"], n: int, generator: torch.Generator
+    offsets: Int64[Tensor, " V_plus_1"], clips: Int64[Tensor, " T"], n: int, generator: torch.Generator
 ) -> Int64[Tensor, "T {n}"]:
     """For each of T clips the positions of n of its faces in the flat array of all faces.
 

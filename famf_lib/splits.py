@@ -77,7 +77,7 @@ def split(clipset: ClipSet, protocol: Protocol, seed: int = 0, part: Part = "rep
     if len(train) == 0 or len(gallery) == 0:
         raise SplitError(f"{protocol}: {len(train)} training and {len(gallery)} gallery clips, expected some of each")
     persons = sorted(clips["person"].iloc[train].unique())
-    codes = pd.Categorical(clips["person"], categories=persons).codes.astype(np.int64)
+    codes = pd.Index(persons).get_indexer(clips["person"])  # -1 for whoever is none of them
     return Split(
         persons,
         torch.from_numpy(train),

@@ -84,13 +84,18 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def precision_of(config: TrainingConfig, device: torch.device) -> torch.dtype:
-    """What ``auto`` means here: bfloat16 on a GPU that has it, float32 on a CPU.
+    """The precision of matrix products in training. ``auto`` is bfloat16 where the device multiplies it fast.
 
-    On CPUs bfloat16 is asked for by name: see ``benchmarks/precision.py`` for what it gives.
+    On a CPU that is one with instructions for it: ``benchmarks/precision.py`` measures what they give.
     """
     if config.precision != "auto":
         return getattr(torch, config.precision)
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return torch.bfloat16 if fast else torch.float32
 
 
 def learning_rate_factor(config: TrainingConfig, epoch: int) -> float:
@@ -209,14 +214,12 @@ def _initialise(model: FAMF, clipset: ClipSet, sampler: Sampler, seed: int) -> N
 
 
 @torch.inference_mode()
-def evaluate(
-    model: FAMF, training: TrainingConfig, evaluation: EvaluationConfig, clipset: ClipSet, split: Split, seed: int
-) -> Scores:
+def evaluate(model: FAMF, evaluation: EvaluationConfig, clipset: ClipSet, split: Split, seed: int) -> Scores:
     """Ranks the gallery of the split, noise clips included, for every person: mAP at k and rank-1."""
     device = clipset.faces.device
     ranking = Ranking(len(split.persons), evaluation.k, device)
     classes = split.gallery_classes.to(device)
-    for rows, logits in logits_of(model, training, evaluation, clipset, split.gallery, seed):
+    for rows, logits in logits_of(model, evaluation.faces, clipset, split.gallery, seed):
         scores = logits.log_softmax(dim=1) if evaluation.rank_by == "probability" else logits
         ranking.update(scores, classes[rows])
     return ranking.compute()
@@ -224,19 +227,15 @@ def evaluate(
 
 @torch.inference_mode()
 def logits_of(
-    model: FAMF,
-    training: TrainingConfig,
-    evaluation: EvaluationConfig,
-    clipset: ClipSet,
-    clips: Int64[Tensor, " G"],
-    seed: int,
+    model: FAMF, faces: int, clipset: ClipSet, clips: Int64[Tensor, " G"], seed: int
 ) -> Iterator[tuple[Int64[Tensor, " B"], Float[Tensor, "B C"]]]:
-    """The logits of clips, batch by batch, with the positions in ``clips`` that they belong to."""
+    """The logits of clips, batch by batch, with the positions in ``clips`` that they belong to.
+
+    In float32 whatever the training: with bfloat16's eight bits many clips would share a score.
+    """
     device = clipset.faces.device
-    sampler = Sampler(clipset, clips, evaluation.faces, model.config.modalities)
+    sampler = Sampler(clipset, clips, faces, model.config.modalities)
     drawn = sampler.draw(generator(device, seed, EVALUATION))
     model.eval()
     for rows in torch.arange(len(clips), device=device).split(EVALUATION_BATCH):
-        with autocast(device, training):
-            logits = model(sampler.batch(drawn, rows))
-        yield rows, logits.float()
+        yield rows, model(sampler.batch(drawn, rows))
