@@ -1,0 +1,196 @@
+"""The command ``famf``: what ``make`` does, for those who have their own environment, and more."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from famf_lib.files import ROOT, store
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+data = typer.Typer(no_args_is_help=True, help="The datasets: what is here, and how to get what is not.")
+app.add_typer(data, name="data")
+
+Dataset = Annotated[str, typer.Argument(help="synthetic, imfdb")]
+Profile = Annotated[str, typer.Option(help="quick (seconds), standard (a laptop), paper (a GPU)")]
+Seeds = Annotated[str, typer.Option(help="for example 1,2,3")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda")]
+
+
+@app.callback()
+def settings(
+    data: Annotated[Path | None, typer.Option(help="folder with your data; otherwise $FAMF_DATA, or data/")] = None,
+) -> None:
+    """The setting that all commands share."""
+    if data is not None:
+        if not data.is_dir():
+            raise ValueError(f"--data: {data} is not a folder, expected the folder that holds your datasets")
+        os.environ["FAMF_DATA"] = str(data.resolve())
+
+
+@app.command()
+def book(
+    profile: Profile = "standard",
+    seeds: Seeds | None = None,
+    device: Device = "auto",
+    only: Annotated[list[str] | None, typer.Option(help="bring only this page up to date (may be repeated)")] = None,
+) -> None:
+    """Execute what is out of date and build the book into _build/html."""
+    from famf_lib import book, notebooks
+
+    parameters = {"profile": _profile(profile), "device": device}
+    if seeds is not None:
+        parameters["seeds"] = notebooks.as_list(seeds, "seeds")
+    typer.echo(book.build(ROOT, parameters=parameters, absent=_absent, inputs=_inputs, only=only))
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="table-1")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="synthetic, imfdb")] = "synthetic",
+    profile: Profile = "standard",
+    seeds: Seeds = "1,2,3,4,5",
+    device: Device = "auto",
+    record: Annotated[bool, typer.Option(help="keep the numbers in results/, for machines without the data")] = False,
+) -> None:
+    """Make the runs of an experiment and print its table."""
+    from famf_lib import experiments, notebooks, report
+
+    if experiment not in experiments.EXPERIMENTS:
+        known = ", ".join(experiments.EXPERIMENTS)
+        raise ValueError(f"experiment: {experiment!r} is not known, expected one of: {known}")
+    numbers = notebooks.as_list(seeds, "seeds")
+    results = experiments.EXPERIMENTS[experiment](dataset, _profile(profile), numbers, device)
+    typer.echo(report.table_1(results).to_string(float_format="{:.4f}".format, na_rep=""))
+    for comparison in report.comparisons(results):
+        typer.echo(comparison.sentence().replace("**", ""))
+    if record:
+        if results.recorded is not None:
+            raise ValueError(f"--record: {dataset} is not on this machine, expected runs made here")
+        listed = ",".join(map(str, numbers))
+        command = f"famf run {experiment} --dataset {dataset} --profile {profile} --seeds {listed} --record"
+        typer.echo(experiments.record(results, experiment, dataset, _profile(profile), command))
+
+
+@app.command()
+def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto") -> None:
+    """Choose normalisation, features and learning rate on the tuning part, and write the choice to results/."""
+    from famf_lib import experiments
+
+    result = experiments.tune(dataset, _profile(profile), device)
+    for line in sorted(result["table"], key=lambda line: -line["mean_ap"]):
+        typer.echo("  ".join([f"{line['mean_ap']:.4f}"] + [f"{key}={line[key]}" for key in result["chosen"]]))
+    typer.echo(experiments.tuning_file(dataset, _profile(profile)))
+
+
+@data.command("list")
+def data_list() -> None:
+    """Every dataset, and whether it is here."""
+    from famf_lib import datasets
+
+    for dataset in datasets.DATASETS.values():
+        absence = dataset.absence()
+        typer.echo(f"{dataset.name:10} {'here' if absence is None else 'absent'}  {absence or dataset.title}")
+
+
+@data.command("info")
+def data_info(dataset: Dataset, profile: Profile = "standard") -> None:
+    """A dataset in a few lines; it is made first if need be."""
+    from famf_lib import datasets
+
+    clipset = datasets.load(dataset, _profile(profile))
+    clips = clipset.clips
+    typer.echo(f"{clipset.folder}\nfingerprint {clipset.fingerprint}")
+    typer.echo(
+        f"{len(clipset):,} clips, {len(clipset.persons):,} persons, {len(clipset.faces):,} faces of {clipset.dim}"
+    )
+    typer.echo(
+        f"{int(clips['person'].isna().sum()):,} noise clips, {int((clipset.counts == 0).sum()):,} without a face"
+    )
+    for name, modality in clipset.modalities.items():
+        typer.echo(f"{name}: {modality.vectors.shape[1]} numbers, {modality.present.float().mean():.1%} of the clips")
+
+
+@app.command()
+def lab() -> None:
+    """Open JupyterLab on the notebooks."""
+    _call("jupyter", "lab", "--notebook-dir", str(ROOT), "--LabApp.default_url", "/lab/tree/book/table-1.ipynb")
+
+
+@app.command()
+def test() -> None:
+    """Run the tests."""
+    _call("pytest")
+
+
+@app.command()
+def clean(
+    runs: Annotated[bool, typer.Option(help="also forget imported and generated data, and trained models")] = False,
+) -> None:
+    """Remove the built book; data of your own are never touched."""
+    for folder in [ROOT / "_build"] + ([store() / "runs", store() / "clipsets"] if runs else []):
+        if folder.exists():
+            shutil.rmtree(folder)
+            typer.echo(f"removed {folder}")
+
+
+def _call(module: str, *arguments: str) -> None:
+    raise typer.Exit(subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT).returncode)
+
+
+def _profile(name: str) -> str:
+    from famf_lib.experiments import PROFILES
+
+    if name not in PROFILES:
+        raise ValueError(f"profile: {name!r} is not known, expected one of {', '.join(PROFILES)}")
+    return name
+
+
+def _absent(page) -> str | None:
+    """Why a page cannot be made here: its dataset is absent, and so is a recording of it."""
+    from famf_lib import datasets, experiments
+
+    name = page.values.get("dataset")
+    if name is None or (absence := datasets.get(name).absence()) is None:
+        return None
+    experiment = page.notebook.stem
+    return None if experiments.find_recording(experiment, name, page.values["profile"]) else absence
+
+
+def _inputs(page) -> dict:
+    """What decides a page besides its notebook: the data, and what is recorded in results/."""
+    from famf_lib import datasets
+    from famf_lib.experiments import RESULTS
+
+    decided = {path.name: path.read_text() for path in sorted(RESULTS.glob("*.json"))}
+    if name := page.values.get("dataset"):
+        dataset = datasets.get(name)
+        decided["data"] = dataset.absence() or dataset.key(page.values["profile"])
+    return decided
+
+
+def main() -> None:
+    """The entry point: whatever is wrong with the input is one sentence, not a traceback."""
+    try:
+        app()
+    except (ValueError, LookupError) as error:
+        _fail(error)
+    except Exception as error:
+        from famf_lib.notebooks import NotebookError
+
+        if not isinstance(error, NotebookError):
+            raise
+        _fail(error)
+
+
+def _fail(error: Exception) -> None:
+    typer.echo(f"famf: {error}", err=True)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
