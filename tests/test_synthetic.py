@@ -1,0 +1,411 @@
+"""The synthetic data against what is published and measured, and against its own promises."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from famf_lib.datasets import quality, synthetic
+from famf_lib.datasets.synthetic import SyntheticConfig, generate, quality_score
+from famf_lib.paper import IQIYI
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Enough persons for the published shape; short vectors, which it does not concern."""
+    return generate(SyntheticConfig(persons=997, dim=11, seed=3))
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    """Vectors as long as those of IMFDB, and about as many persons."""
+    return generate(SyntheticConfig(persons=101, dim=128, seed=5))
+
+
+def clip_of_face(clipset):
+    return np.repeat(np.arange(len(clipset)), clipset.counts.numpy())
+
+
+# --- published -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_clips_a_person_at_full_size_are_the_published_ones(seed):
+    counts = synthetic._clips_a_person(IQIYI["persons"], np.random.default_rng(seed))
+    for split, n in zip(("train", "val"), counts, strict=True):
+        published = IQIYI[f"{split}_clips_a_person"]
+        assert n.min() == published["least"] and np.median(n) == published["median"]
+        assert n.mean() == pytest.approx(published["mean"], rel=0.005)
+        assert n.max() == pytest.approx(published["most"], rel=0.1)
+        assert n.sum() == pytest.approx(IQIYI[f"{split}_clips"], rel=0.005)
+    assert (counts[0] == 1).sum() == pytest.approx(IQIYI["train_clips_a_person"]["with_one"], rel=0.08)
+    assert np.corrcoef(*np.log(counts))[0, 1] > 0.8  # who has many clips here has many there
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_clips_a_person_of_a_thousand(large, split):
+    published = IQIYI[f"{split}_clips_a_person"]
+    n = large.clips[large.clips["split"] == split].groupby("person").size()
+    assert len(n) == 997 and n.min() == published["least"] and n.median() == published["median"]
+    assert n.mean() == pytest.approx(published["mean"], rel=0.03)
+    assert 0.5 * published["most"] < n.max() <= published["most"]
+    if split == "train":
+        assert (n == 1).mean() == pytest.approx(published["with_one"] / IQIYI["persons"], abs=0.015)
+
+
+def test_noise_is_in_the_gallery_only(large):
+    unknown = large.clips["person"].isna().groupby(large.clips["split"]).mean()
+    assert unknown["train"] == 0
+    assert unknown["val"] == pytest.approx(IQIYI["noise_share"], abs=0.002)
+
+
+def test_faces_a_clip(large):
+    counts = large.counts.numpy()
+    with_face = IQIYI["train_clips_with_face"] / IQIYI["train_clips"]
+    assert (counts > 0).mean() == pytest.approx(with_face, abs=0.002)
+    assert counts[counts > 0].mean() == pytest.approx(IQIYI["faces_a_clip_mean"], rel=0.01)
+    assert 0 < (counts > 100).mean() < 0.025
+
+
+def test_quality_detection_score_and_norm_have_the_published_ranges(large):
+    table = large.face_columns()
+    own = table["quality"][table["own"]]
+    low, high = IQIYI["quality"]["range"]
+    assert own.mean() == pytest.approx(IQIYI["quality"]["centre"], abs=1.5)
+    assert abs(own.skew()) < 0.2 and abs(own.kurt()) < 0.3  # roughly normal
+    assert low - 25 < own.min() < low + 35 and high - 35 < own.max() < high + 25
+    above = (table["det_score"] > IQIYI["det_score_nearly_all_above"]).mean()
+    assert 0.98 < above < 1 and table["det_score"].max() <= 1
+    assert np.corrcoef(table["det_score"], table["quality"])[0, 1] > 0.3
+    norm = large.faces.float().norm(dim=1).numpy()
+    least, most = IQIYI["face_norm"]
+    assert norm.max() <= most and 0.9 < (norm > least).mean() < 0.98
+    assert np.median(norm[table["quality"] < IQIYI["quality"]["poor_below"][0]]) < least
+
+
+# --- measured --------------------------------------------------------------------------------------------------------
+
+
+def test_quality_shows_in_the_vectors_as_on_imfdb(vectors):
+    ours = quality.by_fifth(vectors)
+    for column, tolerance in {
+        "norm": 0.07,
+        "cos_person": 0.1,
+        "same_clip": 0.07,
+        "same_group": 0.07,
+        "same_person": 0.07,
+        "different": 0.04,
+    }.items():
+        measured = synthetic.IMFDB_BY_FIFTH[column]
+        assert ours[column].to_numpy() == pytest.approx(np.array(measured), abs=tolerance), column
+    within = quality.within_clip(vectors)
+    assert within == pytest.approx(synthetic.IMFDB_WITHIN_CLIP, abs=0.08)
+
+
+def test_persons_differ_along_as_many_directions_as_on_imfdb():
+    space = synthetic._space(SyntheticConfig(persons=100, dim=128), "face")
+    persons = synthetic._directions(space, 100, np.random.default_rng(2))
+    assert quality.effective_dimension(persons) == pytest.approx(synthetic.IMFDB_DIMENSION, rel=0.15)
+
+
+def test_the_parts_of_a_face_leave_room_for_noise():
+    rho, kappa, eta = synthetic._strengths(np.linspace(-7, 7, 4001))
+    assert (np.diff(rho) > 0).all() and (np.diff(kappa) < 0).all() and (eta**2 > 0.15).all()
+
+
+def test_poor_faces_are_farther_from_their_person(vectors):
+    by_quality = quality.by_fifth(vectors, "quality")
+    assert by_quality["cos_person"].is_monotonic_increasing and by_quality["norm"].is_monotonic_increasing
+    assert by_quality["cos_person"][5] > 2 * by_quality["cos_person"][1]
+    assert by_quality["different"][1] > 3 * by_quality["different"][[3, 4, 5]].max()  # they share a direction
+
+
+def test_what_made_a_face_poor_shows_in_its_direction_a_little(vectors):
+    table = vectors.face_columns()
+    unit = torch.nn.functional.normalize(vectors.faces.float(), dim=1).numpy()
+    poor = table["quality"] < 50
+    dark = unit[poor & (table["darkness"] > 0.6) & (table["blur"] < 0.4)]
+    blurred = unit[poor & (table["blur"] > 0.6) & (table["darkness"] < 0.4)]
+
+    def toward(a, b):
+        a, b = a.mean(axis=0), b.mean(axis=0)
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    assert 0.8 < toward(dark, blurred) < min(toward(dark[::2], dark[1::2]), toward(blurred[::2], blurred[1::2]))
+
+
+# --- properties ------------------------------------------------------------------------------------------------------
+
+configs = st.builds(SyntheticConfig, persons=st.integers(2, 23), dim=st.integers(8, 13), seed=st.integers(0, 2**70))
+
+
+@settings(max_examples=25, deadline=None)
+@given(configs)
+def test_promises(config):
+    clipset = generate(config)
+    clips, table, clip = clipset.clips, clipset.face_columns(), clip_of_face(clipset)
+    assert clipset.dim == config.dim and len(clip) == len(clipset.faces) == len(table)
+    for split in ("train", "val"):
+        assert clips["person"][clips["split"] == split].nunique() == config.persons
+    assert clips["name"].str.fullmatch(r"synthetic-(train|val)-\d{7}").all()
+    assert clips["person"].dropna().str.fullmatch(r"person-\d{4}").all()
+    assert clips["group"].str.fullmatch(r"programme-\d{4}").all()
+
+    same_clip = clip[1:] == clip[:-1]
+    frame = table["frame"].to_numpy()
+    assert (np.diff(frame)[same_clip] >= 0).all() and (frame > 0).all()
+    own_in_frame = table["own"].groupby([clip, frame]).sum()
+    assert own_in_frame.max() <= 1  # two faces in one frame are of two people
+    assert ((table["x1"] >= 0) & (table["x1"] < table["x2"]) & (table["x2"] <= synthetic.FRAME[0] + 0.01)).all()
+    assert ((table["y1"] >= 0) & (table["y1"] < table["y2"]) & (table["y2"] <= synthetic.FRAME[1] + 0.01)).all()
+
+    latents = table[[*synthetic.LATENTS, "yaw"]]
+    assert ((latents.drop(columns="yaw") >= 0) & (latents.drop(columns="yaw") <= 1)).all(axis=None)
+    assert latents["yaw"].abs().max() <= 90
+    again = quality_score(**{name: latents[name].to_numpy() for name in latents})
+    assert again == pytest.approx(table["quality"].to_numpy(), abs=1e-3)
+    norm = clipset.faces.float().norm(dim=1)
+    assert (norm > 0).all() and (norm <= synthetic.NORM_MOST * 1.001).all()
+
+    assert tuple(clipset.modalities) == synthetic.MODALITIES
+    for name, modality in clipset.modalities.items():
+        norm = modality.vectors.float().norm(dim=1)
+        assert (norm[~modality.present] == 0).all(), name
+        typical = synthetic.NORMS[name]
+        assert ((norm > typical / 3) & (norm < typical * 3))[modality.present].all(), name
+
+
+qualities = st.floats(0.001, 0.999)
+
+
+@given(qualities, qualities, qualities, qualities, st.floats(-90, 90), st.floats(0.001, 0.5))
+def test_quality_falls_with_every_degradation(blur, darkness, occlusion, size, yaw, more):
+    latents = {"blur": blur, "darkness": darkness, "occlusion": occlusion, "size": size, "yaw": yaw}
+    here = quality_score(**latents)
+    for name in ("blur", "darkness", "occlusion"):
+        worse = min(latents[name] + more, 0.9999)
+        assert quality_score(**latents | {name: worse}) < here
+    assert quality_score(**latents | {"size": min(size + more, 0.9999)}) > here
+    assert quality_score(**latents | {"yaw": np.copysign(abs(yaw) + 10 * more, yaw)}) < here
+    assert quality_score(**latents | {"yaw": -yaw}) == here
+
+
+def test_the_same_configuration_gives_the_same_data():
+    config = SyntheticConfig(persons=19, dim=13, seed=2)
+    made = generate(config)
+    assert generate(config).fingerprint == made.fingerprint
+    assert generate(config).face_columns().equals(made.face_columns())
+    for other in (replace(config, seed=3), replace(config, identity_noise=1.1), replace(config, persons=20)):
+        assert generate(other).fingerprint != made.fingerprint
+
+
+@pytest.mark.parametrize("chunk", [1, 127])
+def test_chunks_leave_no_trace(monkeypatch, chunk):
+    config = SyntheticConfig(persons=7, dim=13)
+    made = generate(config)
+    monkeypatch.setattr(synthetic, "CHUNK", chunk)
+    again = generate(config)
+    # Matrix products of other shapes may round otherwise, the random numbers are the same.
+    assert torch.allclose(again.faces.float(), made.faces.float(), rtol=2e-3, atol=2e-3)
+    for name, modality in made.modalities.items():
+        assert torch.allclose(again.modalities[name].vectors.float(), modality.vectors.float(), rtol=2e-3, atol=4e-3)
+
+
+def test_one_modality_drawn_anew_leaves_the_rest_as_it_was(monkeypatch):
+    config = SyntheticConfig(persons=19, dim=13)
+    made, stream = generate(config), synthetic._stream
+
+    def other(config, part):
+        return stream(replace(config, seed=99) if part.startswith("audio") else config, part)
+
+    monkeypatch.setattr(synthetic, "_stream", other)
+    again = generate(config)
+    assert torch.equal(again.faces, made.faces) and again.clips.equals(made.clips)
+    same = {
+        name: torch.equal(again.modalities[name].vectors, made.modalities[name].vectors) for name in made.modalities
+    }
+    assert same == {"head": True, "body": True, "audio": False, "text": True}
+
+
+def test_every_part_draws_other_numbers(monkeypatch):
+    stream, first = synthetic._stream, {}
+
+    def noted(config, part):
+        first[part] = stream(config, part).random()
+        return stream(config, part)
+
+    monkeypatch.setattr(synthetic, "_stream", noted)
+    generate(SyntheticConfig(persons=3, dim=8))
+    assert len(first) > 15 and len(set(first.values())) == len(first)
+
+
+def test_the_length_of_vectors_decides_nothing_else():
+    short, long = (generate(SyntheticConfig(persons=19, dim=dim)) for dim in (8, 17))
+    assert short.clips.equals(long.clips) and short.face_columns().equals(long.face_columns())
+
+
+def test_progress_ends_with_all_faces():
+    told = []
+    made = generate(SyntheticConfig(persons=31, dim=8), lambda *numbers: told.append(numbers))
+    assert told == sorted(told) and told[-1] == (len(made.faces), len(made.faces))
+
+
+# --- other people, and the other modalities --------------------------------------------------------------------------
+
+
+def unit(vectors):
+    return torch.nn.functional.normalize(vectors.float(), dim=1)
+
+
+def test_a_wrong_face_is_nearer_to_somebody_else(vectors):
+    table, labels = vectors.face_columns(), vectors.labels.numpy()[clip_of_face(vectors)]
+    faces = unit(vectors.faces)
+    good = (table["quality"] > 80).to_numpy() & (labels >= 0)
+    own = good & table["own"].to_numpy()
+    persons = torch.stack([faces[torch.from_numpy(own & (labels == p))].mean(dim=0) for p in range(101)])
+    cosine = (faces @ unit(persons).T).numpy()
+    to_label = cosine[np.arange(len(labels)), labels]
+    assert to_label[own].mean() > 0.45
+    wrong = good & ~table["own"].to_numpy()
+    assert wrong.sum() > 100 and to_label[wrong].mean() < 0.2
+    somebody_else = np.where(np.arange(101) == labels[:, None], -1, cosine).max(axis=1)
+    assert (somebody_else > to_label)[wrong].mean() > 0.95
+    assert (somebody_else > to_label)[own].mean() < 0.15
+
+
+@settings(max_examples=25, deadline=None)
+@given(configs)
+def test_a_bystander_is_somebody_else_of_the_same_programme(config):
+    cast = synthetic._cast(config)
+    there = cast.bystander >= 0
+    people, programmes = cast.appearances[cast.bystander[there]].T
+    assert (people != cast.person[there]).all() and (programmes == cast.programme[there]).all()
+
+
+def test_a_bystander_stays_the_same_within_the_clip(vectors):
+    table, clip = vectors.face_columns(), clip_of_face(vectors)
+    chosen = (~table["own"] & (table["quality"] > 80)).to_numpy() & (vectors.labels.numpy()[clip] >= 0)
+    faces, clip = unit(vectors.faces)[torch.from_numpy(chosen)].numpy(), clip[chosen]
+    cosine, same = faces @ faces.T, clip[:, None] == clip
+    np.fill_diagonal(same, False)
+    other = clip[:, None] != clip
+    assert cosine[same].mean() > cosine[other].mean() + 0.25
+
+
+def test_two_faces_in_one_frame_happen(large):
+    frames = large.face_columns(["frame"]).groupby([clip_of_face(large), large.face_columns()["frame"]]).size()
+    assert 0.01 < (frames == 2).mean() < 0.1
+    assert 0.05 < 1 - large.face_columns()["own"].mean() < 0.3
+
+
+def test_some_clips_are_poor_throughout(large):
+    best = large.face_columns()["quality"].groupby(clip_of_face(large)).max()
+    assert 0.002 < (best < 60).mean() < 0.1
+
+
+def test_programmes_are_partly_shared(large):
+    groups = large.clips.groupby("group")["split"].nunique()
+    assert 0.5 < (groups == 2).mean() < 0.95
+    known = large.clips.dropna(subset="person")
+    train = known[known["split"] == "train"][["person", "group"]].drop_duplicates()
+    val = known[known["split"] == "val"][["person", "group"]]
+    assert 0.4 < len(val.merge(train)) / len(val) < 0.65
+
+
+def test_presence_of_modalities(large):
+    present = pd.DataFrame({name: m.present.numpy() for name, m in large.modalities.items()})
+    train = large.clips["split"] == "train"
+    assert present[train].mean().to_dict() == pytest.approx(synthetic.PRESENT, abs=0.02)
+
+
+def same_and_other(modality, of_clip, where):
+    """The mean cosine of two clips of the same value, and of different ones."""
+    chosen = np.flatnonzero(where & modality.present.numpy())[:1500]
+    vectors, codes = unit(modality.vectors)[chosen].numpy(), np.asarray(of_clip)[chosen]
+    cosine, same = vectors @ vectors.T, codes[:, None] == codes
+    different = ~same
+    np.fill_diagonal(same, False)
+    return cosine[same].mean(), cosine[different].mean()
+
+
+def test_head_is_close_to_the_clips_face(vectors):
+    own = vectors.face_columns()["own"].to_numpy()
+    faces = unit(vectors.faces).numpy() * own[:, None]
+    mean = np.zeros((len(vectors), 128))
+    np.add.at(mean, clip_of_face(vectors), faces)
+    shown = (np.linalg.norm(mean, axis=1) > 0) & vectors.modalities["head"].present.numpy()
+    head = unit(vectors.modalities["head"].vectors).numpy()[shown]
+    mean = mean[shown] / np.linalg.norm(mean[shown], axis=1, keepdims=True)
+    assert (head * mean).sum(axis=1).mean() > 0.6
+    assert abs((head * np.roll(mean, 1, axis=0)).sum(axis=1).mean()) < 0.2
+
+
+def test_body_is_the_outfit_of_the_programme_and_a_little_the_person(vectors):
+    known = vectors.clips["person"].notna().to_numpy()
+    outfit = vectors.clips["person"].fillna("") + vectors.clips["group"]
+    same_outfit, _ = same_and_other(vectors.modalities["body"], outfit, known)
+    same_person, other = same_and_other(vectors.modalities["body"], vectors.clips["person"].fillna(""), known)
+    assert same_outfit > 0.55 and same_outfit > same_person > other + 0.05 and abs(other) < 0.05
+
+
+def test_audio_is_the_person_unless_somebody_else_speaks(vectors):
+    known, own = vectors.clips["person"].notna().to_numpy(), vectors.clips["own_voice"].to_numpy()
+    person = vectors.clips["person"].fillna("")
+    same, other = same_and_other(vectors.modalities["audio"], person, known & own)
+    assert same > other + 0.3
+    same, other = same_and_other(vectors.modalities["audio"], person, known & ~own)
+    assert same < other + 0.15
+    assert own[known].mean() == pytest.approx(synthetic.OWN_VOICE, abs=0.03)
+
+
+def test_text_is_the_topic_of_the_programme(vectors):
+    same, other = same_and_other(vectors.modalities["text"], vectors.clips["group"], np.ones(len(vectors), bool))
+    assert same > other + 0.2
+
+
+def test_identity_noise_sets_how_hard_it_is():
+    config = SyntheticConfig(persons=53, dim=32)
+    right = [
+        quality.who_is_it(generate(replace(config, identity_noise=noise))).mean() for noise in (0.0, 0.5, 1.0, 1.5, 3.0)
+    ]
+    assert right == sorted(right, reverse=True) and right[0] > 0.95 and right[-1] < 0.25
+    assert min(-np.diff(right)) > 0.05
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("persons", 1, "persons: found 1, expected a whole number of 2 or more"),
+        ("dim", 7, "dim: found 7, expected a whole number of 8 or more"),
+        ("seed", -1, "seed: found -1, expected a whole number of 0 or more"),
+        ("seed", True, "seed: found True, expected a whole number of 0 or more"),
+        ("identity_noise", -0.1, "identity_noise: found -0.1, expected a number from 0 to 100"),
+        ("identity_noise", float("nan"), "identity_noise: found nan, expected a number from 0 to 100"),
+    ],
+)
+def test_bad_configurations_are_refused_in_one_sentence(field, value, says):
+    with pytest.raises(ValueError) as refused:
+        replace(SyntheticConfig(persons=40, dim=32), **{field: value})
+    assert str(refused.value) == says
+
+
+def test_unknown_profiles_are_refused():
+    for ask in (synthetic.make, synthetic.key):
+        with pytest.raises(ValueError, match="^profile: 'huge' is not known, expected one of quick, standard, paper$"):
+            ask("huge")
+
+
+def test_every_size_has_its_own_key():
+    keys = [synthetic.key(profile) for profile in synthetic.SIZES]
+    assert len(set(keys)) == 3 and keys == [synthetic.key(profile) for profile in synthetic.SIZES]
+
+
+def test_make_is_generate():
+    assert synthetic.make("quick").fingerprint == generate(synthetic.SIZES["quick"]).fingerprint
