@@ -225,10 +225,15 @@ def _half(array: np.ndarray | Tensor, name: str) -> Float16[Tensor, "..."]:
 
 def _finite(vectors: Float16[Tensor, "n d"], name: str) -> None:
     # A value beyond float16 has become infinite by now: the same sentence covers it.
-    bad = ~torch.isfinite(vectors).all(dim=1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise ClipSetError(f"{name}: row {row} of {len(vectors)} is not finite in float16, expected it within ±65504")
+    start = 0
+    for piece in vectors.split(65_536):  # in pieces: the check of all at once would need more memory than the vectors
+        bad = ~torch.isfinite(piece).all(dim=1)
+        if bad.any():
+            row = start + int(bad.nonzero()[0])
+            raise ClipSetError(
+                f"{name}: row {row} of {len(vectors)} is not finite in float16, expected it within ±65504"
+            )
+        start += len(piece)
 
 
 def _fingerprint(clipset: ClipSet) -> str:

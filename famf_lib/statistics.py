@@ -26,8 +26,8 @@ class Estimate:
     persons: int
 
 
-def estimate(ap: Float[np.ndarray, "S P"], seed: int = 0) -> Estimate:
-    """The mean over seeds of the mean over persons, with its interval.
+def estimate(ap: Float[np.ndarray, "*S P"], seed: int = 0) -> Estimate:
+    """The mean over seeds of the mean over persons, with its interval, from AP (S, P) or, of one seed, (P,).
 
     A person without a clip in a run's gallery (NaN) is left out of that run. With a single seed the interval speaks of
     other persons only.
@@ -61,7 +61,7 @@ def estimate(ap: Float[np.ndarray, "S P"], seed: int = 0) -> Estimate:
     return Estimate(centre, centre + stretch * float(low), centre + stretch * float(high), seeds, persons)
 
 
-def difference(a: Float[np.ndarray, "S P"], b: Float[np.ndarray, "S P"], seed: int = 0) -> Estimate:
+def difference(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], seed: int = 0) -> Estimate:
     """a − b, paired: row s of both tables is the same seed and split, column p the same person.
 
     Raises:

@@ -1,0 +1,64 @@
+"""The command ``famf``: what is wrong with the input is one sentence, and the exit code says so."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from famf_lib.files import ROOT
+
+
+def famf(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "famf_lib.cli", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "table-9"], "experiment: 'table-9' is not known, expected one of: table-1"),
+        (
+            ["run", "table-1", "--profile", "huge"],
+            "profile: 'huge' is not known, expected one of quick",
+        ),
+        (["run", "table-1", "-d", "imdb"], "dataset: 'imdb' is not known, expected one of synthetic, imfdb"),
+        (["run", "table-1", "--seeds", "one"], "seeds"),
+        (["--data", "/no/such/folder", "data", "list"], "--data: /no/such/folder is not a folder"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, sentence):
+    done = famf(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("famf: ") and sentence in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_data_list_names_what_is_absent_and_how_to_get_it(tmp_path):
+    done = famf("--data", str(tmp_path), "data", "list")
+    assert done.returncode == 0
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "here" in lines["synthetic"].split()
+    assert "absent" in lines["imfdb"].split() and "data/README.md" in lines["imfdb"]
+
+
+def test_clean_never_touches_data_of_the_user(tmp_path):
+    store, own = tmp_path / "store", tmp_path / "own" / "imfdb"
+    for folder in (store / "runs" / "x", store / "clipsets" / "y", own):
+        folder.mkdir(parents=True)
+    code = (
+        "from famf_lib import cli, files; from pathlib import Path;"
+        f"cli.ROOT = Path({str(tmp_path / 'checkout')!r}); cli.clean(runs=True)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env=os.environ | {"FAMF_STORE": str(store), "FAMF_DATA": str(tmp_path / "own")},
+        capture_output=True,
+    )
+    assert own.exists() and not (store / "runs").exists() and not (store / "clipsets").exists()

@@ -1,0 +1,78 @@
+"""Intervals: their coverage on simulated data, and hand-computed cases."""
+
+import numpy as np
+import pytest
+
+from famf_lib.statistics import difference, estimate
+
+
+@pytest.mark.parametrize(
+    ("seeds", "persons", "of_seed", "of_person", "of_both"),
+    [(5, 89, 0.02, 0.25, 0.10), (5, 89, 0.03, 0.0, 0.05), (10, 53, 0.01, 0.10, 0.10), (5, 31, 0.05, 0.30, 0.20)],
+)
+def test_interval_covers_the_truth_as_often_as_it_says(seeds, persons, of_seed, of_person, of_both):
+    rng = np.random.default_rng(7)
+    covered, trials = 0, 200
+    for trial in range(trials):
+        ap = (
+            0.5
+            + rng.normal(0, of_seed, (seeds, 1))
+            + rng.normal(0, of_person, (1, persons))
+            + rng.normal(0, of_both, (seeds, persons))
+        )
+        found = estimate(ap, seed=trial)
+        covered += found.low <= 0.5 <= found.high
+    # 95 % ± 3 binomial deviations below; above it may be careful, but not useless.
+    assert 0.90 * trials <= covered <= trials
+
+
+def test_interval_is_not_wider_than_it_need_be():
+    """Persons alone vary: the interval is the classical one of a mean over persons."""
+    rng = np.random.default_rng(3)
+    ap = np.repeat(rng.normal(0.5, 0.2, (1, 211)), 7, axis=0)
+    classical = 1.96 * ap[0].std(ddof=1) / np.sqrt(211)
+    found = estimate(ap)
+    assert (found.high - found.low) / 2 == pytest.approx(classical, rel=0.06)
+
+
+def test_mean_is_that_of_seeds_and_leaves_absent_persons_out():
+    ap = np.array([[0.2, 0.4, np.nan], [0.5, np.nan, 0.9]])
+    assert estimate(ap).mean == pytest.approx(((0.2 + 0.4) / 2 + (0.5 + 0.9) / 2) / 2)
+    assert (estimate(ap).seeds, estimate(ap).persons) == (2, 3)
+
+
+def test_pairing_removes_what_both_sides_share():
+    """Persons differ a lot, the two methods by a constant: the paired interval is a point."""
+    rng = np.random.default_rng(5)
+    base = rng.uniform(0, 1, (5, 67))
+    found = difference(base + 0.01, base)
+    assert found.mean == pytest.approx(0.01)
+    assert found.high - found.low < 1e-9
+    unpaired = estimate(base)
+    assert unpaired.high - unpaired.low > 0.02
+
+
+def test_difference_changes_its_sign_with_its_sides():
+    rng = np.random.default_rng(6)
+    a, b = rng.uniform(0, 1, (5, 41)), rng.uniform(0, 1, (5, 41))
+    forth, back = difference(a, b), difference(b, a)
+    assert forth.mean == pytest.approx(-back.mean)
+    assert forth.low == pytest.approx(-back.high, abs=0.01)
+
+
+def test_same_numbers_twice():
+    ap = np.random.default_rng(1).uniform(0, 1, (5, 23))
+    assert estimate(ap) == estimate(ap)
+
+
+def test_one_seed_speaks_of_persons_only():
+    found = estimate(np.linspace(0, 1, 101))
+    assert found.seeds == 1
+    assert found.low < 0.5 < found.high
+
+
+def test_bad_tables_are_refused():
+    with pytest.raises(ValueError, match="no person has a value"):
+        estimate(np.array([[0.1, 0.2], [np.nan, np.nan]]))
+    with pytest.raises(ValueError, match=r"shapes \(2, 3\) and \(3, 2\)"):
+        difference(np.zeros((2, 3)), np.zeros((3, 2)))
