@@ -9,13 +9,15 @@ count; what lies under it, NaN included, changes nothing.
 """
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor, nn
 
+Count = Annotated[int, Field(ge=1)]
 Normalisation = Literal["none", "cluster", "cluster+whole"]
 Centres = Literal["kmeans", "random"]
 Attention = Literal["sigmoid", "softmax", "none"]
@@ -64,7 +66,7 @@ class MeanPooling(Aggregation):
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
         if mask is None:
             return x.new_full(x.shape[:2], 1 / x.shape[1])
-        return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return mask.to(x.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B 1 D"]:
         return torch.bmm(self.face_weights(x, mask)[:, None].to(x.dtype), _hide(x, mask))
@@ -81,14 +83,12 @@ class NetVLAD(Aggregation):
         centres: kmeans starts a_k, b_k and c_k from the training faces, as published; random does not look at them.
     """
 
-    def __init__(self, dim: int, clusters: int = 8, normalisation: Normalisation = "none", centres: Centres = "kmeans"):
+    def __init__(
+        self, dim: int, clusters: Count = 8, normalisation: Normalisation = "none", centres: Centres = "kmeans"
+    ):
         super().__init__(dim)
-        self.tokens, self.width, self.normalisation, self.start = (
-            _positive(clusters, "clusters"),
-            dim,
-            normalisation,
-            centres,
-        )
+        self.tokens, self.width = _positive(clusters, "clusters"), dim
+        self.normalisation, self.start = normalisation, centres
         self.assignment = nn.Linear(dim, self.assigned())  # a_k and b_k
         self.centres = nn.Parameter(torch.randn(clusters, dim) / math.sqrt(dim))  # c_k
 
@@ -107,8 +107,8 @@ class NetVLAD(Aggregation):
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K D"]:
         alpha, phi = self.assign(x, mask), self.cluster_attention()
-        v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), _hide(x, mask)).float()  # (B, K, D)
-        v = v - alpha.sum(dim=1)[..., None].float() * self.centres
+        v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), _hide(x, mask))  # (B, K, D)
+        v = v.to(self.centres.dtype) - alpha.sum(dim=1)[..., None] * self.centres
         if self.normalisation != "none":
             v = F.normalize(v, dim=-1)
         if phi is not None:
@@ -157,8 +157,8 @@ class GhostVLAD(NetVLAD):
     def __init__(
         self,
         dim: int,
-        clusters: int = 8,
-        ghosts: int = 1,
+        clusters: Count = 8,
+        ghosts: Count = 1,
         normalisation: Normalisation = "none",
         centres: Centres = "kmeans",
     ):
@@ -179,7 +179,7 @@ class AttentionVLAD(NetVLAD):
     def __init__(
         self,
         dim: int,
-        clusters: int = 8,
+        clusters: Count = 8,
         attention: Attention = "sigmoid",
         normalisation: Normalisation = "none",
         centres: Centres = "kmeans",
@@ -189,7 +189,7 @@ class AttentionVLAD(NetVLAD):
         self.score = nn.Linear(dim, 1)
 
     def cluster_attention(self) -> Float[Tensor, " K"]:
-        score = self.score(self.centres).squeeze(-1).float()
+        score = self.score(self.centres).squeeze(-1).to(self.centres.dtype)
         if self.attention == "sigmoid":
             return score.sigmoid()
         return score.softmax(dim=0) if self.attention == "softmax" else score
@@ -211,9 +211,9 @@ class NeXtVLAD(Aggregation):
     def __init__(
         self,
         dim: int,
-        clusters: int = 8,
-        expansion: int = 2,
-        groups: int = 8,
+        clusters: Count = 8,
+        expansion: Count = 2,
+        groups: Count = 8,
         normalisation: Normalisation = "none",
     ):
         super().__init__(dim)
@@ -239,8 +239,8 @@ class NeXtVLAD(Aggregation):
         expanded = self.expand(_hide(x, mask))  # (B, N, λD)
         alpha = self.assign(expanded, mask).flatten(1, 2)  # (B, N·G, K): a group of a face is one more descriptor
         descriptors = expanded.unflatten(-1, (self.groups, self.width)).flatten(1, 2)  # (B, N·G, λD/G)
-        v = torch.bmm(alpha.transpose(1, 2).to(descriptors.dtype), descriptors).float()
-        v = v - alpha.sum(dim=1)[..., None].float() * self.centres
+        v = torch.bmm(alpha.transpose(1, 2).to(descriptors.dtype), descriptors)
+        v = v.to(self.centres.dtype) - alpha.sum(dim=1)[..., None] * self.centres
         if self.normalisation != "none":
             v = F.normalize(v, dim=-1)
         if self.normalisation == "cluster+whole":

@@ -83,10 +83,7 @@ class ClipSet:
         built = cls(
             faces=_half(faces, "faces"),
             offsets=offsets,
-            modalities={
-                name: Modality(_half(vectors, name), torch.from_numpy(np.array(present, dtype=bool)))
-                for name, (vectors, present) in (modalities or {}).items()
-            },
+            modalities={name: _modality(name, *given) for name, given in (modalities or {}).items()},
             clips=clips.reset_index(drop=True),
             face_table=face_table.reset_index(drop=True),
             info=dict(info or {}),
@@ -108,6 +105,7 @@ class ClipSet:
             arrays = safe_open(folder / "arrays.safetensors", framework="pt")
             metadata = arrays.metadata() or {}
             clips = pd.read_parquet(folder / "clips.parquet")
+            face_rows = pq.read_metadata(folder / "faces.parquet").num_rows
         except Exception as error:
             raise ClipSetError(f"{folder}: no ClipSet can be opened here ({error})") from error
         if metadata.get("format") != FORMAT:
@@ -129,6 +127,10 @@ class ClipSet:
         if len(clips) != len(opened):
             raise ClipSetError(
                 f"{folder}/clips.parquet: {len(clips)} rows, expected one for each of {len(opened)} clips"
+            )
+        if face_rows != len(opened.faces):
+            raise ClipSetError(
+                f"{folder}/faces.parquet: {face_rows} rows, expected one a face, {len(opened.faces)} faces"
             )
         return opened
 
@@ -221,6 +223,18 @@ def _half(array: np.ndarray | Tensor, name: str) -> Float16[Tensor, "..."]:
     if tensor.ndim != 2:
         raise ClipSetError(f"{name}: an array of {tensor.ndim} dimensions, expected 2 (a row a vector)")
     return tensor.to(torch.float16)
+
+
+def _modality(name: str, vectors: np.ndarray | Tensor, present: np.ndarray) -> Modality:
+    if not name.isidentifier() or name in ("faces", "offsets"):
+        raise ClipSetError(f"modalities: the name {name!r}, expected a word other than faces and offsets")
+    there = torch.from_numpy(np.array(present, dtype=bool))
+    half = _half(vectors, name)
+    if len(half) == len(there):  # otherwise _check has a sentence for it
+        half = half.masked_fill(
+            ~there[:, None], 0.0
+        )  # what lies under an absence decides nothing, the fingerprint either
+    return Modality(half, there)
 
 
 def _finite(vectors: Float16[Tensor, "n d"], name: str) -> None:

@@ -4,13 +4,16 @@ The attention of both MMA and MLMA is a softmax of the Gram matrix Z = (WX)ᵀ(W
 convolution over the D channels, the tokens being the positions, is a linear layer: that is what stands here.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
+Channels = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Axis = Literal["source", "target"]
 Activation = Literal["none", "relu"]
 
@@ -66,8 +69,9 @@ class GramAttention(Fusion):
         raise NotImplementedError
 
     def attention(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T T"]:
-        projected = self.project(tokens).float()
-        with torch.autocast(tokens.device.type, enabled=False):  # an exponential of products: keep it in float32
+        projected = self.project(tokens)
+        projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
+        with torch.autocast(tokens.device.type, enabled=False):  # an exponential of products: float32 or better
             gram = torch.bmm(projected, projected.transpose(1, 2))  # (B, T, T)
         return gram.softmax(dim=2 if self.axis == "source" else 1)
 
@@ -87,11 +91,13 @@ class MMA(GramAttention):
         axis: see GramAttention.
     """
 
-    def __init__(self, dim: int, hidden: int = 32, residual: bool = True, penalty: float = 1e-4, axis: Axis = "source"):
+    def __init__(
+        self, dim: int, hidden: Channels = 32, residual: bool = True, penalty: Weight = 1e-4, axis: Axis = "source"
+    ):
         super().__init__(dim, axis)
-        if penalty < 0:
-            raise ValueError(f"penalty: {penalty}, expected 0 or more")
-        self.convolution = nn.Linear(dim, hidden, bias=False)
+        if not 0 <= penalty < float("inf"):
+            raise ValueError(f"penalty: {penalty}, expected a finite number of 0 or more")
+        self.convolution = nn.Linear(dim, _channels(hidden), bias=False)
         self.scale = nn.Parameter(torch.zeros(())) if residual else None
         self.weight = penalty
 
@@ -116,16 +122,26 @@ class MLMA(GramAttention):
     """
 
     def __init__(
-        self, dim: int, hidden: tuple[int, int] = (128, 32), activation: Activation = "none", axis: Axis = "source"
+        self,
+        dim: int,
+        hidden: tuple[Channels, Channels] = (128, 32),
+        activation: Activation = "none",
+        axis: Axis = "source",
     ):
         super().__init__(dim, axis)
-        self.first = nn.Linear(dim, hidden[0], bias=False)
-        self.second = nn.Linear(hidden[0], hidden[1], bias=False)
+        self.first = nn.Linear(dim, _channels(hidden[0]), bias=False)
+        self.second = nn.Linear(hidden[0], _channels(hidden[1]), bias=False)
         self.activation = activation
 
     def project(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
         between = self.first(tokens)
         return self.second(F.relu(between) if self.activation == "relu" else between)
+
+
+def _channels(value: int) -> int:
+    if value < 1:
+        raise ValueError(f"hidden: {value} channels, expected 1 or more")
+    return value
 
 
 FUSIONS: dict[str, type[Fusion]] = {"concat": Concat, "mma": MMA, "mlma": MLMA}

@@ -112,13 +112,8 @@ class FAMF(nn.Module):
         self.config, self.dim, self.persons = config, dim, persons
         self.aggregation = AGGREGATIONS[config.aggregation](dim, **config.aggregation_options)
         self.fusion = FUSIONS[config.fusion](dim, **config.fusion_options)
-        self.to_token = nn.Linear(self.aggregation.width, dim) if self.aggregation.width != dim else nn.Identity()
-        self.projections = nn.ModuleDict(
-            {
-                m: nn.Linear(modality_dims[m], dim) if modality_dims[m] != dim else nn.Identity()
-                for m in config.modalities
-            }
-        )
+        self.to_token = _projection(self.aggregation.width, dim)
+        self.projections = nn.ModuleDict({m: _projection(modality_dims[m], dim) for m in config.modalities})
         tokens = self.aggregation.tokens + len(config.modalities)
         self.classifier = classifier(tokens * dim, config.hidden, persons, config.activation)
 
@@ -141,7 +136,7 @@ class FAMF(nn.Module):
             present = batch.present[name][:, None]
             vector = self.scaled(batch.modalities[name].masked_fill(~present, 0.0))
             others.append((self.projections[name](vector) * present)[:, None])
-        return torch.cat([faces.float(), *(o.float() for o in others)], dim=1)
+        return torch.cat([faces, *others], dim=1)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B C"]:
         return self.classifier(self.fusion(self.tokens(batch)).flatten(1))

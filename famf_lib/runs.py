@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from filelock import FileLock
 from joblib import Parallel, delayed
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 
 from famf_lib import provenance, training
@@ -51,7 +52,7 @@ class RunSpec(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     protocol: Protocol = "given"
     part: Part = "report"
-    seed: int = 1
+    seed: int = Field(1, ge=0, lt=2**32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +117,12 @@ def find(spec: RunSpec, clipset: ClipSet, device: torch.device) -> Run | None:
     folder = store() / "runs" / key
     if not folder.is_dir():
         return None
-    record = json.loads((folder / "run.json").read_text())
-    ap = pd.read_parquet(folder / "persons.parquet").set_index("person")["ap"]
-    return Run(spec, key, ap, record["rank_1"], record["losses"], record["seconds"], record["origin"], folder)
+    try:
+        record = json.loads((folder / "run.json").read_text())
+        ap = pd.read_parquet(folder / "persons.parquet").set_index("person")["ap"]
+        return Run(spec, key, ap, record["rank_1"], record["losses"], record["seconds"], record["origin"], folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder}: a damaged run ({error}); remove the folder to train it again") from error
 
 
 def obtain(

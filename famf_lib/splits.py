@@ -36,7 +36,8 @@ class SplitError(ValueError):
 class Split:
     """Clips by their position in the ClipSet, with classes 0 … C - 1 in the order of ``persons``.
 
-    In the gallery the class -1 stands for a noise clip: it is ranked, and is nobody's.
+    In the gallery the class -1 stands for a noise clip, or one of a person without a training clip: it is ranked, and
+    is nobody's.
     """
 
     persons: list[str]

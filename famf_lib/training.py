@@ -47,8 +47,8 @@ class TrainingConfig(Config):
     decay_after: int = Field(50, ge=0)
     decay_every: int = Field(10, ge=1)
     batch_size: int = Field(4096, ge=2)
-    lr: float = Field(0.004, gt=0)
-    lr_aggregation: float = Field(0.04, gt=0)
+    lr: float = Field(0.004, gt=0, allow_inf_nan=False)
+    lr_aggregation: float = Field(0.04, gt=0, allow_inf_nan=False)
     faces: int = Field(24, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -76,8 +76,8 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         found = "cpu, cuda" if torch.cuda.is_available() else "cpu"
         raise ValueError(f"device: {name!r} cannot be used here, expected auto or one of: {found}") from error
     return torch.device(name)
@@ -108,9 +108,12 @@ def learning_rate_factor(config: TrainingConfig, epoch: int) -> float:
 def build(config: ModelConfig, clipset: ClipSet, persons: int, seed: int) -> FAMF:
     """A model with random weights that fits the clips, on their device."""
     dims = {name: modality.vectors.shape[1] for name, modality in clipset.modalities.items()}
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had happened
+    device = clipset.faces.device
+    with torch.random.fork_rng(
+        [device] if device.type == "cuda" else []
+    ):  # the caller's random numbers go on as if nothing had happened
         torch.manual_seed(seed)
-        return FAMF(config, clipset.dim, dims, persons).to(clipset.faces.device)
+        return FAMF(config, clipset.dim, dims, persons).to(device)
 
 
 @dataclass
@@ -160,7 +163,7 @@ def train(
     rates = [group["lr"] for group in optimiser.param_groups]
 
     if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)  # weights_only: runs no code
+        state = _resumed(checkpoint, device)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         losses, earlier = state["losses"], state["seconds"]
@@ -168,7 +171,8 @@ def train(
         _initialise(model, clipset, sampler, seed)
         losses, earlier = [], 0.0
 
-    steps = math.ceil(len(classes) / training.batch_size)
+    # Equal steps, of two clips at the least: batch normalisation has nothing to say about a single one.
+    steps = min(math.ceil(len(classes) / training.batch_size), len(classes) // 2)
     model.train()
     saved = time.monotonic()
     for epoch in range(len(losses), training.epochs):
@@ -177,7 +181,7 @@ def train(
         drawn = sampler.draw(generator(device, seed, FACES, epoch))
         order = torch.randperm(len(classes), generator=generator(device, seed, ORDER, epoch), device=device)
         total = torch.zeros((), device=device)
-        for rows in order.tensor_split(steps):  # equal steps: none is left with a clip or two to normalise over
+        for rows in order.tensor_split(steps):
             with autocast(device, training):
                 logits = model(sampler.batch(drawn, rows))
             loss = F.cross_entropy(logits.float(), classes[rows]) + model.fusion.penalty()
@@ -197,6 +201,13 @@ def train(
                 torch.save(state, new)
             saved = time.monotonic()
     return Trained(model.eval(), losses, earlier + time.monotonic() - begin)
+
+
+def _resumed(checkpoint: Path, device: torch.device) -> dict:
+    try:
+        return torch.load(checkpoint, map_location=device, weights_only=True)  # weights_only: runs no code
+    except Exception as error:
+        raise ValueError(f"{checkpoint}: not a checkpoint ({error}), expected one; remove it to start again") from error
 
 
 def autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:

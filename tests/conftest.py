@@ -1,0 +1,74 @@
+"""What every test stands on: a store of its own, one thread, and small made-up clips."""
+
+import sys
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("here", deadline=None)  # no test depends on how fast the machine is
+settings.load_profile("here")
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    """The store of the test: no test reads or writes the user's."""
+    folder = tmp_path / "store"
+    monkeypatch.setenv("FAMF_STORE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    if "torch" in sys.modules:  # tests that do not need it do not pay for it
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def made_up():
+    """Makes a small ClipSet of persons that are easy to tell apart, with all that is awkward in real ones.
+
+    Clips have 1 to 9 faces, one clip a person of the training split has none; every third clip lacks its audio, whose
+    row then holds NaN; the validation split has noise clips. With ``labels="shuffled"`` faces say nothing about who.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from famf_lib.features import ClipSet
+
+    def make(persons=5, clips=8, dim=11, audio=7, noise=3, spread=0.3, labels="true", seed=0, info=None):
+        rng = np.random.default_rng(seed)
+        who = np.repeat(np.arange(persons), clips)
+        take = np.tile(np.arange(clips), persons)
+        who = np.concatenate([who, rng.integers(persons, size=noise)])  # a noise clip looks like somebody
+        take = np.concatenate([take, np.full(noise, clips - 1)])
+        table = pd.DataFrame(
+            {
+                "name": [f"clip {n:03d}" for n in range(len(who))],
+                "person": [f"person {p}" for p in who],
+                "split": np.where(take < clips - clips // 4, "train", "val"),
+                "group": [f"film {t // 2}" for t in take],
+            }
+        )
+        table.loc[len(who) - noise :, ["person", "group"]] = None
+        counts = np.where(take == 0, 0, rng.integers(1, 10, size=len(who)))
+        looks, voices = rng.normal(size=(persons, dim)), rng.normal(size=(persons, audio))
+        clip_of_face = np.repeat(np.arange(len(who)), counts)
+        faces = looks[who[clip_of_face]] + spread * rng.normal(size=(len(clip_of_face), dim))
+        sounds = voices[who] + spread * rng.normal(size=(len(who), audio))
+        heard = np.arange(len(who)) % 3 > 0
+        sounds[~heard] = np.nan
+        if labels == "shuffled":
+            known = np.arange(len(who) - noise)
+            for side in ("train", "val"):
+                rows = known[table["split"][known] == side]
+                table.loc[rows, "person"] = rng.permutation(table.loc[rows, "person"].to_numpy())
+        return ClipSet.build(
+            faces,
+            counts,
+            table,
+            face_table=pd.DataFrame({"quality": rng.random(len(faces))}),
+            modalities={"audio": (sounds, heard), "body": (rng.normal(size=(len(who), dim)), np.ones(len(who)))},
+            info=info,
+        )
+
+    return make

@@ -1,0 +1,372 @@
+"""Every aggregation against loops written from its equation, and what has to hold of all of them."""
+
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from famf_lib.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD
+
+B, N, D, K, G = 3, 7, 11, 5, 2  # clips, faces, length of a face, clusters, ghost clusters: no two alike
+NORMALISATIONS = ("none", "cluster", "cluster+whole")
+CASES = (
+    [("mean", {})]
+    + [("netvlad", {"clusters": K, "normalisation": n}) for n in NORMALISATIONS]
+    + [("ghostvlad", {"clusters": K, "ghosts": G, "normalisation": n}) for n in NORMALISATIONS]
+    + [("nextvlad", {"clusters": K, "expansion": 6, "groups": 3, "normalisation": n}) for n in NORMALISATIONS]
+    + [("nextvlad", {"clusters": K, "expansion": 2, "groups": 2})]  # tokens as long as a face
+    + [
+        ("attentionvlad", {"clusters": K, "attention": a, "normalisation": n})
+        for a in ("sigmoid", "softmax", "none")
+        for n in NORMALISATIONS
+    ]
+)
+of_every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else str(v))
+SMALL = dict(CASES[::-1])  # one case of each
+MASK = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 0]], dtype=torch.bool)
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # sums are kept in float32, also of float64
+
+
+def made(name, options, dim=D, seed=0):
+    """The module in float64 with parameters large enough for every softmax and sigmoid to matter."""
+    torch.manual_seed(seed)
+    module = AGGREGATIONS[name](dim, **options).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return module
+
+
+def clips(b=B, n=N, d=D, seed=1):
+    return torch.randn(b, n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# --- The equations, face by face ---
+
+
+def unit(v):
+    length = torch.sqrt(sum(value**2 for value in v.flatten()))
+    return v / length
+
+
+def softmax(scores):
+    powers = [torch.exp(s) for s in scores]
+    return [p / sum(powers) for p in powers]
+
+
+def assigned(x, a, b):
+    """Eq. 2: α_k(x) for all clusters k."""
+    return softmax([a[k] @ x + b[k] for k in range(len(a))])
+
+
+def normalised(tokens, normalisation, phi):
+    if normalisation != "none":
+        tokens = [unit(v) for v in tokens]
+    tokens = torch.stack([p * v for p, v in zip(phi, tokens, strict=True)])
+    return unit(tokens) if normalisation == "cluster+whole" else tokens
+
+
+def attention_of(module, name, options):
+    """φ(c_k) of the clusters that are kept: 1 but in AttentionVLAD, there a fully-connected layer on the centre."""
+    if name != "attentionvlad":
+        return [torch.ones((), dtype=torch.float64)] * K
+    scores = [module.score.weight[0] @ c + module.score.bias[0] for c in module.centres]
+    if options["attention"] == "sigmoid":
+        return [1 / (1 + torch.exp(-s)) for s in scores]
+    return softmax(scores) if options["attention"] == "softmax" else scores
+
+
+def tokens_of(module, name, options, faces):
+    """The tokens (K, D') of one clip from the list of its faces (D,)."""
+    if name == "mean":
+        return (sum(faces) / len(faces))[None]
+    kept, normalisation = options["clusters"], options.get("normalisation", "none")
+    if name == "nextvlad":
+        width = D * options["expansion"] // options["groups"]
+        sums = [torch.zeros(width, dtype=torch.float64) for _ in range(kept)]
+        for face in faces:
+            expanded = module.expand.weight @ face + module.expand.bias
+            for g in range(options["groups"]):
+                part = expanded[g * width : (g + 1) * width]
+                gate = 1 / (1 + torch.exp(-(module.attention.weight[g] @ expanded + module.attention.bias[g])))
+                rows = slice(g * kept, (g + 1) * kept)
+                alpha = assigned(expanded, module.assignment.weight[rows], module.assignment.bias[rows])
+                for k in range(kept):
+                    sums[k] = sums[k] + gate * alpha[k] * (part - module.centres[k])
+    else:
+        sums = [torch.zeros(D, dtype=torch.float64) for _ in range(kept)]
+        for face in faces:
+            alpha = assigned(face, module.assignment.weight, module.assignment.bias)
+            for k in range(kept):
+                sums[k] = sums[k] + alpha[k] * (face - module.centres[k])
+    return normalised(sums, normalisation, attention_of(module, name, options))
+
+
+def weights_of(module, name, options, faces):
+    """What each face of one clip gives: for the VLADs Σ_k α_k(x) φ(c_k), over the clusters that are kept."""
+    if name == "mean":
+        return [torch.tensor(1 / len(faces), dtype=torch.float64)] * len(faces)
+    if name == "nextvlad":
+        gates = [module.attention(module.expand(face)) for face in faces]
+        return [sum(1 / (1 + torch.exp(-g)) for g in gate) / options["groups"] for gate in gates]
+    phi = attention_of(module, name, options)
+    alphas = [assigned(face, module.assignment.weight, module.assignment.bias) for face in faces]
+    return [sum(alpha[k] * phi[k] for k in range(K)) for alpha in alphas]
+
+
+@of_every_case
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+def test_tokens_and_gradients_are_those_of_the_equation(name, options, mask):
+    module, x = made(name, options), clips().requires_grad_()
+    shown = [[x[b, i] for i in range(N) if mask is None or mask[b, i]] for b in range(B)]
+    expected = torch.stack([tokens_of(module, name, options, faces) for faces in shown])
+    found = module(x, mask)
+    assert found.shape == (B, module.tokens, module.width)
+    torch.testing.assert_close(found.double(), expected, **CLOSE)
+
+    wanted = {"x": x} | dict(module.named_parameters())
+    upstream = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    of_expected = torch.autograd.grad((expected * upstream).sum(), list(wanted.values()), allow_unused=True)
+    of_found = torch.autograd.grad((found * upstream).sum(), list(wanted.values()), allow_unused=True)
+    for key, a, b in zip(wanted, of_found, of_expected, strict=True):
+        cancels = key == "score.bias" and options["attention"] == "softmax"
+        assert a is not None and (cancels or b.abs().max() > 1e-3), f"no gradient reaches {key}"
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@of_every_case
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+def test_face_weights_are_those_of_the_equation(name, options, mask):
+    module, x = made(name, options), clips()
+    found = module.face_weights(x, mask)
+    assert found.shape == (B, N)
+    for b in range(B):
+        shown = [i for i in range(N) if mask is None or mask[b, i]]
+        expected = torch.zeros(N, dtype=torch.float64)
+        expected[shown] = torch.stack(weights_of(module, name, options, [x[b, i] for i in shown])).double()
+        torch.testing.assert_close(found[b].double(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [c for c in CASES if c[0] != "nextvlad" and c[1].get("normalisation", "none") == "none"],
+    ids=lambda v: v if isinstance(v, str) else str(v),
+)
+def test_face_weights_are_what_enters_the_tokens(name, options, mask):
+    """Face i is the i-th unit vector and the centres lie in the other dimensions: V_k(i) is the weight of face i."""
+    wide = 2 * N - 1
+    module = made(name, options, dim=wide)
+    if name != "mean":
+        module.centres.data[:, :N] = 0
+    x = torch.eye(N, wide, dtype=torch.float64).expand(B, -1, -1)
+    entered = module(x, mask)[..., :N].sum(dim=1)
+    torch.testing.assert_close(module.face_weights(x, mask).double(), entered.double(), **CLOSE)
+
+
+# --- What has to hold of all ---
+
+
+@of_every_case
+def test_the_order_of_faces_does_not_matter(name, options):
+    module, x = made(name, options), clips()
+    order = torch.tensor([4, 2, 0, 6, 1, 5, 3])
+    torch.testing.assert_close(module(x[:, order], MASK[:, order]), module(x, MASK), **CLOSE)
+    torch.testing.assert_close(module.face_weights(x[:, order], MASK[:, order]), module.face_weights(x, MASK)[:, order])
+
+
+@of_every_case
+@pytest.mark.parametrize("hidden", [math.nan, math.inf, -math.inf, 1e30])
+def test_what_lies_under_the_mask_changes_nothing(name, options, hidden):
+    module = made(name, options)
+    results = []
+    for value in (0.5, hidden):
+        x = clips().masked_fill(~MASK[..., None], value).requires_grad_()
+        module.zero_grad()
+        tokens = module(x, MASK)
+        (tokens * torch.arange(tokens.numel()).view_as(tokens)).sum().backward()
+        gradients = [p.grad.clone() for p in module.parameters()]
+        results.append([tokens.detach(), module.face_weights(x, MASK).detach(), x.grad, *gradients])
+    for a, b in zip(*results, strict=True):
+        assert a.isfinite().all()
+        assert torch.equal(a, b)
+    assert not results[0][2][~MASK].any(), "a hidden face has a gradient"
+
+
+@of_every_case
+def test_a_clip_without_a_face_gives_zeros(name, options):
+    module, x = made(name, options), clips().requires_grad_()
+    mask = MASK.clone()
+    mask[1] = False
+    tokens = module(x, mask)
+    assert not tokens[1].any() and tokens[0].any() and tokens[2].any()
+    assert not module.face_weights(x, mask)[1].any()
+    tokens.sum().backward()
+    for gradient in (x.grad, *(p.grad for p in module.parameters())):
+        assert gradient.isfinite().all()
+    assert not x.grad[1].any()
+
+
+@of_every_case
+def test_the_number_of_faces_may_differ_between_calls(name, options):
+    """Three faces are the same with or without hidden ones behind them, alone or among clips of more faces."""
+    module, x = made(name, options), clips()
+    mask = torch.arange(N).expand(B, -1) < 3
+    torch.testing.assert_close(module(x[:, :3]), module(x, mask), **CLOSE)
+    assert module(x[:, :1]).shape == module(x).shape == (B, module.tokens, module.width)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that an operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("name", AGGREGATIONS)
+def test_no_tensor_is_as_large_as_clips_by_faces_by_clusters_by_length(name):
+    b, n, k, d = 11, 13, 7, 16
+    module = AGGREGATIONS[name](d) if name == "mean" else AGGREGATIONS[name](d, clusters=k)
+    x, mask = torch.randn(b, n, d, requires_grad=True), torch.ones(b, n, dtype=torch.bool)
+    with Largest() as seen:
+        module(x, mask).sum().backward()
+    assert b * n * d <= seen.elements < b * n * k * d
+    with Largest() as naive:
+        (torch.rand(b, n, k, 1) * (x[:, :, None] - torch.rand(k, d))).sum(dim=1)
+    assert naive.elements == b * n * k * d, "the measure itself"
+
+
+@pytest.mark.parametrize("name", AGGREGATIONS)
+def test_float64_is_kept(name):
+    module, x = made(name, SMALL[name]), clips()
+    for mask in (None, MASK):
+        assert module(x, mask).dtype == module.face_weights(x, mask).dtype == torch.float64
+        assert torch.autograd.gradcheck(lambda x, mask=mask: module(x, mask), clips().requires_grad_())
+
+
+@pytest.mark.parametrize("name", AGGREGATIONS)
+def test_mixed_precision_stays_close(name):
+    module, x = made(name, SMALL[name]).float(), clips().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, weights = module(x, MASK), module.face_weights(x, MASK)
+    torch.testing.assert_close(mixed.float(), module(x, MASK), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(weights.float(), module.face_weights(x, MASK), rtol=0.05, atol=0.05)
+
+
+# --- GhostVLAD as a special case ---
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_ghostvlad_is_attentionvlad_with_weights_1_and_0(normalisation):
+    ghost = made("ghostvlad", {"clusters": K, "ghosts": G, "normalisation": normalisation})
+    attention = AttentionVLAD(D, K + G, attention="none", normalisation=normalisation).double()
+    attention.assignment.load_state_dict(ghost.assignment.state_dict())
+    attention.centres.data[:K] = ghost.centres.data
+    # K + G ≤ D centres are independent: some fully-connected layer gives them any weights, here 1 and 0.
+    wanted = (torch.arange(K + G) < K).double()
+    attention.score.weight.data[0] = torch.linalg.lstsq(attention.centres.data, wanted).solution
+    attention.score.bias.data.zero_()
+    torch.testing.assert_close(attention.cluster_attention().double(), wanted, **CLOSE)
+    for mask in (None, MASK):
+        tokens = attention(clips(), mask)
+        torch.testing.assert_close(tokens[:, :K], ghost(clips(), mask), **CLOSE)
+        torch.testing.assert_close(tokens[:, K:], torch.zeros_like(tokens[:, K:]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            attention.face_weights(clips(), mask), ghost.face_weights(clips(), mask), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_ghosts_take_weight_from_the_kept_clusters():
+    ghost, plain = (made(n, {"clusters": K} | o) for n, o in (("ghostvlad", {"ghosts": G}), ("netvlad", {})))
+    torch.testing.assert_close(plain.face_weights(clips()), torch.ones(B, N, dtype=torch.float64))
+    assert (ghost.face_weights(clips()) < 1).all() and ghost.assignment.weight.shape == (K + G, D)
+    assert ghost.centres.shape == (K, D)
+
+
+# --- The start from data ---
+
+
+def blobs(clusters, each=29, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    middles = 3 * torch.randn(clusters, D, generator=g)
+    return middles, (middles[:, None] + 0.1 * torch.randn(clusters, each, D, generator=g)).flatten(0, 1)
+
+
+@pytest.mark.parametrize("name", ["netvlad", "ghostvlad", "attentionvlad"])
+def test_kmeans_puts_the_centres_where_the_faces_are(name):
+    module = AGGREGATIONS[name](D, clusters=K)
+    number = module.assignment.out_features
+    middles, faces = blobs(number)
+    module.initialise(faces, seed=3)
+    nearest = torch.cdist(module.centres.data, middles)
+    assert nearest.min(dim=1).values.max() < 0.5 and len(set(nearest.argmin(dim=1).tolist())) == K
+    # Whoever takes part in the softmax stands at a blob of its own, the kept clusters at their centres.
+    alpha = module.assignment(middles).softmax(dim=-1)
+    assert sorted(alpha.argmax(dim=1).tolist()) == list(range(number))
+    own = module.assignment(module.centres).softmax(dim=-1)
+    assert own.argmax(dim=1).tolist() == list(range(K))
+
+
+def test_kmeans_makes_the_nearest_cluster_100_times_as_heavy_as_the_second():
+    module = NetVLAD(D, K)
+    faces = torch.randn(307, D, generator=torch.Generator().manual_seed(0))
+    module.initialise(faces, seed=0)
+    by_distance = torch.cdist(faces, module.centres).argsort(dim=1)
+    alpha = module.assign(faces[None])[0].gather(1, by_distance).log()
+    assert (alpha.diff(dim=1) < 1e-4).all(), "α does not fall with the distance"
+    assert (alpha[:, 0] - alpha[:, 1]).mean().exp().item() == pytest.approx(100, rel=1e-3)
+
+
+def test_kmeans_with_a_single_cluster_takes_the_mean():
+    module = NetVLAD(D, 1)
+    _, faces = blobs(K)
+    module.initialise(faces, seed=0)
+    torch.testing.assert_close(module.centres.data[0], faces.mean(dim=0), rtol=1e-4, atol=1e-4)
+    assert module(faces[None]).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["netvlad", "ghostvlad", "attentionvlad"])
+def test_a_random_start_does_not_look_at_the_faces(name):
+    torch.manual_seed(0)
+    module = AGGREGATIONS[name](D, clusters=K, centres="random")
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    module.initialise(blobs(K)[1], seed=0)
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+
+
+def test_kmeans_follows_its_seed_and_leaves_cluster_attention_alone():
+    starts = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(0)
+        module = AttentionVLAD(D, K)
+        before = module.score.weight.clone()
+        module.initialise(torch.randn(307, D, generator=torch.Generator().manual_seed(0)), seed=seed)
+        assert torch.equal(module.score.weight, before)
+        starts.append(module.centres.detach())
+    assert torch.equal(starts[0], starts[1]) and not torch.equal(starts[0], starts[2])
+
+
+def test_more_clusters_than_faces_are_refused():
+    with pytest.raises(ValueError, match=r"^clusters: 7 of them from 5 training faces, expected more faces$"):
+        GhostVLAD(D, K, G).initialise(torch.randn(5, D), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: NetVLAD(D, 0), "clusters: 0, expected 1 or more"),
+        (lambda: GhostVLAD(D, K, -1), "ghosts: -1, expected 1 or more"),
+        (lambda: NeXtVLAD(D, K, 0), "expansion: 0, expected 1 or more"),
+        (lambda: NeXtVLAD(D, K, 2, 0), "groups: 0, expected 1 or more"),
+        (lambda: NeXtVLAD(D, 0), "groups: 8 do not divide the expanded length 22, expected a divisor"),
+    ],
+)
+def test_a_bad_option_gives_its_sentence(make, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        make()

@@ -1,0 +1,318 @@
+"""The ClipSet: what it takes, what it refuses, how it is kept, and what its fingerprint stands for."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from famf_lib import features
+from famf_lib.features import ClipSet, ClipSetError
+from famf_lib.files import written_whole
+
+D, A = 3, 2  # length of a face, of an audio vector
+COUNTS = [2, 0, 3]
+
+
+def parts():
+    """What a ClipSet of three clips is built from; a test breaks one of them."""
+    rng = np.random.default_rng(0)
+    return {
+        "faces": rng.normal(size=(sum(COUNTS), D)).astype(np.float32),
+        "counts": np.array(COUNTS),
+        "clips": pd.DataFrame(
+            {
+                "name": ["x", "y", "z"],
+                "person": ["ann", None, "bob"],
+                "split": ["train", "val", "val"],
+                "group": ["film", None, "film"],
+                "year": [1999, 2001, 2010],
+            }
+        ),
+        "face_table": pd.DataFrame({"frame": range(sum(COUNTS)), "quality": rng.random(sum(COUNTS))}),
+        "modalities": {"audio": (rng.normal(size=(3, A)), np.array([True, False, True]))},
+        "info": {"source": "made up", "seed": 1},
+    }
+
+
+def build(**changed):
+    return ClipSet.build(**(parts() | changed))
+
+
+# --- What it holds ---
+
+
+def test_it_holds_what_it_was_built_from():
+    given, clips = parts(), build()
+    assert len(clips) == 3 and clips.dim == D
+    assert clips.offsets.tolist() == [0, 2, 2, 5] and clips.counts.tolist() == COUNTS
+    assert clips.faces.dtype == torch.float16
+    np.testing.assert_array_equal(clips.faces, given["faces"].astype(np.float16))
+    audio, there = given["modalities"]["audio"]
+    np.testing.assert_array_equal(clips.modalities["audio"].vectors[there], audio.astype(np.float16)[there])
+    assert clips.modalities["audio"].present.tolist() == [True, False, True]
+    assert clips.persons == ["ann", "bob"] and clips.labels.tolist() == [0, -1, 1]
+    assert clips.face_columns(["frame"])["frame"].tolist() == list(range(5)) and clips.folder is None
+
+
+def test_it_shares_no_memory_with_what_it_was_built_from():
+    given = parts()
+    clips = ClipSet.build(**given)
+    given["faces"][:], given["modalities"]["audio"][1][:] = 0, False
+    assert clips.faces.any() and clips.modalities["audio"].present.any()
+
+
+def test_read_only_arrays_and_tensors_are_taken():
+    faces = parts()["faces"]
+    frozen = faces.copy()
+    frozen.flags.writeable = False
+    assert build(faces=frozen).fingerprint == build(faces=torch.from_numpy(faces)).fingerprint == build().fingerprint
+
+
+def test_to_moves_every_array_and_nothing_else():
+    moved = build().to("meta")
+    assert {t.device.type for t in (moved.faces, moved.offsets, *vars(moved.modalities["audio"]).values())} == {"meta"}
+    assert moved.fingerprint == build().fingerprint
+
+
+# --- On disk ---
+
+
+def test_what_is_saved_is_what_is_opened(tmp_path):
+    clips = build()
+    assert clips.save(tmp_path / "set") == tmp_path / "set"
+    opened = ClipSet.open(tmp_path / "set")
+    assert torch.equal(opened.faces, clips.faces) and torch.equal(opened.offsets, clips.offsets)
+    for field in ("vectors", "present"):
+        assert torch.equal(getattr(opened.modalities["audio"], field), getattr(clips.modalities["audio"], field))
+    pd.testing.assert_frame_equal(opened.clips, clips.clips)
+    pd.testing.assert_frame_equal(opened.face_columns(), clips.face_columns())
+    assert opened.face_columns(["quality"]).columns.tolist() == ["quality"]
+    assert opened.info == clips.info and opened.fingerprint == clips.fingerprint
+    assert opened.folder == tmp_path / "set"
+    assert features._fingerprint(opened) == opened.fingerprint, "the fingerprint depends on the way to the disk"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set"], "something was left behind"
+
+
+def test_what_was_opened_is_saved_again_even_over_itself(tmp_path):
+    build().save(tmp_path / "set")
+    ClipSet.open(tmp_path / "set").save(tmp_path / "set")
+    assert features._fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="asks Linux which files are mapped")
+def test_opening_maps_the_file_and_copies_nothing(tmp_path):
+    build().save(tmp_path / "set")
+    opened = ClipSet.open(tmp_path / "set")
+    with open("/proc/self/maps") as lines:
+        maps = [line.split(maxsplit=5) for line in lines]
+    mapped = [m[0].split("-") for m in maps if m[-1].strip() == str(tmp_path / "set" / "arrays.safetensors")]
+    for tensor in (opened.faces, opened.offsets, *vars(opened.modalities["audio"]).values()):
+        address = tensor.data_ptr()
+        assert any(int(low, 16) <= address < int(high, 16) for low, high in mapped), "an array was copied"
+
+
+@pytest.mark.parametrize("breaks", ["save_file", "to_parquet"])
+def test_an_interrupted_save_leaves_the_old_one_whole(tmp_path, monkeypatch, breaks):
+    build().save(tmp_path / "set")
+
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    place = features if breaks == "save_file" else pd.DataFrame
+    monkeypatch.setattr(place, breaks, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(faces=np.zeros((5, D))).save(tmp_path / "set")
+    assert features._fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
+    assert [p.name for p in tmp_path.iterdir()] == ["set"], "something was left behind"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_rename_that_fails_puts_the_old_one_back(tmp_path, monkeypatch, kind):
+    target = tmp_path / "it"
+
+    def write(path, text):
+        if kind == "folder":
+            path.mkdir()
+            path = path / "inside"
+        path.write_text(text)
+
+    write(target, "old")
+
+    def refused(*_args):
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"), written_whole(target) as new:
+        write(new, "new")
+        patch.setattr(os, "replace", refused)
+    assert (target / "inside" if kind == "folder" else target).read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["it"]
+    with written_whole(target) as new:
+        write(new, "new")
+    assert (target / "inside" if kind == "folder" else target).read_text() == "new"
+
+
+# --- The fingerprint ---
+
+
+def changed_clips(row, column, value):
+    clips = parts()["clips"]
+    clips.loc[row, column] = value
+    return {"clips": clips}
+
+
+def one_bit():
+    faces = parts()["faces"].astype(np.float16)
+    faces.view(np.uint16)[4, 2] ^= 1
+    return {"faces": faces}
+
+
+MATTERS = {
+    "one bit of a face": one_bit(),
+    "the counts": {"counts": np.array([2, 1, 2])},
+    "a name": changed_clips(0, "name", "w"),
+    "a person": changed_clips(0, "person", "bob"),
+    "no person": changed_clips(0, "person", None),
+    "a person called None": changed_clips(1, "person", "None"),
+    "a person called nan": changed_clips(1, "person", "nan"),
+    "a split": changed_clips(0, "split", "val"),
+    "a group": changed_clips(0, "group", "other"),
+    "a presence": {"modalities": {"audio": (parts()["modalities"]["audio"][0], np.ones(3))}},
+    "a modality's vector": {
+        "modalities": {"audio": (parts()["modalities"]["audio"][0] + 1, np.array([True, False, True]))}
+    },
+    "a modality's name": {"modalities": {"sound": parts()["modalities"]["audio"]}},
+    "no modality": {"modalities": {}},
+    "names in another order": {"clips": parts()["clips"].assign(name=["y", "x", "z"])},
+}
+
+
+def test_the_fingerprint_changes_with_whatever_a_result_depends_on():
+    found = {what: build(**changed).fingerprint for what, changed in MATTERS.items()} | {"": build().fingerprint}
+    assert len(set(found.values())) == len(found), found
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"info": {"another": "source"}},
+        {"face_table": pd.DataFrame(index=range(5))},
+        {"clips": parts()["clips"].drop(columns="year")},
+        {"clips": parts()["clips"].set_index(pd.Index([7, 8, 9]))},
+        {"clips": parts()["clips"].astype({"person": "category"})},
+    ],
+    ids=["nothing", "info", "face columns", "other columns", "index", "dtype"],
+)
+def test_the_fingerprint_stays_with_what_no_result_depends_on(changed):
+    assert build(**changed).fingerprint == build().fingerprint
+
+
+def test_what_an_absent_vector_holds_is_not_in_the_fingerprint():
+    vectors, present = parts()["modalities"]["audio"]
+    vectors[1] = np.nan
+    assert build(modalities={"audio": (vectors, present)}).fingerprint == build().fingerprint
+
+
+def test_the_order_of_modalities_is_not_in_the_fingerprint():
+    two = {"a": (np.ones((3, A)), np.ones(3)), "b": (np.zeros((3, A)), np.ones(3))}
+    assert build(modalities=two).fingerprint == build(modalities=dict(reversed(two.items()))).fingerprint
+
+
+# --- What is refused ---
+
+
+def spoilt(value, row=3):
+    faces = parts()["faces"]
+    faces[row, 1] = value
+    return {"faces": faces}
+
+
+AUDIO = parts()["modalities"]["audio"]
+REFUSED = {
+    "counts: clip 1 has -1, expected 0 or more": {"counts": np.array([3, -1, 3])},
+    "counts: they add up to 6, expected the 5 rows of faces": {"counts": np.array([2, 1, 3])},
+    "clips: 3 rows, expected one for each of 2 clips": {"counts": np.array([2, 3])},
+    "face_table: 4 rows, expected one for each of 5 faces": {"face_table": pd.DataFrame(index=range(4))},
+    "clips: column 'group' is missing, expected name, person, split, group": {
+        "clips": parts()["clips"].drop(columns="group")
+    },
+    "clips: the name 'x' stands twice, expected once": changed_clips(2, "name", "x"),
+    "clips: the split 'valid' is not known, expected one of train, val, test": changed_clips(2, "split", "valid"),
+    "audio: 2 vectors and 3 presence flags, expected one of each for 3 clips": {
+        "modalities": {"audio": (AUDIO[0][:2], AUDIO[1])}
+    },
+    "audio: 3 vectors and 2 presence flags, expected one of each for 3 clips": {
+        "modalities": {"audio": (AUDIO[0], AUDIO[1][:2])}
+    },
+    "faces: an array of 1 dimensions, expected 2 (a row a vector)": {"faces": np.zeros(5)},
+    "audio: an array of 3 dimensions, expected 2 (a row a vector)": {
+        "modalities": {"audio": (np.zeros((3, 1, 1)), AUDIO[1])}
+    },
+    "faces: row 3 of 5 is not finite in float16, expected it within ±65504": spoilt(np.nan),
+    "faces: row 4 of 5 is not finite in float16, expected it within ±65504": spoilt(70_000.0, row=4),
+    "audio: row 1 of 2 is not finite in float16, expected it within ±65504": {
+        "modalities": {"audio": (np.array([[1, 1], [1, 1], [1, np.inf]]), AUDIO[1])}
+    },
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_a_contradiction_gives_its_sentence(sentence):
+    with pytest.raises(ClipSetError) as refusal:
+        build(**REFUSED[sentence])
+    assert str(refusal.value) == sentence
+
+
+@pytest.mark.parametrize("name", ["faces", "offsets", "audio.present"])
+def test_a_modality_cannot_take_the_name_of_another_array(name):
+    with pytest.raises(ClipSetError, match=f"^modalities: the name '{name}', expected a word"):
+        build(modalities={"audio": AUDIO, name: AUDIO})
+
+
+@pytest.mark.parametrize("what", ["nothing", "an empty folder", "a file", "rubbish", "a stump", "no clips"])
+def test_what_is_no_clipset_gives_its_sentence(tmp_path, what):
+    folder = tmp_path / "set"
+    if what == "an empty folder":
+        folder.mkdir()
+    elif what == "a file":
+        folder.write_text("text")
+    elif what != "nothing":
+        build().save(folder)
+        arrays = folder / "arrays.safetensors"
+        if what == "rubbish":
+            arrays.write_bytes(b"rubbish" * 99)
+        elif what == "a stump":
+            arrays.write_bytes(arrays.read_bytes()[:-1])
+        else:
+            (folder / "clips.parquet").unlink()
+    with pytest.raises(ClipSetError) as refusal:
+        ClipSet.open(folder)
+    assert str(refusal.value).startswith(f"{folder}: no ClipSet can be opened here (")
+
+
+def test_files_that_do_not_fit_give_their_sentence(tmp_path):
+    build().save(tmp_path / "set")
+    parts()["clips"][:2].to_parquet(tmp_path / "set" / "clips.parquet")
+    with pytest.raises(ClipSetError) as refusal:
+        ClipSet.open(tmp_path / "set")
+    assert str(refusal.value) == f"{tmp_path}/set/clips.parquet: 2 rows, expected one for each of 3 clips"
+
+
+@pytest.mark.parametrize("what", ["missing", "short"])
+def test_a_table_of_faces_that_does_not_fit_gives_its_sentence(tmp_path, what):
+    build().save(tmp_path / "set")
+    table = tmp_path / "set" / "faces.parquet"
+    table.unlink() if what == "missing" else parts()["face_table"][:2].to_parquet(table)
+    with pytest.raises(ClipSetError, match="faces.parquet"):
+        ClipSet.open(tmp_path / "set")
+
+
+def test_another_format_gives_its_sentence(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "FORMAT", "famf-clipset-0")
+        build().save(tmp_path / "set")
+    with pytest.raises(ClipSetError) as refusal:
+        ClipSet.open(tmp_path / "set")
+    assert str(refusal.value) == f"{tmp_path}/set: the format is 'famf-clipset-0', expected 'famf-clipset-1'"

@@ -1,0 +1,176 @@
+"""Every fusion against loops written from Eq. 5 and 6, and what has to hold of all of them."""
+
+import pytest
+import torch
+
+from famf_lib.fusion import FUSIONS, MLMA, MMA, Concat
+
+B, T, D, H1, H2 = 3, 5, 11, 7, 2  # clips, tokens, length of a token, channels behind the two convolutions
+AXES = ("source", "target")
+CASES = (
+    [("concat", {})]
+    + [("mma", {"hidden": H1, "residual": r, "axis": a}) for r in (True, False) for a in AXES]
+    + [("mlma", {"hidden": (H1, H2), "activation": f, "axis": a}) for f in ("none", "relu") for a in AXES]
+)
+of_every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else str(v))
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # the Gram matrix is kept in float32, also of float64
+
+
+def made(name, options, seed=0):
+    torch.manual_seed(seed)
+    module = FUSIONS[name](D, **options).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return module
+
+
+def tokens(seed=1):
+    return torch.randn(B, T, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# --- The equations, token by token ---
+
+
+def projected(module, name, options, x):
+    """W_F1 W_F2 x of one token."""
+    if name == "mma":
+        return module.convolution.weight @ x
+    between = module.first.weight @ x
+    return module.second.weight @ (between.clamp(min=0) if options["activation"] == "relu" else between)
+
+
+def attention_of(module, name, options, clip):
+    """A[i][j], the weight of token j in Y_i, for one clip (T, D)."""
+    if name == "concat":
+        return [[float(i == j) for j in range(T)] for i in range(T)]
+    w = [projected(module, name, options, x) for x in clip]
+    power = [[torch.exp(w[j] @ w[i]) for i in range(T)] for j in range(T)]  # e^{Z_ji}
+    if options["axis"] == "target":  # Σ_i, as Eq. 5 is printed
+        return [[power[j][i] / sum(power[j][n] for n in range(T)) for j in range(T)] for i in range(T)]
+    return [[power[j][i] / sum(power[n][i] for n in range(T)) for j in range(T)] for i in range(T)]
+
+
+def fused(module, name, options, clip):
+    a = attention_of(module, name, options, clip)
+    y = torch.stack([sum(a[i][j] * clip[j] for j in range(T)) for i in range(T)])
+    return clip + module.scale * y if name == "mma" and options["residual"] else y
+
+
+@of_every_case
+def test_tokens_and_gradients_are_those_of_the_equation(name, options):
+    module, x = made(name, options), tokens().requires_grad_()
+    expected = torch.stack([fused(module, name, options, clip) for clip in x])
+    found = module(x)
+    torch.testing.assert_close(found.double(), expected, **CLOSE)
+    wanted = {"x": x} | dict(module.named_parameters())
+    upstream = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    of_expected = torch.autograd.grad((expected * upstream).sum(), list(wanted.values()))
+    of_found = torch.autograd.grad((found * upstream).sum(), list(wanted.values()))
+    for key, a, b in zip(wanted, of_found, of_expected, strict=True):
+        assert b.abs().max() > 1e-3, f"no gradient reaches {key}"
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@of_every_case
+def test_the_attention_matrix_is_that_of_the_equation(name, options):
+    module, x = made(name, options), tokens()
+    found = module.attention(x)
+    assert found.shape == (B, T, T)
+    for clip, matrix in zip(x, found.detach(), strict=True):
+        with torch.no_grad():
+            expected = torch.tensor([[float(v) for v in row] for row in attention_of(module, name, options, clip)])
+        torch.testing.assert_close(matrix.float(), expected, **CLOSE)
+    sums = found.sum(dim=1 if options.get("axis") == "target" else 2)
+    torch.testing.assert_close(sums.float(), torch.ones(B, T), **CLOSE)
+
+
+@of_every_case
+def test_the_order_of_tokens_stays(name, options):
+    module, x, order = made(name, options), tokens(), torch.tensor([3, 0, 4, 1, 2])
+    torch.testing.assert_close(module(x[:, order]), module(x)[:, order], **CLOSE)
+
+
+@of_every_case
+def test_large_tokens_do_not_overflow(name, options):
+    module, x = made(name, options).float(), (1e4 * tokens()).float()
+    assert module(x).isfinite().all() and module.attention(x).isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "options"), CASES[1:], ids=str)
+def test_float64_is_kept(name, options):
+    module = made(name, options)
+    assert module.attention(tokens()).dtype == torch.float64
+    assert torch.autograd.gradcheck(module, tokens().requires_grad_())
+
+
+@of_every_case
+def test_mixed_precision_stays_close(name, options):
+    module, x = made(name, options).float(), tokens().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, attention = module(x), module.attention(x)
+    torch.testing.assert_close(mixed.float(), module(x), rtol=0.05, atol=0.1)
+    torch.testing.assert_close(attention.float(), module.attention(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["mma", "mlma"])
+def test_the_two_axes_are_each_others_transpose(name):
+    source, target = (made(name, {"axis": axis}) for axis in AXES)
+    torch.testing.assert_close(source.attention(tokens()), target.attention(tokens()).transpose(1, 2), **CLOSE)
+    assert not torch.allclose(source.attention(tokens()), target.attention(tokens()), atol=1e-3)
+
+
+def test_without_activation_two_convolutions_are_one_matrix():
+    two = made("mlma", {"hidden": (H1, H2)})
+    one = made("mma", {"hidden": H2, "residual": False})
+    one.convolution.weight.data = two.second.weight.data @ two.first.weight.data
+    torch.testing.assert_close(two(tokens()), one(tokens()), **CLOSE)
+    bent = made("mlma", {"hidden": (H1, H2), "activation": "relu"})
+    assert not torch.allclose(bent(tokens()), one(tokens()), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mma", "mlma"])
+def test_an_absent_token_is_neither_drawn_nor_drawn_from(name):
+    """A zero vector has Z = 0 with every token: no modality is preferred, and it adds nothing to the others."""
+    module = made(name, {"residual": False} if name == "mma" else {})
+    x = tokens()
+    x[:, 2] = 0
+    torch.testing.assert_close(module.attention(x)[:, 2].double(), torch.full((B, T), 1 / T).double(), **CLOSE)
+    torch.testing.assert_close(module(x)[:, 2], x.mean(dim=1), **CLOSE)
+
+
+def test_mma_begins_with_the_tokens_as_they_are():
+    assert torch.equal(MMA(D)(tokens().float()), tokens().float())
+    assert MMA(D, residual=False).scale is None
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_the_penalty_of_mma_is_the_squared_norm_of_its_matrix(weight):
+    module = MMA(D, hidden=H1, penalty=weight)
+    expected = weight * sum(w**2 for w in module.convolution.weight.flatten().tolist())
+    assert module.penalty().item() == pytest.approx(expected, rel=1e-5)
+    module.penalty().backward()
+    torch.testing.assert_close(module.convolution.weight.grad, 2 * weight * module.convolution.weight.data)
+
+
+def test_the_others_have_no_penalty():
+    assert float(MLMA(D).penalty()) == float(Concat(D).penalty()) == 0
+
+
+def test_the_sizes_are_those_of_the_paper():
+    module = MLMA(512)
+    assert {k: tuple(v.shape) for k, v in module.named_parameters()} == {
+        "first.weight": (128, 512),
+        "second.weight": (32, 128),
+    }
+
+
+def test_a_negative_penalty_gives_its_sentence():
+    with pytest.raises(ValueError, match=r"^penalty: -1.0, expected a finite number of 0 or more$"):
+        MMA(D, penalty=-1.0)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("make", [lambda: MMA(D, hidden=0), lambda: MLMA(D, hidden=(0, -3))])
+def test_channels_below_one_give_their_sentence(make):
+    with pytest.raises(ValueError, match=r"^hidden: .*expected 1 or more$"):
+        make()

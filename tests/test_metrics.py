@@ -1,0 +1,213 @@
+"""mAP at k against scikit-learn where the two agree, and against cases counted by hand where they do not."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from famf_lib.metrics import Ranking, mean_average_precision, score_lists
+
+V, C = 31, 5  # clips, persons
+AWKWARD = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-40, -1e-40, math.inf, -math.inf, 3e38, -3e38]
+
+
+def gallery(seed=0, noise=0.2):
+    """Scores without ties (V, C) and the person of each clip, -1 for some."""
+    rng = np.random.default_rng(seed)
+    scores = rng.permutation(V * C).reshape(V, C) - V * C / 2
+    classes = rng.integers(C, size=V)
+    classes[rng.random(V) < noise] = -1
+    return torch.tensor(scores, dtype=torch.float32), torch.tensor(classes)
+
+
+def by_hand(scores, classes, k):
+    """Eq. 7, person by person: clips sorted by falling score, equal scores in the order of the clips."""
+    result = []
+    for c in range(scores.shape[1]):
+        order = sorted(range(len(scores)), key=lambda v, c=c: (-float(scores[v, c]) + 0.0, v))[:k]
+        positives, hits, total = sum(int(p) == c for p in classes), 0, 0.0
+        for rank, v in enumerate(order, start=1):
+            if int(classes[v]) == c:
+                hits += 1
+                total += hits / rank
+        result.append(total / positives if positives else math.nan)
+    return result
+
+
+def ap(scores, classes, k=100, chunk=4096):
+    return mean_average_precision(torch.tensor(scores).float(), torch.tensor(classes), k, chunk).ap.tolist()
+
+
+# --- Against others ---
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_without_cut_and_ties_it_is_average_precision(seed):
+    scores, classes = gallery(seed)
+    found = mean_average_precision(scores, classes, k=V)
+    expected = [average_precision_score((classes == c).numpy(), scores[:, c].numpy()) for c in range(C)]
+    np.testing.assert_allclose(found.ap, expected, rtol=1e-12)
+    assert found.mean_ap == pytest.approx(np.mean(expected), rel=1e-12)
+
+
+tables = st.integers(1, 4).flatmap(
+    lambda c: st.lists(
+        st.tuples(
+            st.lists(
+                st.sampled_from(AWKWARD) | st.floats(width=32, allow_nan=False, allow_subnormal=True),
+                min_size=c,
+                max_size=c,
+            ),
+            st.integers(-1, c - 1),
+        ),
+        min_size=1,
+        max_size=13,
+    )
+)
+
+
+@given(tables, st.integers(1, 15), st.integers(1, 15))
+def test_any_scores_in_any_chunks_give_what_is_counted_by_hand(table, k, chunk):
+    scores, classes = torch.tensor([row for row, _ in table]), torch.tensor([c for _, c in table])
+    found = mean_average_precision(scores, classes, k, chunk)
+    np.testing.assert_allclose(found.ap, by_hand(scores, classes, k), rtol=1e-12)
+    whole = mean_average_precision(scores, classes, k)
+    assert torch.equal(found.ap.nan_to_num(-1), whole.ap.nan_to_num(-1)) and found.rank_1 == whole.rank_1
+
+
+@given(tables, st.integers(1, 15), st.lists(st.integers(1, 5), max_size=5))
+def test_the_ranking_is_that_of_a_plain_sort(table, k, sizes):
+    scores, classes = torch.tensor([row for row, _ in table]), torch.tensor([c for _, c in table])
+    ranking, start = Ranking(scores.shape[1], k), 0
+    for size in [*sizes, len(scores)]:
+        ranking.update(scores[start : start + size], classes[start : start + size])
+        start += size
+    for c, found in enumerate(ranking.clips().tolist()):
+        assert found == sorted(range(len(scores)), key=lambda v, c=c: (-float(scores[v, c]) + 0.0, v))[:k]
+
+
+@given(tables, st.integers(1, 15))
+def test_the_official_lists_give_the_same(table, k):
+    scores, classes = torch.tensor([row for row, _ in table]), torch.tensor([c for _, c in table])
+    ranking = Ranking(scores.shape[1], k)
+    ranking.update(scores, classes)
+    ranked = {f"p{c}": [f"v{v}" for v in row] for c, row in enumerate(ranking.clips().tolist())}
+    truth = {f"p{c}": [f"v{v}" for v in range(len(classes)) if classes[v] == c] for c in range(scores.shape[1])}
+    np.testing.assert_allclose(list(score_lists(ranked, truth, k).values()), ranking.compute().ap, rtol=1e-12)
+
+
+@given(st.integers(0, 99), st.integers(1, V))
+def test_a_rising_transform_of_the_scores_changes_nothing(seed, k):
+    scores, classes = gallery(seed)  # integers up to 78: these transforms keep them apart in float32
+    expected = mean_average_precision(scores, classes, k).ap
+    for transform in (lambda s: 2 * s - 300, lambda s: s**3, lambda s: s / 1e30, lambda s: torch.exp(s / 16)):
+        np.testing.assert_array_equal(mean_average_precision(transform(scores), classes, k).ap, expected)
+
+
+# --- Counted by hand ---
+
+
+def test_the_precision_at_each_hit_is_summed():
+    # Ranks of person 0: hit, miss, hit, miss, miss, hit.
+    column = [[6.0], [5.0], [4.0], [3.0], [2.0], [1.0]]
+    assert ap(column, [0, -1, 0, -1, -1, 0]) == [pytest.approx((1 + 2 / 3 + 3 / 6) / 3)]
+
+
+def test_the_cut_keeps_the_best_k_and_the_divisor_all_positives():
+    column = [[6.0], [5.0], [4.0], [3.0], [2.0], [1.0]]
+    classes = [0, -1, 0, 0, -1, 0]
+    assert ap(column, classes, k=1) == [pytest.approx(1 / 4)]
+    assert ap(column, classes, k=2) == [pytest.approx(1 / 4)]
+    assert ap(column, classes, k=3) == [pytest.approx((1 + 2 / 3) / 4)]
+    assert ap(column, classes, k=6) == [pytest.approx((1 + 2 / 3 + 3 / 4 + 4 / 6) / 4)]
+
+
+def test_a_perfect_ranking_cut_short_is_below_one():
+    # As Eq. 7 has it: m_i is not capped at k.
+    assert ap([[3.0], [2.0], [1.0]], [0, 0, 0], k=2) == [pytest.approx(2 / 3)]
+
+
+def test_ties_keep_the_order_of_the_clips():
+    assert ap([[1.0], [1.0]], [0, -1]) == [1.0]
+    assert ap([[1.0], [1.0]], [-1, 0]) == [0.5]
+    assert ap([[-0.0], [0.0]], [0, -1]) == [1.0]
+    assert ap([[0.0], [-0.0]], [0, -1]) == [1.0]
+    assert ap([[-0.0], [0.0]], [-1, 0]) == [0.5]
+    assert ap([[1.0]] * 3, [-1, -1, 0], k=2, chunk=1) == [0.0]
+
+
+def test_noise_clips_are_negatives():
+    scores = [[3.0, 1.0], [2.0, 2.0], [1.0, 3.0]]
+    assert ap(scores, [-1, 0, 1]) == [0.5, 1.0]
+    assert ap(scores[1:], [0, 1]) == [1.0, 1.0]
+
+
+def test_a_person_without_positives_is_left_out_of_the_mean():
+    found = mean_average_precision(torch.tensor([[3.0, 9.0], [2.0, 8.0]]), torch.tensor([-1, 0]))
+    assert found.ap[0] == 0.5 and found.ap[1].isnan()
+    assert found.mean_ap == 0.5
+
+
+def test_negative_and_infinite_scores_are_ranked():
+    assert ap([[-5.0], [-3.0], [-4.0]], [-1, 0, -1]) == [1.0]
+    assert ap([[-3.0], [-math.inf], [math.inf]], [-1, -1, 0]) == [1.0]
+    assert ap([[-math.inf], [-1e38], [-math.inf]], [0, -1, -1]) == [0.5]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4096])
+def test_nan_is_refused(chunk):
+    with pytest.raises(ValueError, match=r"^scores: NaN found, expected numbers that can be ranked$"):
+        ap([[1.0, 2.0], [1.0, math.nan]], [0, 1], chunk=chunk)
+
+
+def test_a_cut_below_one_is_refused():
+    with pytest.raises(ValueError, match=r"^k: 0, expected 1 or more$"):
+        Ranking(3, k=0)
+
+
+def test_rank_1_counts_clips_whose_best_person_is_theirs():
+    scores = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [-1.0, -2.0, -0.5], [0.0, 5.0, 1.0], [9.0, 0.0, 0.0]])
+    classes = torch.tensor([0, 1, 2, 1, -1])
+    for chunk in (1, 2, 5):
+        assert mean_average_precision(scores, classes, chunk=chunk).rank_1 == 3 / 4  # noise asks for nobody
+
+
+def test_a_gallery_of_noise_only_has_no_scores():
+    found = mean_average_precision(torch.randn(3, 2), torch.tensor([-1, -1, -1]))
+    assert math.isnan(found.mean_ap) and found.rank_1 == 0
+
+
+def test_clips_times_persons_is_never_held():
+    ranking = Ranking(C, k=7)
+    for seed in range(9):
+        scores, classes = gallery(seed)
+        ranking.update(scores, classes)
+    assert ranking.keys.shape == (C, 7) and ranking.classes.shape == (9 * V,)
+
+
+# --- Lists of names ---
+
+
+def test_lists_are_read_as_the_official_script_reads_them():
+    truth = {"a": ["x", "y"], "b": ["z"], "c": ["w"], "d": []}
+    ranked = {"a": ["x", "x", "n", "y"], "b": ["n", "z", "z"], "stranger": ["x"]}
+    found = score_lists(ranked, truth)
+    assert found["a"] == pytest.approx((1 + 2 / 3) / 2)  # the second x is not there: y stands at rank 3
+    assert found["b"] == pytest.approx(1 / 2)
+    assert found["c"] == 0  # no answer
+    assert math.isnan(found["d"]) and "stranger" not in found
+
+
+def test_a_list_is_cut_after_its_duplicates_are_gone():
+    ranked, truth = {"a": ["n", "n", "n", "x"]}, {"a": ["x", "y"]}
+    assert score_lists(ranked, truth, k=2)["a"] == pytest.approx(1 / 2 / 2)
+    assert score_lists(ranked, truth, k=1)["a"] == 0
+
+
+def test_an_empty_list_and_a_repeated_truth():
+    assert score_lists({"a": []}, {"a": ["x"]}) == {"a": 0.0}
+    assert score_lists({"a": ["x"]}, {"a": ["x", "x"]}) == {"a": 1.0}

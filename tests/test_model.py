@@ -1,0 +1,270 @@
+"""The whole model: what its configuration refuses, what its parts are given, and what an absent modality is."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from famf_lib.aggregation import AGGREGATIONS
+from famf_lib.fusion import FUSIONS
+from famf_lib.model import FAMF, ModelConfig, classifier
+from famf_lib.sampling import Batch
+
+B, N, D, A, C, K = 5, 7, 11, 3, 13, 2  # clips, faces, face and audio vectors, persons, clusters
+OPTIONS = {"mean": {}, "nextvlad": {"clusters": K, "groups": 2, "expansion": 4}, "concat": {}}
+OPTIONS |= {name: {"clusters": K} for name in ("netvlad", "ghostvlad", "attentionvlad")}
+OPTIONS |= {"mma": {"hidden": 3}, "mlma": {"hidden": (5, 3)}}
+
+
+def config(aggregation="attentionvlad", fusion="mlma", modalities=("audio", "body"), **more):
+    return ModelConfig(
+        aggregation=aggregation,
+        aggregation_options=OPTIONS[aggregation],
+        fusion=fusion,
+        fusion_options=OPTIONS[fusion],
+        modalities=modalities,
+        hidden=17,
+        **more,
+    )
+
+
+def made(seed=0, **options):
+    torch.manual_seed(seed)
+    model = FAMF(config(**options), D, {"audio": A, "body": D, "text": 4}, C)
+    for parameter in model.aggregation.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def batch(seed=1, b=B, masked=True):
+    g = torch.Generator().manual_seed(seed)
+    mask = torch.rand(b, N, generator=g) < 0.6
+    mask[0], mask[1] = True, False
+    present = {m: torch.rand(b, generator=g) < 0.6 for m in ("audio", "body")}
+    present["audio"][:2] = torch.tensor([True, False])
+    present["body"][:2] = torch.tensor([False, True])
+    return Batch(
+        torch.randn(b, N, D, generator=g),
+        mask if masked else None,
+        {"audio": torch.randn(b, A, generator=g), "body": torch.randn(b, D, generator=g)},
+        present,
+    )
+
+
+# --- The parts together ---
+
+
+@pytest.mark.parametrize(("aggregation", "fusion"), list(product(AGGREGATIONS, FUSIONS)))
+def test_every_combination_runs_forward_and_backward(aggregation, fusion):
+    model = made(aggregation=aggregation, fusion=fusion).train()
+    for given in (batch(), batch(masked=False)):
+        model.zero_grad()
+        logits = model(given)
+        tokens = model.aggregation.tokens + 2
+        assert logits.shape == (B, C) and len(model.token_names) == tokens
+        assert model.attention(given).shape == (B, tokens, tokens) and model.face_weights(given).shape == (B, N)
+        (F.cross_entropy(logits, torch.arange(B)) + model.fusion.penalty()).backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+
+
+def test_tokens_are_the_faces_then_the_modalities_in_the_order_of_the_configuration():
+    model, given = made(modalities=("body", "audio")).eval(), batch()
+    tokens = model.tokens(given)
+    assert model.token_names == ["face 1", "face 2", "body", "audio"]
+    torch.testing.assert_close(tokens[:, :K], model.aggregation(given.faces, given.mask))
+    for b in range(B):
+        body = given.modalities["body"][b] if given.present["body"][b] else torch.zeros(D)
+        assert torch.equal(tokens[b, K], body), "a modality of length D stays as it is"
+        linear = model.projections["audio"]
+        audio = linear.weight @ given.modalities["audio"][b] + linear.bias if given.present["audio"][b] else body * 0
+        torch.testing.assert_close(tokens[b, K + 1], audio)
+    layers = model.classifier(model.fusion(tokens).flatten(1))
+    assert torch.equal(model(given), layers)
+
+
+@pytest.mark.parametrize("features", ["raw", "unit"])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_what_is_absent_changes_nothing_whatever_lies_in_it(aggregation, features):
+    results = []
+    for value in (0.0, 7.0, torch.nan, torch.inf):
+        model, given = made(aggregation=aggregation, features=features).train(), batch()
+        given.faces[~given.mask] = value
+        for name, vectors in given.modalities.items():
+            vectors[~given.present[name]] = value
+        F.cross_entropy(model(given), torch.arange(B)).backward()
+        gradients = [p.grad for p in model.parameters()]
+        results.append([model.tokens(given).detach(), model.face_weights(given).detach(), *gradients])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert a.isfinite().all() and torch.equal(a, b)
+    tokens, faces = results[0][0], results[0][0].shape[1] - 2
+    assert not tokens[1, :faces].any(), "a clip without a face"
+    assert not tokens[1, faces].any() and not tokens[0, faces + 1].any(), "an absent modality is a zero vector"
+    assert tokens[0, faces].any() and tokens[1, faces + 1].any()
+
+
+def test_features_of_unit_norm_forget_their_length():
+    unit, raw = made(features="unit").eval(), made(features="raw").eval()
+    given = batch()
+    longer = Batch(3 * given.faces, given.mask, {k: 5 * v for k, v in given.modalities.items()}, given.present)
+    torch.testing.assert_close(unit(longer), unit(given))
+    assert not torch.allclose(raw(longer), raw(given))
+    assert torch.equal(raw.scaled(given.faces), given.faces)
+    torch.testing.assert_close(unit.scaled(given.faces).norm(dim=-1), torch.ones(B, N))
+
+
+def test_the_model_starts_its_clusters_from_the_faces_as_it_scales_them():
+    model = made(features="unit")
+    faces = 40 * torch.randn(29, D)
+    model.initialise(faces, seed=0)
+    assert model.aggregation.centres.norm(dim=1).max() <= 1
+
+
+def test_cluster_attention_can_be_absorbed_behind_concat():
+    """φ is a factor a token: behind Concat the classifier's first layer can hold it (see the page of readings)."""
+    attention = made(fusion="concat").eval()
+    plain = made(aggregation="netvlad", fusion="concat").eval()
+    plain.load_state_dict({k: v for k, v in attention.state_dict().items() if not k.startswith("aggregation.score")})
+    given = batch()
+    assert not torch.allclose(plain(given), attention(given), atol=1e-3)
+    with torch.no_grad():
+        first = plain.classifier[0].weight.view(17, K + 2, D)
+        for k, phi in enumerate(attention.aggregation.cluster_attention()):
+            first[:, k] *= phi
+    torch.testing.assert_close(plain(given), attention(given))
+
+
+def test_the_classifier_is_that_of_the_paper():
+    layers = classifier(10 * 512, 4096, 10_034)
+    linear = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
+    norms = [layer for layer in layers if isinstance(layer, torch.nn.BatchNorm1d)]
+    assert [(m.in_features, m.out_features) for m in linear] == [(5120, 4096), (4096, 4096), (4096, 10_034)]
+    assert [(m.num_features, m.momentum) for m in norms] == [(4096, 0.1)] * 2
+    assert not any(isinstance(layer, torch.nn.Dropout) for layer in layers)
+    kinds = [type(layer).__name__ for layer in layers]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear"]
+    assert "ReLU" not in [type(layer).__name__ for layer in classifier(3, 5, 7, "none")]
+
+
+def test_without_activations_the_classifier_is_linear():
+    layers = classifier(3, 5, 7, "none").eval()
+    x, y = torch.randn(2, 4, 3)
+    torch.testing.assert_close(layers(x) + layers(y), layers(x + y) + layers(torch.zeros(4, 3)))
+
+
+def test_the_data_must_have_the_modalities():
+    with pytest.raises(ValueError) as refusal:
+        FAMF(config(), D, {"body": D, "text": 4}, C)
+    assert str(refusal.value) == "modalities: the data have no 'audio', expected some of: body, text"
+    with pytest.raises(ValueError, match="expected some of: none$"):
+        FAMF(config(), D, {}, C)
+
+
+# --- The configuration ---
+
+
+def test_the_defaults_are_the_papers():
+    model = FAMF(ModelConfig(hidden=8), 64, {"audio": 64, "body": 64}, C)
+    assert model.token_names == [f"face {k}" for k in range(1, 9)] + ["audio", "body"]
+    assert ModelConfig().hidden == 4096 and model.fusion.second.weight.shape == (32, 128)
+    assert (model.aggregation.normalisation, model.aggregation.attention) == ("none", "sigmoid")
+
+
+@pytest.mark.parametrize(("aggregation", "fusion"), list(product(AGGREGATIONS, FUSIONS)))
+def test_json_brings_back_an_equal_configuration(aggregation, fusion):
+    given = config(aggregation, fusion)
+    again = ModelConfig(**json.loads(json.dumps(given.model_dump(mode="json"))))
+    assert again == given and again.model_dump() == given.model_dump()
+    assert isinstance(again.modalities, tuple)
+    assert fusion != "mlma" or again.fusion_options["hidden"] == (5, 3)
+
+
+def test_equal_configurations_are_written_alike():
+    lists = ModelConfig(fusion_options={"hidden": [5, 3]}, modalities=["audio"])
+    assert lists.model_dump(mode="json") == ModelConfig(
+        fusion_options={"hidden": (5, 3)}, modalities=("audio",)
+    ).model_dump(mode="json")
+
+
+REFUSED = {
+    "hiden: no such key, expected one of aggregation, aggregation_options, fusion, fusion_options, modalities, "
+    "features, hidden, activation": {"hiden": 8},
+    "aggregation: 'vlad' is not known, expected one of mean, netvlad, ghostvlad, nextvlad, attentionvlad": {
+        "aggregation": "vlad"
+    },
+    "fusion: 'sum' is not known, expected one of concat, mma, mlma": {"fusion": "sum"},
+    "aggregation_options: NetVLAD has no option 'ghosts', expected one of clusters, normalisation, centres": {
+        "aggregation": "netvlad",
+        "aggregation_options": {"ghosts": 1},
+    },
+    "aggregation_options: NetVLAD has no option 'dim', expected one of clusters, normalisation, centres": {
+        "aggregation": "netvlad",
+        "aggregation_options": {"dim": 3},
+    },
+    "fusion_options: Concat has no option 'axis', expected none: it has no options": {
+        "fusion": "concat",
+        "fusion_options": {"axis": "source"},
+    },
+    "aggregation_options.clusters: 'eight' found; input should be a valid integer, unable to parse string as an "
+    "integer": {"aggregation_options": {"clusters": "eight"}},
+    "aggregation_options.normalisation: 'l2' found; input should be 'none', 'cluster' or 'cluster+whole'": {
+        "aggregation_options": {"normalisation": "l2"}
+    },
+    "fusion_options.axis: 'both' found; input should be 'source' or 'target'": {"fusion_options": {"axis": "both"}},
+    "hidden: 0 found; input should be greater than or equal to 1": {"hidden": 0},
+    "features: 'l2' found; input should be 'raw' or 'unit'": {"features": "l2"},
+    "modalities: 'audio' found; input should be a valid tuple": {"modalities": "audio"},
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_a_bad_configuration_gives_its_sentence(sentence):
+    with pytest.raises(ValueError) as refusal:
+        ModelConfig(**REFUSED[sentence])
+    assert str(refusal.value) == sentence
+
+
+@pytest.mark.parametrize("hidden", [(5,), (5, 3, 2), 5, ("a", 3)])
+def test_a_tuple_of_the_wrong_length_or_type_is_refused(hidden):
+    with pytest.raises(ValueError, match=r"^fusion_options\.hidden: .* found; "):
+        ModelConfig(fusion_options={"hidden": hidden})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"aggregation_options": {"clusters": 0}},
+        {"fusion_options": {"hidden": (0, 3)}},
+        {"fusion": "mma", "fusion_options": {"penalty": -1.0}},
+        {"fusion": "mma", "fusion_options": {"penalty": float("nan")}},
+    ],
+    ids=str,
+)
+def test_a_value_that_no_data_could_suit_is_refused_by_the_configuration(options):
+    with pytest.raises(ValueError):
+        ModelConfig(**options)
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError):
+        ModelConfig().hidden = 3
+
+
+def test_the_same_weights_give_the_same_logits_in_any_batch():
+    model, given = made().eval(), batch(b=6)
+    one = [
+        model(
+            Batch(
+                given.faces[[b]],
+                given.mask[[b]],
+                {k: v[[b]] for k, v in given.modalities.items()},
+                {k: v[[b]] for k, v in given.present.items()},
+            )
+        )
+        for b in range(6)
+    ]
+    np.testing.assert_allclose(torch.cat(one).detach(), model(given).detach(), rtol=1e-4, atol=1e-5)

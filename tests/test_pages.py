@@ -1,0 +1,75 @@
+"""The notebooks of the book themselves: their form, and one of them run as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from bs4 import BeautifulSoup
+
+from famf_lib import notebooks
+from famf_lib.files import ROOT
+from famf_lib.pages import pages
+
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+QUICK = ("-p", "profile", "quick", "-p", "device", "cpu")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_clean_and_strict(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    assert "parameters" in code[0]["metadata"]["tags"]
+    assert "refuse_unknown_parameters()" in "".join(code[1]["source"])
+    assert all(parameter.help for parameter in notebooks.parameters(path))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_figure_has_a_caption_and_a_text_for_those_who_cannot_see_it(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        if "figure" in (told := cell["metadata"].get("mystnb", {})):
+            assert told["figure"]["caption"] and told["image"]["alt"]
+
+
+def test_the_pages_of_the_book_are_in_order():
+    assert [page.name for page in pages(ROOT, {"profile": "quick"})][:2] == ["synthetic", "table-1"]
+
+
+def run(tmp_path, store, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "papermill", "table-1.ipynb", str(tmp_path / "out.ipynb"), "-k", "python3", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT / "book",
+        env=os.environ | {"FAMF_STORE": str(tmp_path / store)},
+    )
+
+
+def tables(path):
+    """The tables of an executed notebook, seconds aside."""
+    outputs = [o["data"] for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", []) if "data" in o]
+    found = []
+    for html in ("".join(data["text/html"]) for data in outputs if "text/html" in data):
+        for table in BeautifulSoup(html, "html.parser").find_all("table"):
+            rows = [[cell.text for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
+            keep = [place for place, name in enumerate(rows[0]) if name != "seconds"]
+            found.append([[row[place] for place in keep] for row in rows])
+    return found
+
+
+def test_papermill_gives_the_same_numbers_twice_with_seeds_as_text_or_list(tmp_path):
+    first = run(tmp_path, "one", *QUICK, "-p", "seeds", "[1, 2]")
+    assert first.returncode == 0, first.stderr
+    found = tables(tmp_path / "out.ipynb")
+    again = run(tmp_path, "two", *QUICK, "-y", "seeds: [1, 2]")
+    assert again.returncode == 0, again.stderr
+    assert len(found) >= 4 and "seed 2" in found[1][0]
+    assert tables(tmp_path / "out.ipynb") == found
+
+
+def test_papermill_stops_at_a_parameter_that_is_not_there(tmp_path):
+    done = run(tmp_path, "store", *QUICK, "-p", "seed", "3")
+    assert done.returncode != 0
+    assert "seed" in done.stderr and "seeds" in done.stderr

@@ -1,0 +1,369 @@
+"""The run store: a run is trained once, whoever asks and however often it is interrupted."""
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from famf_lib import runs, training
+from famf_lib.features import ClipSet
+from famf_lib.files import ROOT
+from famf_lib.fingerprint import source_fingerprint
+from famf_lib.runs import RunSpec, find, obtain, obtain_all, run_key
+from famf_lib.training import EvaluationConfig
+
+CPU = torch.device("cpu")
+SPEC = RunSpec(
+    model={
+        "aggregation_options": {"clusters": 3},
+        "fusion_options": {"hidden": [7, 5]},
+        "modalities": ["audio"],
+        "hidden": 13,
+    },
+    training={"epochs": 5, "decay_after": 2, "batch_size": 16, "faces": 5},
+    evaluation={"faces": 5},
+)
+
+
+def changed(**values):
+    return RunSpec(**(SPEC.model_dump() | values))
+
+
+def within(part, **values):
+    return changed(**{part: SPEC.model_dump()[part] | values})
+
+
+@pytest.fixture(scope="module")
+def clips(made_up):
+    return made_up()
+
+
+@pytest.fixture
+def kept(clips, tmp_path):
+    """The same clips, on disk."""
+    return ClipSet.open(clips.save(tmp_path / "clips"))
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The seeds that were trained."""
+    seen, real = [], training.train
+
+    def counted(*args, **kwargs):
+        seen.append(args[4])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "train", counted)
+    return seen
+
+
+def same(a, b):
+    pd.testing.assert_series_equal(a.ap, b.ap, check_exact=True)
+    assert (a.losses, a.rank_1, a.key, a.spec) == (b.losses, b.rank_1, b.key, b.spec)
+    return True
+
+
+# --- Trained once ---
+
+
+def test_the_same_run_is_read_and_not_trained(clips, trainings, store):
+    assert find(SPEC, clips, CPU) is None
+    first = obtain(SPEC, clips, CPU)
+    record = first.folder / "run.json"
+    before = record.stat().st_mtime_ns
+    again = obtain(RunSpec(**json.loads(SPEC.model_dump_json())), clips, CPU)
+    assert same(first, again) and trainings == [1] and record.stat().st_mtime_ns == before
+    assert same(first, find(SPEC, clips, CPU))
+    assert [p.name for p in (store / "runs").iterdir()] == [first.key], "something was left behind"
+
+
+def test_a_run_holds_what_its_training_gave(clips, store):
+    run = obtain(SPEC, clips, CPU)
+    parts = run.split(clips)
+    threads = torch.get_num_threads()
+    trained = training.train(SPEC.model, SPEC.training, clips, parts, 1)
+    scores = training.evaluate(trained.model, SPEC.evaluation, clips, parts, 1)
+    assert torch.get_num_threads() == threads
+    assert run.losses == trained.losses and run.rank_1 == scores.rank_1
+    np.testing.assert_array_equal(run.ap, scores.ap)
+    assert run.ap.index.tolist() == parts.persons and run.mean_ap == pytest.approx(scores.mean_ap)
+    for key, value in run.model(clips).state_dict().items():
+        assert torch.equal(value, trained.model.state_dict()[key])
+    assert not run.model(clips).training
+    assert run.folder == store / "runs" / run.key
+    record = json.loads((run.folder / "run.json").read_text())
+    assert RunSpec(**record["spec"]) == SPEC and record["data"] == clips.fingerprint
+    assert record["mean_ap"] == run.mean_ap and {"when", "commit", "versions", "hardware"} <= record["origin"].keys()
+
+
+def test_persons_without_a_clip_in_the_gallery_have_no_ap(made_up):
+    clips = made_up()
+    table = clips.clips.copy()
+    table.loc[(table["person"] == "person 2") & (table["split"] == "val"), "person"] = None
+    fewer = ClipSet.build(
+        clips.faces,
+        clips.counts.numpy(),
+        table,
+        face_table=clips.face_columns(),
+        modalities={k: (m.vectors.numpy(), m.present.numpy()) for k, m in clips.modalities.items()},
+    )
+    run = obtain(SPEC, fewer, CPU)
+    assert run.ap.isna().tolist() == [False, False, True, False, False]
+    assert run.mean_ap == pytest.approx(run.ap.dropna().mean())
+    assert same(run, obtain(SPEC, fewer, CPU))
+
+
+def test_a_run_that_was_recorded_elsewhere_has_no_weights(clips):
+    run = runs.Run(SPEC, "0123", pd.Series([0.5]), 0.5, [1.0], 1.0, {})
+    with pytest.raises(ValueError, match=r"^run 0123: only its numbers were recorded, expected a run trained on this"):
+        run.model(clips)
+
+
+# --- What decides a run ---
+
+DECIDES = {
+    "the seed": changed(seed=2),
+    "the part": changed(part="tune"),
+    "the protocol": changed(protocol="random"),
+    "an aggregation": within("model", aggregation="netvlad"),
+    "an option of the aggregation": within("model", aggregation_options={"clusters": 2}),
+    "an option of the fusion": within("model", fusion_options={"hidden": [7, 6]}),
+    "the modalities": within("model", modalities=["audio", "body"]),
+    "the order of modalities": within("model", modalities=["body", "audio"]),
+    "the scale of features": within("model", features="unit"),
+    "the width": within("model", hidden=14),
+    "the epochs": within("training", epochs=6),
+    "the schedule": within("training", decay_every=3),
+    "the batch": within("training", batch_size=15),
+    "the learning rate": within("training", lr=0.005),
+    "the other learning rate": within("training", lr_aggregation=0.05),
+    "the faces": within("training", faces=6),
+    "the faces of the evaluation": within("evaluation", faces=6),
+    "the cut": within("evaluation", k=99),
+    "what is ranked by": within("evaluation", rank_by="logit"),
+}
+
+
+def test_whatever_decides_a_run_changes_its_key(monkeypatch):
+    keys = {what: run_key(spec, "data", CPU) for what, spec in DECIDES.items()}
+    keys["none of these"] = run_key(SPEC, "data", CPU)
+    keys["the data"] = run_key(SPEC, "other data", CPU)
+    keys["the kind of device"] = run_key(SPEC, "data", torch.device("meta"))
+    other = "bfloat16" if training.precision_of(SPEC.training, CPU) == torch.float32 else "float32"
+    keys["the precision"] = run_key(within("training", precision=other), "data", CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "precision_of", lambda config, device: torch.float64)
+        keys["what auto means on this machine"] = run_key(SPEC, "data", CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "2.0.0")
+        keys["PyTorch"] = run_key(SPEC, "data", CPU)
+    monkeypatch.setattr(runs, "_code", lambda: "other code")
+    keys["the code"] = run_key(SPEC, "data", CPU)
+    assert len(set(keys.values())) == len(keys), keys
+
+
+def test_what_does_not_decide_a_run_leaves_its_key(made_up, trainings):
+    first = obtain(SPEC, made_up(info={"made": "today"}), CPU)
+    again = obtain(SPEC, made_up(info={"made": "tomorrow"}), CPU)
+    assert same(first, again) and trainings == [1]
+    spelt = within("model", aggregation_options={"clusters": 3.0}, modalities=("audio",))
+    assert run_key(spelt, "data", torch.device("cpu:0")) == run_key(SPEC, "data", CPU)
+
+
+def test_other_data_are_trained_anew(made_up, trainings):
+    first, second = obtain(SPEC, made_up(), CPU), obtain(SPEC, made_up(seed=1), CPU)
+    assert trainings == [1, 1] and first.key != second.key and first.losses != second.losses
+
+
+SOURCE = '"""A module."""\n\nK = 3\n\n\ndef f(x):\n    """What it does."""\n    return x + K  # why\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "alike"),
+    [
+        (SOURCE.replace("A module", "The module").replace("What it does", "Something else"), True),
+        (SOURCE.replace('    """What it does."""\n', ""), True),
+        (SOURCE.replace("# why", "# because").replace("\n\n\n", "\n\n\n\n"), True),
+        (SOURCE.replace("x + K", "(x + K)"), True),
+        (SOURCE.replace("x + K", "x - K"), False),
+        (SOURCE.replace("K = 3", "K = 4"), False),
+        (SOURCE.replace('    """What', '    _ = """What'), False),
+    ],
+)
+def test_the_fingerprint_of_code_sees_what_code_does(tmp_path, monkeypatch, text, alike):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "made_up_module.py").write_text(SOURCE)
+    before = source_fingerprint("made_up_module")
+    (tmp_path / "made_up_module.py").write_text(text)
+    assert (source_fingerprint("made_up_module") == before) == alike
+
+
+def test_the_code_that_decides_is_all_that_training_stands_on():
+    """Whatever ``training`` imports from the library is in the key, but for how files are written."""
+    waiting, found = ["training"], set()
+    while waiting:
+        name = waiting.pop()
+        found.add(f"famf_lib.{name}")
+        tree = ast.parse((ROOT / "famf_lib" / f"{name}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("famf_lib"):
+                below = node.module.split(".")[1:] or [alias.name for alias in node.names]
+                waiting += [b for b in below if f"famf_lib.{b}" not in found]
+    assert found - {"famf_lib.files"} <= set(runs.DECIDING_MODULES)
+
+
+# --- Interrupted ---
+
+SCRIPT = """
+import functools, json, sys, time
+from pathlib import Path
+import torch
+from famf_lib import runs, training
+from famf_lib.features import ClipSet
+
+folder, spec, stop = sys.argv[1:]
+training.train = functools.partial(training.train, checkpoint_seconds=0.0)
+
+def report(epoch, loss):
+    print(epoch, flush=True)
+    while epoch == int(stop) and not Path(folder, "go").exists():
+        time.sleep(0.02)
+
+runs.obtain(runs.RunSpec(**json.loads(spec)), ClipSet.open(folder), torch.device("cpu"), report)
+"""
+
+
+def other_process(clips, stop):
+    """A process that obtains the run and waits after ``stop`` epochs until the file ``go`` lies beside the clips."""
+    command = [sys.executable, "-c", SCRIPT, str(clips.folder), SPEC.model_dump_json(), str(stop)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_epoch(process, epoch):
+    for line in process.stdout:
+        if int(line) == epoch:
+            return
+    raise AssertionError(f"the process ended before epoch {epoch}")
+
+
+def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_numbers(kept, monkeypatch, tmp_path, store):
+    process = other_process(kept, stop=3)
+    try:
+        wait_for_epoch(process, 3)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert find(SPEC, kept, CPU) is None and list(store.glob("runs/*.partial/checkpoint.pt"))
+    epochs = []
+    resumed = obtain(SPEC, kept, CPU, lambda epoch, loss: epochs.append(epoch))
+    assert epochs == [3, 4, 5], "it began again"
+    assert [p.name for p in (store / "runs").iterdir()] == [resumed.key]
+
+    monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
+    whole = obtain(SPEC, kept, CPU)
+    assert same(resumed, whole) and whole.folder != resumed.folder
+    weights = whole.model(kept).state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in resumed.model(kept).state_dict().items())
+
+
+def test_two_processes_that_ask_at_once_train_once(kept, trainings):
+    process = other_process(kept, stop=1)
+    found = []
+    try:
+        wait_for_epoch(process, 1)
+        asking = threading.Thread(target=lambda: found.append(obtain(SPEC, kept, CPU)))
+        asking.start()
+        time.sleep(0.5)  # it asks while the other one trains
+        assert not found
+        (kept.folder / "go").touch()
+        assert process.wait(timeout=120) == 0
+        asking.join(timeout=120)
+    finally:
+        process.kill()
+    assert trainings == [] and same(found[0], find(SPEC, kept, CPU))
+
+
+def test_a_failed_run_leaves_nothing_that_looks_finished(clips, monkeypatch, store):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+
+        def full(*_args, **_kwargs):
+            raise OSError("disk full")
+
+        patch.setattr(runs, "save_file", full)
+        obtain(SPEC, clips, CPU)
+    assert find(SPEC, clips, CPU) is None
+    assert obtain(SPEC, clips, CPU).mean_ap > 0
+
+
+# --- Many runs ---
+
+MANY = [changed(seed=seed) for seed in (3, 1, 2)]
+
+
+def test_runs_come_in_the_order_asked_for_and_only_what_is_missing_is_trained(clips, trainings):
+    obtain(MANY[1], clips, CPU)
+    found = obtain_all([*MANY, MANY[0]], clips, CPU)
+    assert [run.spec.seed for run in found] == [3, 1, 2, 3] and trainings == [1, 3, 2]
+
+
+def test_interrupted_what_is_done_stays_done(clips, trainings, monkeypatch):
+    real = training.evaluate
+
+    def second_fails(*args):
+        if trainings == [3, 1]:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "evaluate", second_fails)
+        obtain_all(MANY, clips, CPU)
+    assert [find(spec, clips, CPU) is not None for spec in MANY] == [True, False, False]
+    obtain_all(MANY, clips, CPU)
+    assert trainings == [3, 1, 1, 2]
+
+
+def test_side_by_side_they_are_what_they_are_one_after_another(kept, clips, trainings, monkeypatch, tmp_path):
+    from joblib.externals.loky import get_reusable_executor
+
+    monkeypatch.setattr(runs, "_cores", lambda: 2)
+    get_reusable_executor().shutdown(wait=True)  # workers keep the environment they were started with
+    try:
+        together = obtain_all(MANY[:2], kept, CPU)
+    finally:
+        get_reusable_executor().shutdown(wait=True)
+    assert trainings == [], "trained here and not in the workers"
+    monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
+    apart = obtain_all(MANY[:2], clips, CPU)
+    assert trainings == [3, 1] and all(same(a, b) for a, b in zip(together, apart, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"seeds": 3}, "seeds: no such key, expected one of model, training, evaluation, protocol, part, seed"),
+        ({"seed": "one"}, "seed: 'one' found; input should be a valid integer"),
+        ({"protocol": "films"}, "protocol: 'films' found; input should be 'given', 'groups' or 'random'"),
+        ({"model": {"hidden": 0}}, "hidden: 0 found; input should be greater than or equal to 1"),
+        ({"training": {"epoch": 3}}, "epoch: no such key, expected one of epochs, decay_after"),
+    ],
+)
+def test_a_bad_request_gives_its_sentence(values, sentence):
+    with pytest.raises(ValueError) as refusal:
+        RunSpec(**values)
+    assert str(refusal.value).startswith(sentence)
+
+
+def test_the_defaults_evaluate_as_they_train():
+    assert RunSpec().evaluation == EvaluationConfig(faces=24, k=100) and RunSpec().training.faces == 24
+    assert Path(runs.__file__).parent == ROOT / "famf_lib"
