@@ -71,9 +71,9 @@ YAW_SHIFT = 0.05  # left and right profiles lie 0.07 to 0.09 apart on average
 
 # --- how hard it is: the one number that is fitted to a result -------------------------------------------------------
 
-# Everything in a vector that is not the person is multiplied by this. 1 is IMFDB's own proportion, and within a tenth it
-# brings the official baseline (NetVLAD + MMA) to its published level, mAP 0.8246: benchmarks/calibrate_synthetic.py. It is
-# not touched to move any other result.
+# Everything in a vector that is not the person is multiplied by this. 1 is IMFDB's own proportion; within a tenth it
+# also brings the official baseline (NetVLAD + MMA) to its published level, mAP 0.8246, as
+# benchmarks/calibrate_synthetic.py measures. It is not touched to move any other result.
 IDENTITY_NOISE = 1.0
 
 # --- assumed: plausible for films, published nowhere -----------------------------------------------------------------
