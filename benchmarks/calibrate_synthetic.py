@@ -36,7 +36,7 @@ def main() -> None:
             for seed in DATA_SEEDS:
                 made = generate(replace(SIZES["standard"], identity_noise=noise, seed=seed))
                 clipset = ClipSet.open(made.save(Path(folder) / f"{noise}-{seed}"))
-                runs = experiments.run(spec, clipset, pick_device(), f"noise {noise}").runs
+                runs = experiments.run(spec, clipset, pick_device(), f"noise {noise}")
                 found += [run.mean_ap for run in runs.values()]
             levels[noise] = found
             print(f"identity_noise {noise}: mAP {np.mean(found):.4f}", flush=True)

@@ -5,11 +5,11 @@ from ``results/``, as they were recorded elsewhere.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from famf_lib.runs import Run, RunSpec, obtain_all
 from famf_lib.training import EvaluationConfig, TrainingConfig, pick_device
 
 Profile = Literal["quick", "standard", "paper"]
+Key = TypeVar("Key", bound=Hashable)
 PROFILES: tuple[Profile, ...] = ("quick", "standard", "paper")
 RESULTS = ROOT / "results"
 
@@ -140,11 +141,13 @@ def specs(
 class Results:
     """The runs of an experiment, by (label, seed), and where they come from.
 
-    ``recorded`` is what ``results/`` says of a recording that is shown in place of runs of this machine, or None.
+    ``profile`` is that of the runs, which for a recording may not be the one asked for. ``recorded`` is what
+    ``results/`` says of a recording that is shown in place of runs of this machine, or None.
     """
 
     runs: dict[tuple[str, int], Run]
     data: str
+    profile: Profile
     recorded: dict[str, Any] | None = None
 
     @property
@@ -176,17 +179,17 @@ def table_1(dataset: str, profile: Profile, seeds: Sequence[int], device: str = 
             raise datasets.DatasetAbsent(absence)
         return recorded
     clipset = datasets.load(dataset, profile)
-    return run(specs(TABLE_1, dataset, setting(dataset, profile), seeds), clipset, pick_device(device), "Table 1")
+    wanted = specs(TABLE_1, dataset, setting(dataset, profile), seeds)
+    return Results(run(wanted, clipset, pick_device(device), "Table 1"), clipset.fingerprint, profile)
 
 
 EXPERIMENTS = {"table-1": table_1}
 """What ``famf run`` knows by name; the page of an experiment has the same name."""
 
 
-def run(wanted: dict[tuple[str, int], RunSpec], clipset: ClipSet, device: torch.device, label: str) -> Results:
-    """All of them, from the store or trained."""
-    found = obtain_all(list(wanted.values()), clipset, device, label)
-    return Results(dict(zip(wanted, found, strict=True)), clipset.fingerprint)
+def run(wanted: dict[Key, RunSpec], clipset: ClipSet, device: torch.device, label: str) -> dict[Key, Run]:
+    """All of them under the names they were asked for, from the store or trained."""
+    return dict(zip(wanted, obtain_all(list(wanted.values()), clipset, device, label), strict=True))
 
 
 def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]:
@@ -201,7 +204,7 @@ def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]
         used = with_choice(BASE[profile], point)
         for (label, seed), spec in specs(TABLE_1, dataset, used, TUNING_SEEDS, part="tune").items():
             wanted[json.dumps(point), label, seed] = spec
-    found = dict(zip(wanted, obtain_all(list(wanted.values()), clipset, where, "tuning"), strict=True))
+    found = run(wanted, clipset, where, "tuning")
     table = []
     for point in points:
         of_rows = {
@@ -279,7 +282,8 @@ def find_recording(experiment: str, dataset: str, profile: Profile) -> Results |
         )
         for line in content["runs"]
     }
-    return Results(runs, content["data"], {key: content[key] for key in ("command", "origin", "profile")})
+    recorded = {key: content[key] for key in ("command", "origin")}
+    return Results(runs, content["data"], content["profile"], recorded)
 
 
 def _origin() -> dict[str, Any]:

@@ -104,7 +104,7 @@ def where_from(results: Results) -> str:
     return (
         f"**Recorded, not run here**: the dataset is not on this machine. Made by `{recorded['command']}` at commit "
         f"`{(origin['commit'] or 'unknown')[:12]}` on {machine}, PyTorch {origin['versions']['torch']}; profile "
-        f"{recorded['profile']}; data fingerprint `{results.data}`."
+        f"{results.profile}; data fingerprint `{results.data}`."
     )
 
 

@@ -106,7 +106,7 @@ def test_absent_dataset_is_shown_from_its_recording_or_named(results_folder, tin
     fresh = experiments.table_1("synthetic", "quick", [1], "cpu")
     experiments.record(fresh, "table-1", "imfdb", "standard", "a command")
     shown = experiments.table_1("imfdb", "quick", [1])
-    assert shown.recorded["profile"] == "standard"
+    assert shown.profile == "standard"
     with pytest.raises(ValueError, match="only its numbers were recorded"):
         next(iter(shown.runs.values())).model(datasets.load("synthetic", "quick"))
 
@@ -128,7 +128,7 @@ def made_up(levels, seeds=5, persons=13, noise=0.0):
             runs[label, seed + 1] = Run(
                 RunSpec(seed=seed + 1), "key", pd.Series(ap[seed]), 0.5, [0.1], 1.0, {"when": "2026-01-01"}
             )
-    return experiments.Results(runs, "data")
+    return experiments.Results(runs, "data", "standard")
 
 
 LEVELS = {variant.label: 0.5 for variant in TABLE_1}
