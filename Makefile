@@ -22,7 +22,7 @@ clean:
 
 # The environment is made again when a requirement changes. The stamp comes last: an interrupted install is repeated.
 $(VENV)/.ready: requirements.txt pyproject.toml
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit((3, 11) <= v < (3, 14) or f"Python {v[0]}.{v[1]} found, expected 3.11 to 3.13: make PYTHON=python3.12 …")' || exit 1
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found, expected 3.11 to 3.13: say make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .

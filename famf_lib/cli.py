@@ -118,7 +118,7 @@ def data_info(dataset: Dataset, profile: Profile = "standard") -> None:
 @app.command()
 def lab() -> None:
     """Open JupyterLab on the notebooks."""
-    _call("jupyter", "lab", "--notebook-dir", str(ROOT), "--LabApp.default_url", "/lab/tree/book/table-1.ipynb")
+    _call("jupyter", "lab", f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/book/table-1.ipynb")
 
 
 @app.command()
