@@ -170,7 +170,7 @@ def protocol(dataset: str, results: Results) -> str:
     return (
         f"Data: {source.title}. {split} {given} A run ranks the clips by {spec.evaluation.rank_by}; a person keeps the "
         f"best {spec.evaluation.k}, and AP divides by all the person's clips. Seeds: "
-        f"{', '.join(map(str, results.seeds))}. All rows share these settings:"
+        f"{', '.join(map(str, results.seeds))}. All rows share the settings below."
     )
 
 
