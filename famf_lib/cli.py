@@ -53,7 +53,7 @@ def run(
     experiment: Annotated[str, typer.Argument(help="table-1")],
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="synthetic, imfdb")] = "synthetic",
     profile: Profile = "standard",
-    seeds: Seeds = "1,2,3,4,5",
+    seeds: Seeds = "1,2,3,4,5,6,7,8,9,10",
     device: Device = "auto",
     record: Annotated[bool, typer.Option(help="keep the numbers in results/, for machines without the data")] = False,
 ) -> None:
