@@ -1,4 +1,5 @@
-# make book, make test: each does all the set-up it needs. PROFILE=quick makes a small book in seconds a page.
+# make book, make test: each does all the set-up it needs. PROFILE=quick makes a small book in seconds a page;
+# OPTIONS go to JupyterLab: make lab OPTIONS='--no-browser --port 9999'.
 PROFILE ?= standard
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ test: $(VENV)/.ready
 	$(BIN)/python -m pytest
 
 lab: $(VENV)/.ready
-	$(BIN)/famf lab
+	$(BIN)/famf lab $(OPTIONS)
 
 clean:
 	rm -rf _build

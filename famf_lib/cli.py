@@ -115,10 +115,11 @@ def data_info(dataset: Dataset, profile: Profile = "standard") -> None:
         typer.echo(f"{name}: {modality.vectors.shape[1]} numbers, {modality.present.float().mean():.1%} of the clips")
 
 
-@app.command()
-def lab() -> None:
-    """Open JupyterLab on the notebooks."""
-    _call("jupyter", "lab", f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/book/table-1.ipynb")
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context) -> None:
+    """Open JupyterLab on the notebooks; further options go to it, as in: famf lab --port 9999."""
+    start = (f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/book/table-1.ipynb")
+    _call("jupyter", "lab", *start, *context.args)
 
 
 @app.command()

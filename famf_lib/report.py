@@ -35,7 +35,7 @@ def table_1(results: Results) -> pd.DataFrame:
 
 def by_seed(results: Results) -> pd.DataFrame:
     """mAP of every run: a row a method, a column a seed."""
-    return results.mean_ap().rename(columns="seed {}".format).rename_axis("method")
+    return results.mean_ap().rename_axis("method")
 
 
 def comparisons(results: Results) -> list[Comparison]:
