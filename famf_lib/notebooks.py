@@ -134,7 +134,8 @@ def execute(
         begin = time.monotonic()
         try:
             # Progress bars of the notebook show on a terminal as they go; elsewhere they would only fill the log.
-            with _environment({} if terminal else {"TQDM_DISABLE": "1"}):
+            shown = {"FAMF_PROGRESS": "terminal"} if terminal else {"FAMF_PROGRESS": "silent", "TQDM_DISABLE": "1"}
+            with _environment(shown):
                 executed = papermill.execute_notebook(
                     _plain(path),
                     _plain(draft),

@@ -1,5 +1,10 @@
-"""Progress of long work: a bar in a terminal, a line that renews itself in a notebook, nothing once it is done."""
+"""Progress of long work: a bar in a terminal, a line that renews itself in a notebook, nothing once it is done.
 
+Whoever executes a notebook knows better than the notebook who is watching, and says so in ``$FAMF_PROGRESS``:
+``terminal`` (its standard error is shown on one) or ``silent``.
+"""
+
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,10 +21,14 @@ class Bar(Protocol):
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Bar]:
     """A bar for ``total`` steps of work. Where nobody looks (a pipe, a log) it stays silent."""
-    if _in_notebook():
-        bar: _Line | _Terminal | _Silent = _Line(label, total)
+    told = os.environ.get("FAMF_PROGRESS")
+    bar: _Line | _Terminal | _Silent
+    if told == "silent":
+        bar = _Silent()
+    elif told != "terminal" and _in_notebook():
+        bar = _Line(label, total)
     else:
-        bar = _Terminal(label, total) if sys.stderr.isatty() else _Silent()
+        bar = _Terminal(label, total) if told == "terminal" or sys.stderr.isatty() else _Silent()
     try:
         yield bar
     finally:

@@ -149,7 +149,8 @@ def styled(table: pd.DataFrame) -> HTML:
     named = not isinstance(shown.index, pd.RangeIndex)
     if named:
         shown = shown.rename_axis(index=None, columns=shown.index.name)  # the name of the rows in the header, not below
-    html = shown.to_html(index=named, border=0, na_rep="", float_format="{:.4f}".format)
+    kind = "famf-names" if named and shown.index.dtype != int else None  # the page gives names their room
+    html = shown.to_html(index=named, border=0, classes=kind, na_rep="", float_format="{:.4f}".format)
     return HTML(html)
 
 

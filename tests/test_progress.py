@@ -1,0 +1,42 @@
+"""Progress is seen where somebody looks, and leaves nothing behind."""
+
+import json
+
+import nbformat
+import pytest
+
+from famf_lib.notebooks import execute
+from famf_lib.progress import progress
+
+
+@pytest.mark.parametrize(("told", "seen"), [("terminal", True), ("silent", False), (None, False)])
+def test_progress_goes_where_it_was_told_to(told, seen, monkeypatch, capfd):
+    if told:
+        monkeypatch.setenv("FAMF_PROGRESS", told)
+    with progress("counting", 3) as bar:
+        bar.to(2, "nearly")
+    out, err = capfd.readouterr()
+    assert ("counting" in err) == seen
+    assert not out
+    if seen:  # the bar is wiped out once it is done
+        assert not err.rsplit("\r", 1)[1].strip()
+
+
+def test_progress_ends_where_the_work_fails(monkeypatch, capfd):
+    monkeypatch.setenv("FAMF_PROGRESS", "terminal")
+    with pytest.raises(ZeroDivisionError), progress("counting", 3):
+        raise ZeroDivisionError
+    assert not capfd.readouterr().err.rsplit("\r", 1)[1].strip()
+
+
+def test_an_executed_page_holds_nothing_of_it(tmp_path):
+    notebook = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    first = nbformat.v4.new_code_cell("number: int = 3  # how far", metadata={"tags": ["parameters"]})
+    work = "from famf_lib.progress import progress\nwith progress('counting', number) as bar:\n    bar.to(2)\nnumber"
+    notebook.cells = [first, nbformat.v4.new_code_cell(work)]
+    nbformat.write(notebook, tmp_path / "page.ipynb")
+    execute(tmp_path / "page.ipynb", tmp_path / "out.ipynb")
+    outputs = json.loads((tmp_path / "out.ipynb").read_text())["cells"][-1]["outputs"]
+    assert [output["output_type"] for output in outputs] == ["execute_result"]
