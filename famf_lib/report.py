@@ -146,7 +146,7 @@ def styled(table: pd.DataFrame) -> HTML:
         shown = shown.drop(columns=["low", "high"])
     if "seconds" in shown:
         shown["seconds"] = [f"{s:.1f}" for s in shown["seconds"]]
-    named = not isinstance(shown.index, pd.RangeIndex)
+    named = shown.index.name is not None
     if named:
         shown = shown.rename_axis(index=None, columns=shown.index.name)  # the name of the rows in the header, not below
     kind = "famf-names" if named and shown.index.dtype != int else None  # the page gives names their room
