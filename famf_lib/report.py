@@ -149,8 +149,9 @@ def styled(table: pd.DataFrame) -> HTML:
     named = shown.index.name is not None
     if named:
         shown = shown.rename_axis(index=None, columns=shown.index.name)  # the name of the rows in the header, not below
-    kind = "famf-names" if named and shown.index.dtype != int else None  # the page gives names their room
-    html = shown.to_html(index=named, border=0, classes=kind, na_rep="", float_format="{:.4f}".format)
+    # The page gives names their room, and sets many columns smaller.
+    kinds = ["famf-names"] * (named and shown.index.dtype != int) + ["famf-wide"] * (shown.shape[1] > 6)
+    html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
     return HTML(html)
 
 
