@@ -51,7 +51,14 @@ def main() -> None:
             }
         )
         print("  ".join(f"{v:.3f}" if isinstance(v, float) else f"{v:24}" for v in rows[-1].values()), flush=True)
-    print(json.dumps({"rows": rows, "versions": provenance.versions(), "hardware": provenance.hardware()}, indent=1))
+    command = f"python benchmarks/precision.py --dataset {arguments.dataset} --profile {arguments.profile}"
+    command += f" --repeats {arguments.repeats}"
+    print(
+        json.dumps(
+            {"command": command, "rows": rows, "versions": provenance.versions(), "hardware": provenance.hardware()},
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":
