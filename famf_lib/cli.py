@@ -55,6 +55,7 @@ def run(
     profile: Profile = "standard",
     seeds: Seeds = "1,2,3,4,5,6,7,8,9,10",
     device: Device = "auto",
+    protocol: Annotated[str, typer.Option(help="given, groups or random; otherwise as the dataset is reported")] = "",
     record: Annotated[bool, typer.Option(help="keep the numbers in results/, for machines without the data")] = False,
 ) -> None:
     """Make the runs of an experiment and print its table."""
@@ -64,13 +65,15 @@ def run(
         known = ", ".join(experiments.EXPERIMENTS)
         raise ValueError(f"experiment: {experiment!r} is not known, expected one of: {known}")
     numbers = notebooks.as_list(seeds, "seeds")
-    results = experiments.EXPERIMENTS[experiment](dataset, _profile(profile), numbers, device)
+    results = experiments.EXPERIMENTS[experiment](dataset, _profile(profile), numbers, device, protocol)
     typer.echo(report.table_1(results).to_string(float_format="{:.4f}".format, na_rep=""))
     for comparison in report.comparisons(results):
         typer.echo(comparison.sentence().replace("**", ""))
     if record:
         if results.recorded is not None:
             raise ValueError(f"--record: {dataset} is not on this machine, expected runs made here")
+        if protocol:
+            raise ValueError(f"--record: the protocol {protocol} found, expected the one the dataset is reported under")
         listed = ",".join(map(str, numbers))
         command = f"famf run {experiment} --dataset {dataset} --profile {profile} --seeds {listed} --record"
         typer.echo(experiments.record(results, experiment, dataset, _profile(profile), command))

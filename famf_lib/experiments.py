@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from famf_lib.features import ClipSet
 from famf_lib.files import ROOT, written_whole
 from famf_lib.model import Config, ModelConfig
 from famf_lib.runs import Run, RunSpec, obtain_all
+from famf_lib.splits import Part, Protocol
 from famf_lib.training import EvaluationConfig, TrainingConfig, pick_device
 
 Profile = Literal["quick", "standard", "paper"]
@@ -119,9 +120,10 @@ def specs(
     dataset: str,
     used: Setting,
     seeds: Sequence[int],
-    part: Literal["report", "tune"] = "report",
+    part: Part = "report",
+    protocol: Protocol | None = None,
 ) -> dict[tuple[str, int], RunSpec]:
-    """The runs of every variant and seed, by (label, seed)."""
+    """The runs of every variant and seed, by (label, seed), split as the dataset is reported or by another protocol."""
     source = datasets.get(dataset)
     modalities = tuple(m for m in TABLE_1_MODALITIES if m in source.modalities)
     return {
@@ -129,7 +131,7 @@ def specs(
             model=variant.model(used, modalities),
             training=used.training,
             evaluation=EvaluationConfig(faces=used.training.faces),
-            protocol=source.protocol,
+            protocol=protocol or source.protocol,
             part=part,
             seed=seed,
         )
@@ -168,18 +170,28 @@ class Results:
         return pd.DataFrame(values, index=self.labels)
 
 
-def table_1(dataset: str, profile: Profile, seeds: Sequence[int], device: str = "auto") -> Results:
+def table_1(
+    dataset: str, profile: Profile, seeds: Sequence[int], device: str = "auto", protocol: str | None = None
+) -> Results:
     """The runs of Table 1: read, or trained; from the recording where the dataset is not here.
 
+    Args:
+        protocol: how the clips are split; by default as the dataset is reported (see ``splits``).
+
     Raises:
-        DatasetAbsent: neither the dataset nor a recording of it is here.
+        DatasetAbsent: neither the dataset nor a recording of it, under that protocol, is here.
+        ValueError: an unknown dataset or protocol.
     """
-    if absence := datasets.get(dataset).absence():
-        if (recorded := find_recording("table-1", dataset, profile)) is None:
+    source = datasets.get(dataset)
+    if protocol and protocol not in get_args(Protocol):
+        raise ValueError(f"protocol: {protocol!r} is not known, expected one of {', '.join(get_args(Protocol))}")
+    if absence := source.absence():
+        recorded = find_recording("table-1", dataset, profile)
+        if recorded is None or (protocol or source.protocol) != source.protocol:
             raise datasets.DatasetAbsent(absence)
         return recorded
     clipset = datasets.load(dataset, profile)
-    wanted = specs(TABLE_1, dataset, setting(dataset, profile), seeds)
+    wanted = specs(TABLE_1, dataset, setting(dataset, profile), seeds, protocol=protocol or None)
     return Results(run(wanted, clipset, pick_device(device), "Table 1"), clipset.fingerprint, profile)
 
 

@@ -111,6 +111,21 @@ def test_absent_dataset_is_shown_from_its_recording_or_named(results_folder, tin
         next(iter(shown.runs.values())).model(datasets.load("synthetic", "quick"))
 
 
+def test_clips_are_split_by_the_protocol_asked_for(results_folder, tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(experiments, "TABLE_1", TABLE_1[:1])
+    found = experiments.table_1("synthetic", "quick", [1], "cpu", "random")
+    (run,) = found.runs.values()
+    assert run.spec.protocol == "random" and "dealt anew" in report.protocol("synthetic", found)
+    (usual,) = experiments.table_1("synthetic", "quick", [1], "cpu").runs.values()
+    assert usual.spec.protocol == "given" and usual.key != run.key
+    with pytest.raises(ValueError, match="protocol: 'films' is not known, expected one of given, groups, random"):
+        experiments.table_1("synthetic", "quick", [1], "cpu", "films")
+    experiments.record(found, "table-1", "imfdb", "standard", "a command")
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path))
+    with pytest.raises(datasets.DatasetAbsent):  # the recording is not under that protocol
+        experiments.table_1("imfdb", "quick", [1], "cpu", "random")
+
+
 def test_unknown_dataset_is_named():
     with pytest.raises(ValueError, match="'imdb' is not known, expected one of synthetic, imfdb"):
         experiments.table_1("imdb", "quick", [1])
