@@ -1,4 +1,4 @@
-"""Verdicts. The rules stand here, in code, before any run: nobody decides afterwards what a number means."""
+"""Verdicts. The rules stand here, in code, before any reported run: nobody decides afterwards what a number means."""
 
 from dataclasses import dataclass
 from enum import StrEnum
