@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 Count = Annotated[int, Field(ge=1)]
-Normalisation = Literal["none", "cluster", "cluster+whole"]
+Normalisation = Literal["none", "cluster", "whole", "cluster+whole"]
 Centres = Literal["kmeans", "random"]
 Attention = Literal["sigmoid", "softmax", "none"]
 
@@ -78,8 +78,8 @@ class NetVLAD(Aggregation):
     Args:
         dim: D.
         clusters: K.
-        normalisation: none is Eq. 1 as printed; cluster scales each V_k to unit norm; cluster+whole then scales the
-            K of them together to unit norm, as NetVLAD was published.
+        normalisation: none is Eq. 1 as printed; cluster scales each V_k to unit norm, whole the K of them together;
+            cluster+whole does one after the other, as NetVLAD was published.
         centres: kmeans starts a_k, b_k and c_k from the training faces, as published; random does not look at them.
     """
 
@@ -109,11 +109,11 @@ class NetVLAD(Aggregation):
         alpha, phi = self.assign(x, mask), self.cluster_attention()
         v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), _hide(x, mask))  # (B, K, D)
         v = v.to(self.centres.dtype) - alpha.sum(dim=1)[..., None] * self.centres
-        if self.normalisation != "none":
+        if self.normalisation.startswith("cluster"):
             v = F.normalize(v, dim=-1)
         if phi is not None:
             v = v * phi[:, None]  # behind the scaling of each cluster, which would cancel it
-        if self.normalisation == "cluster+whole":
+        if self.normalisation.endswith("whole"):
             v = F.normalize(v.flatten(1), dim=-1).view_as(v)
         return v
 
@@ -241,9 +241,9 @@ class NeXtVLAD(Aggregation):
         descriptors = expanded.unflatten(-1, (self.groups, self.width)).flatten(1, 2)  # (B, N·G, λD/G)
         v = torch.bmm(alpha.transpose(1, 2).to(descriptors.dtype), descriptors)
         v = v.to(self.centres.dtype) - alpha.sum(dim=1)[..., None] * self.centres
-        if self.normalisation != "none":
+        if self.normalisation.startswith("cluster"):
             v = F.normalize(v, dim=-1)
-        if self.normalisation == "cluster+whole":
+        if self.normalisation.endswith("whole"):
             v = F.normalize(v.flatten(1), dim=-1).view_as(v)
         return v
 

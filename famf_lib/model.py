@@ -74,9 +74,12 @@ class ModelConfig(Config):
 
 
 def _options(module: type[nn.Module], options: dict[str, Any], field: str) -> dict[str, Any]:
-    """The options, each of the type that the module's signature asks for (a list from JSON becomes a tuple)."""
+    """The options, each of the type that the module's signature asks for (a list from JSON becomes a tuple).
+
+    Those that are not given get their defaults: configurations that mean the same are equal, whatever was spelt out.
+    """
     arguments = {k: p for k, p in inspect.signature(module).parameters.items() if k != "dim"}
-    checked = {}
+    checked = {k: p.default for k, p in arguments.items() if p.default is not inspect.Parameter.empty}
     for key, value in options.items():
         if key not in arguments:
             expected = f"one of {', '.join(arguments)}" if arguments else "none: it has no options"

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from famf_lib.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD
 
 B, N, D, K, G = 3, 7, 11, 5, 2  # clips, faces, length of a face, clusters, ghost clusters: no two alike
-NORMALISATIONS = ("none", "cluster", "cluster+whole")
+NORMALISATIONS = ("none", "cluster", "whole", "cluster+whole")
 CASES = (
     [("mean", {})]
     + [("netvlad", {"clusters": K, "normalisation": n}) for n in NORMALISATIONS]
@@ -60,10 +60,10 @@ def assigned(x, a, b):
 
 
 def normalised(tokens, normalisation, phi):
-    if normalisation != "none":
+    if "cluster" in normalisation:
         tokens = [unit(v) for v in tokens]
     tokens = torch.stack([p * v for p, v in zip(phi, tokens, strict=True)])
-    return unit(tokens) if normalisation == "cluster+whole" else tokens
+    return unit(tokens) if "whole" in normalisation else tokens
 
 
 def attention_of(module, name, options):

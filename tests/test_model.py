@@ -211,7 +211,7 @@ REFUSED = {
     },
     "aggregation_options.clusters: 'eight' found; input should be a valid integer, unable to parse string as an "
     "integer": {"aggregation_options": {"clusters": "eight"}},
-    "aggregation_options.normalisation: 'l2' found; input should be 'none', 'cluster' or 'cluster+whole'": {
+    "aggregation_options.normalisation: 'l2' found; input should be 'none', 'cluster', 'whole' or 'cluster+whole'": {
         "aggregation_options": {"normalisation": "l2"}
     },
     "fusion_options.axis: 'both' found; input should be 'source' or 'target'": {"fusion_options": {"axis": "both"}},
@@ -226,6 +226,13 @@ def test_a_bad_configuration_gives_its_sentence(sentence):
     with pytest.raises(ValueError) as refusal:
         ModelConfig(**REFUSED[sentence])
     assert str(refusal.value) == sentence
+
+
+def test_configurations_that_mean_the_same_are_equal():
+    spelt = ModelConfig(aggregation_options={"attention": "sigmoid", "clusters": 8}, fusion_options={"axis": "source"})
+    assert spelt == ModelConfig() and spelt.model_dump_json() == ModelConfig().model_dump_json()
+    assert spelt != ModelConfig(aggregation_options={"clusters": 7})
+    assert ModelConfig(aggregation="mean", aggregation_options={}).aggregation_options == {}
 
 
 @pytest.mark.parametrize("hidden", [(5,), (5, 3, 2), 5, ("a", 3)])

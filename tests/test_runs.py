@@ -135,7 +135,7 @@ DECIDES = {
     "the seed": changed(seed=2),
     "the part": changed(part="tune"),
     "the protocol": changed(protocol="random"),
-    "an aggregation": within("model", aggregation="netvlad"),
+    "an aggregation": within("model", aggregation="netvlad", aggregation_options={"clusters": 3}),
     "an option of the aggregation": within("model", aggregation_options={"clusters": 2}),
     "an option of the fusion": within("model", fusion_options={"hidden": [7, 6]}),
     "the modalities": within("model", modalities=["audio", "body"]),
@@ -336,7 +336,7 @@ def test_interrupted_what_is_done_stays_done(clips, trainings, monkeypatch):
 def test_side_by_side_they_are_what_they_are_one_after_another(kept, clips, trainings, monkeypatch, tmp_path):
     from joblib.externals.loky import get_reusable_executor
 
-    monkeypatch.setattr(runs, "_cores", lambda: 2)
+    monkeypatch.setattr(runs, "cores", lambda: 2)
     get_reusable_executor().shutdown(wait=True)  # workers keep the environment they were started with
     try:
         together = obtain_all(MANY[:2], kept, CPU)
