@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from famf_lib import experiments, paper, provenance
+from famf_lib import experiments, paper, provenance, results, settings
 from famf_lib.datasets.synthetic import SIZES, generate
 from famf_lib.features import ClipSet
 from famf_lib.files import ROOT, written_whole
@@ -27,7 +27,7 @@ DATA_SEEDS = (11, 12, 13)
 
 
 def main() -> None:
-    setting = experiments.setting("synthetic", "standard")
+    setting = settings.setting("synthetic", "standard")
     spec = experiments.specs([BASELINE], "synthetic", setting, [1])
     levels = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +36,7 @@ def main() -> None:
             for seed in DATA_SEEDS:
                 made = generate(replace(SIZES["standard"], identity_noise=noise, seed=seed))
                 clipset = ClipSet.open(made.save(Path(folder) / f"{noise}-{seed}"))
-                runs = experiments.run(spec, clipset, pick_device(), f"noise {noise}")
+                runs = results.run(spec, clipset, pick_device(), f"noise {noise}")
                 found += [run.mean_ap for run in runs.values()]
             levels[noise] = found
             print(f"identity_noise {noise}: mAP {np.mean(found):.4f}", flush=True)

@@ -13,7 +13,7 @@ import statistics
 import torch
 
 from famf_lib import datasets, provenance, training
-from famf_lib.experiments import TABLE_1, setting, specs
+from famf_lib.experiments import TABLE_1, specs
 from famf_lib.splits import split
 
 

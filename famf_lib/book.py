@@ -98,11 +98,7 @@ def _up_to_date(root: Path, page: Page, inputs: dict[str, Any], timeout: int | N
         return record
     changed = ", ".join(part for part in key if key[part] != record["key"].get(part)) if record else "new"
     _say(page.name, f"executing ({changed}) …")
-    origin = {
-        "commit": provenance.commit(root),
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
-    }
+    origin = provenance.origin(root)
     out = place / "executed" / f"{page.name}.ipynb"
     reports = place / "reports"
     record = notebooks.execute(page.notebook, out, page.parameters, timeout=timeout, reports=reports, provenance=origin)

@@ -1,5 +1,6 @@
 """Verdicts. The rules stand here, in code, before any reported run: nobody decides afterwards what a number means."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -8,6 +9,9 @@ from famf_lib.statistics import LEVEL, Estimate
 MARGIN = 0.005
 """A difference in mAP below half a point is none to speak of; the paper's own differences are 0.005 to 0.06."""
 
+SHARE_MARGIN = 0.05
+"""The same for a rank correlation, and for a share of attention or weight: a twentieth is none to speak of."""
+
 
 class Verdict(StrEnum):
     HOLDS = "holds"
@@ -15,32 +19,74 @@ class Verdict(StrEnum):
     CANNOT_TELL = "cannot tell"
 
 
-RULE = (
-    f"A claim “A is better than B” *holds* where the {LEVEL:.0%} interval of the paired difference A − B lies above 0; "
-    f"it *does not hold* where the interval lies below +{MARGIN}; otherwise we *cannot tell*. "
-    "An interval above 0 and below the margin counts as *holds*."
+@dataclass(frozen=True)
+class Rule:
+    """How an effect with its interval becomes a verdict, given a margin below which an effect is none to speak of."""
+
+    name: str
+    text: str
+    judge: Callable[[Estimate, float], Verdict]
+
+
+def _verdict(holds: bool, fails: bool) -> Verdict:
+    return Verdict.HOLDS if holds else Verdict.DOES_NOT_HOLD if fails else Verdict.CANNOT_TELL
+
+
+BETTER = Rule(
+    "better",
+    f"“A is better than B” *holds* where the {LEVEL:.0%} interval of the paired difference A − B lies above 0, *does "
+    "not hold* where it lies below +margin, and otherwise we *cannot tell*. Above 0 and below the margin it *holds*.",
+    lambda effect, margin: _verdict(effect.low > 0, effect.high < margin),
+)
+SAME = Rule(
+    "no difference",
+    f"“A and B make no difference” is a claim of equivalence: it *holds* where the {LEVEL:.0%} interval of A − B lies "
+    "within ±margin (two one-sided tests), *does not hold* where it lies wholly outside, and otherwise we *cannot "
+    "tell*. Not to find a difference is not enough.",
+    lambda effect, margin: _verdict(
+        -margin < effect.low and effect.high < margin, effect.low > margin or effect.high < -margin
+    ),
+)
+NOT_WORSE = Rule(
+    "no worse",
+    f"“A is no worse than B” *holds* where the {LEVEL:.0%} interval of A − B lies above −margin, *does not hold* where "
+    "it lies below −margin, and otherwise we *cannot tell*.",
+    lambda effect, margin: _verdict(effect.low > -margin, effect.high < -margin),
+)
+RULES = (BETTER, SAME, NOT_WORSE)
+
+COMBINED = (
+    "A claim of several parts *holds* where every part holds, *does not hold* where one part does not hold, and "
+    "otherwise we *cannot tell*. All parts have to hold, so their number needs no correction for the first of these; "
+    "“does not hold” becomes likelier with every part."
 )
 
 
-def better(difference: Estimate) -> Verdict:
-    """The verdict on "A is better than B" from the estimate of A − B."""
-    if difference.low > 0:
-        return Verdict.HOLDS
-    if difference.high < MARGIN:
-        return Verdict.DOES_NOT_HOLD
-    return Verdict.CANNOT_TELL
+def combined(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a claim from those on its parts.
+
+    Raises:
+        ValueError: no part.
+    """
+    if not verdicts:
+        raise ValueError("verdicts: none, expected one or more parts of a claim")
+    return _verdict(all(v == Verdict.HOLDS for v in verdicts), Verdict.DOES_NOT_HOLD in verdicts)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """ "A is better than B" as the paper claims it, in one case of the claim, and as it came out here."""
+    """An effect that the paper claims, in one case of the claim, and as it came out here.
+
+    ``effect`` says in words what the estimate measures, such as "A over B".
+    """
 
     claim: str
     case: str
-    a: str
-    b: str
+    effect: str
     paper: float | None
     ours: Estimate
+    rule: Rule = BETTER
+    margin: float = MARGIN
 
     @property
     def name(self) -> str:
@@ -48,13 +94,13 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        return better(self.ours)
+        return self.rule.judge(self.ours, self.margin)
 
     def sentence(self) -> str:
         """The outcome in words, every number from the estimate."""
         ours = self.ours
         paper = f" The paper has {self.paper:+.4f}." if self.paper is not None else ""
         return (
-            f"{self.a} over {self.b}: {ours.mean:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}] over {ours.seeds} seeds and "
+            f"{self.effect}: {ours.mean:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}] over {ours.seeds} seeds and "
             f"{ours.persons:,} persons, so “{self.claim}” **{self.verdict}** here.{paper}"
         )

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 data = typer.Typer(no_args_is_help=True, help="The datasets: what is here, and how to get what is not.")
 app.add_typer(data, name="data")
 
-Dataset = Annotated[str, typer.Argument(help="synthetic, imfdb")]
+Dataset = Annotated[str, typer.Argument(help="synthetic, imfdb, chimera")]
 Profile = Annotated[str, typer.Option(help="quick (seconds), standard (a laptop), paper (a GPU)")]
 Seeds = Annotated[str, typer.Option(help="for example 1,2,3")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda")]
@@ -50,44 +50,42 @@ def book(
 
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="table-1")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="synthetic, imfdb")] = "synthetic",
+    experiment: Annotated[str, typer.Argument(help="table-1, table-2 …; an unknown name lists them")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="synthetic, imfdb, chimera")] = "synthetic",
     profile: Profile = "standard",
-    seeds: Seeds = "1,2,3,4,5,6,7,8,9,10",
+    seeds: Annotated[str, typer.Option(help="for example 1,2,3; otherwise as the book has them")] = "",
     device: Device = "auto",
     protocol: Annotated[str, typer.Option(help="given, groups or random; otherwise as the dataset is reported")] = "",
     record: Annotated[bool, typer.Option(help="keep the numbers in results/, for machines without the data")] = False,
 ) -> None:
-    """Make the runs of an experiment and print its table."""
-    from famf_lib import experiments, notebooks, report
+    """Make the runs of an experiment, print its rows and what they say of the paper's claims."""
+    from famf_lib import ledger, notebooks, report, results
+    from famf_lib.experiments import known
 
-    if experiment not in experiments.EXPERIMENTS:
-        known = ", ".join(experiments.EXPERIMENTS)
-        raise ValueError(f"experiment: {experiment!r} is not known, expected one of: {known}")
-    numbers = notebooks.as_list(seeds, "seeds")
-    results = experiments.EXPERIMENTS[experiment](dataset, _profile(profile), numbers, device, protocol)
-    typer.echo(report.table_1(results).to_string(float_format="{:.4f}".format, na_rep=""))
-    for comparison in report.comparisons(results):
+    declared = known(experiment)
+    numbers = notebooks.as_list(seeds, "seeds") if seeds else list(declared.seeds)
+    found = results.obtain(experiment, dataset, _profile(profile), numbers, device, protocol)
+    typer.echo(report.rows(found, declared.paper()).to_string(float_format="{:.4f}".format, na_rep=""))
+    for comparison in ledger.comparisons(experiment, found):
         typer.echo(comparison.sentence().replace("**", ""))
     if record:
-        if results.recorded is not None:
+        if found.recorded is not None:
             raise ValueError(f"--record: {dataset} is not on this machine, expected runs made here")
         if protocol:
             raise ValueError(f"--record: the protocol {protocol} found, expected the one the dataset is reported under")
-        listed = ",".join(map(str, numbers))
-        command = f"famf run {experiment} --dataset {dataset} --profile {profile} --seeds {listed} --record"
-        typer.echo(experiments.record(results, experiment, dataset, _profile(profile), command))
+        command = f"{report.command(experiment, dataset, profile, numbers)} --record"
+        typer.echo(results.record(found, experiment, dataset, _profile(profile), command))
 
 
 @app.command()
 def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto") -> None:
     """Choose normalisation, features and learning rate on the tuning part, and write the choice to results/."""
-    from famf_lib import experiments
+    from famf_lib import settings, tuning
 
-    result = experiments.tune(dataset, _profile(profile), device)
+    result = tuning.tune(dataset, _profile(profile), device)
     for line in sorted(result["table"], key=lambda line: -line["mean_ap"]):
         typer.echo("  ".join([f"{line['mean_ap']:.4f}"] + [f"{key}={line[key]}" for key in result["chosen"]]))
-    typer.echo(experiments.tuning_file(dataset, _profile(profile)))
+    typer.echo(settings.tuning_file(dataset, _profile(profile)))
 
 
 @data.command("list")
@@ -147,7 +145,7 @@ def _call(module: str, *arguments: str) -> None:
 
 
 def _profile(name: str) -> str:
-    from famf_lib.experiments import PROFILES
+    from famf_lib.settings import PROFILES
 
     if name not in PROFILES:
         raise ValueError(f"profile: {name!r} is not known, expected one of {', '.join(PROFILES)}")
@@ -156,19 +154,18 @@ def _profile(name: str) -> str:
 
 def _absent(page) -> str | None:
     """Why a page cannot be made here: its dataset is absent, and so is a recording of it."""
-    from famf_lib import datasets, experiments
+    from famf_lib import datasets, results
 
     name = page.values.get("dataset")
     if name is None or (absence := datasets.get(name).absence()) is None:
         return None
-    experiment = page.notebook.stem
-    return None if experiments.find_recording(experiment, name, page.values["profile"]) else absence
+    return None if results.find_recording(page.notebook.stem, name, page.values["profile"]) else absence
 
 
 def _inputs(page) -> dict:
     """What decides a page besides its notebook: the data, and what is recorded in results/."""
     from famf_lib import datasets
-    from famf_lib.experiments import RESULTS
+    from famf_lib.settings import RESULTS
 
     decided = {path.name: path.read_text() for path in sorted(RESULTS.glob("*.json"))}
     if name := page.values.get("dataset"):

@@ -38,8 +38,8 @@ def theme() -> None:
         pass
 
 
-def map_table(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
-    """Table 1 as a plot: every seed, the mean with its interval, and the paper's value."""
+def levels(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
+    """``report.rows`` as a plot: every seed, the mean with its interval, and the paper's value."""
     height = 0.9 + 0.5 * max(len(table), 1)
     figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
     for y, (label, row) in enumerate(table.iterrows()):

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "papermill")
 
@@ -41,6 +42,11 @@ def hardware() -> dict[str, str | int]:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def origin(root: Path) -> dict[str, Any]:
+    """Commit, versions and hardware: where a result comes from."""
+    return {"commit": commit(root), "versions": versions(), "hardware": hardware()}
 
 
 def _processor() -> str:

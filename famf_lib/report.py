@@ -1,64 +1,50 @@
 """Tables and sentences from the runs. Nothing here trains, and no number is typed in."""
 
 import json
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from famf_lib import datasets, paper
+from famf_lib import datasets
 from famf_lib.claims import Comparison, Verdict
-from famf_lib.experiments import GRID, TABLE_1, Profile, Results, Setting, tuning_file
+from famf_lib.results import Results
+from famf_lib.settings import GRID, Profile, Setting, tuning_file
 from famf_lib.splits import HELD_OUT
-from famf_lib.statistics import LEVEL, difference, estimate
+from famf_lib.statistics import LEVEL, estimate
 
-FAMF = "AttentionVLAD + MLMA"
 RECORDED_DIGITS = 1e-5  # a recording keeps five digits of each AP
-PAPER_TABLE_1 = {v.label: paper.TABLE_1.get(v.modules) for v in TABLE_1}
 
 
-def table_1(results: Results) -> pd.DataFrame:
-    """A row a method: the paper's mAP, ours with its interval, rank-1, seconds a training."""
-    rows = {}
+def rows(results: Results, printed: dict[str, float | None]) -> pd.DataFrame:
+    """A row a variant: the paper's mAP (NaN where it prints none), ours with its interval, rank-1, seconds a training.
+
+    ``printed`` is the paper's value by label, as ``Experiment.paper`` gives it.
+    """
+    found = {}
     for label in results.labels:
         ours = estimate(results.ap(label))
         runs = [results.runs[label, seed] for seed in results.seeds]
-        rows[label] = {
-            "paper": PAPER_TABLE_1[label],
+        found[label] = {
+            "paper": printed.get(label),
             "ours": ours.mean,
             "low": ours.low,
             "high": ours.high,
             "rank-1": sum(run.rank_1 for run in runs) / len(runs),
             "seconds": sum(run.seconds for run in runs) / len(runs),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    columns = ["paper", "ours", "low", "high", "rank-1", "seconds"]
+    table = pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("row")
+    return table.astype(float)
 
 
 def by_seed(results: Results) -> pd.DataFrame:
     """mAP of every run: a row a method, a column a seed."""
-    return results.mean_ap().rename_axis("method")
+    return results.mean_ap().rename_axis("row")
 
 
-def comparisons(results: Results) -> list[Comparison]:
-    """The claims of Table 1 as paired differences, in the paper's order of argument (Sec. 4.2 and 4.4)."""
-    pairs = [
-        ("AttentionVLAD over NetVLAD", "with MMA", "AttentionVLAD + MMA", "NetVLAD + MMA"),
-        ("AttentionVLAD over NetVLAD", "with MLMA", FAMF, "NetVLAD + MLMA"),
-        ("MLMA over MMA", "with NetVLAD", "NetVLAD + MLMA", "NetVLAD + MMA"),
-        ("MLMA over MMA", "with AttentionVLAD", FAMF, "AttentionVLAD + MMA"),
-        ("FAMF over earlier methods", "NetVLAD + MMA", FAMF, "NetVLAD + MMA"),
-        ("FAMF over earlier methods", "GhostVLAD + Concat", FAMF, "GhostVLAD + Concat"),
-        ("FAMF over earlier methods", "NeXtVLAD + Concat", FAMF, "NeXtVLAD + Concat"),
-        ("FAMF over the simplest", "mean pooling + Concat", FAMF, "Mean pooling + Concat"),
-    ]
-    compared = []
-    for claim, case, a, b in pairs:
-        there = (PAPER_TABLE_1[a], PAPER_TABLE_1[b])
-        said = None if None in there else round(there[0] - there[1], 4)
-        compared.append(Comparison(claim, case, a, b, said, difference(results.ap(a), results.ap(b))))
-    return compared
-
-
-def comparison_table(compared: list[Comparison]) -> pd.DataFrame:
+def comparison_table(compared: Sequence[Comparison]) -> pd.DataFrame:
     """A row a comparison: the paper's difference, ours with its interval, the verdict."""
     return pd.DataFrame(
         {
@@ -72,26 +58,46 @@ def comparison_table(compared: list[Comparison]) -> pd.DataFrame:
     )
 
 
-def answer(results: Results, compared: list[Comparison]) -> str:
-    """What Table 1 says here, in a paragraph written from the numbers."""
-    table = table_1(results)
-    order = table["ours"].sort_values(ascending=False)
-    place = list(order.index).index(FAMF) + 1
-    ranked = "first" if place == 1 else f"number {place}"
-    parts = [
-        f"FAMF ({FAMF}) comes out {ranked} of {len(order)} rows, with mAP {order[FAMF]:.4f} "
-        f"[{table['low'][FAMF]:.4f}, {table['high'][FAMF]:.4f}]"
-    ]
-    parts.append("." if place == 1 else f"; the best is {order.index[0]} with {order.iloc[0]:.4f}.")
+def verdicts(compared: Sequence[Comparison]) -> str:
+    """The verdict on each claim in a line of text, all parts counted."""
+    parts = []
     for claim in dict.fromkeys(c.claim for c in compared):
-        verdicts = [c.verdict for c in compared if c.claim == claim]
-        number = {1: "", 2: " in both comparisons"}.get(len(verdicts), f" in all {len(verdicts)} comparisons")
-        if len(set(verdicts)) == 1:
-            parts.append(f" “{claim}”: **{verdicts[0]}**{number}.")
+        found = [c.verdict for c in compared if c.claim == claim]
+        number = {1: "", 2: " in both comparisons"}.get(len(found), f" in all {len(found)} comparisons")
+        if len(set(found)) == 1:
+            parts.append(f"“{claim}”: **{found[0]}**{number}.")
         else:
-            counts = ", ".join(f"{verdicts.count(v)} × {v}" for v in Verdict if v in verdicts)
-            parts.append(f" “{claim}”: **mixed** ({counts}).")
-    return "".join(parts)
+            counts = ", ".join(f"{found.count(v)} × {v}" for v in Verdict if v in found)
+            parts.append(f"“{claim}”: **mixed** ({counts}).")
+    return " ".join(parts)
+
+
+def place(table: pd.DataFrame, label: str, name: str = "") -> str:
+    """Where a row stands among those of ``rows``, in a sentence; ``name`` is what the row is called besides."""
+    order = table["ours"].sort_values(ascending=False)
+    number = list(order.index).index(label) + 1
+    ranked = "first" if number == 1 else f"number {number}"
+    interval = f"[{table['low'][label]:.4f}, {table['high'][label]:.4f}]"
+    best = "." if number == 1 else f"; the best is {order.index[0]} with {order.iloc[0]:.4f}."
+    called = f"{name} ({label})" if name else label
+    return f"{called} comes out {ranked} of {len(order)} rows, with mAP {order[label]:.4f} {interval}{best}"
+
+
+def attention_share(results: Results, label: str, row: str, column: str) -> tuple[np.ndarray, float]:
+    """The share of a token's attention that goes to a modality, (seeds, persons), and what an even share would be.
+
+    ``row`` and ``column`` name a modality; "face" stands for its K clusters: as a row for their mean, as a column for
+    their sum.
+    """
+    table = results.answers["attention"]
+    table = table[(table["label"] == label) & (table["person"] >= 0)]
+    names = table["column"].unique()
+    kind = {name: name.split()[0] for name in names}  # "face 3" is of the face
+    chosen = table[(table["row"].map(kind) == row) & (table["column"].map(kind) == column)]
+    share = chosen.groupby(["seed", "person", "row"])["weight"].sum().groupby(["seed", "person"]).mean().unstack()
+    persons = max(len(run.ap) for run in results.runs.values())
+    even = sum(k == column for k in kind.values()) / len(names)
+    return share.reindex(index=results.seeds, columns=range(persons)).to_numpy(dtype=float), even
 
 
 def where_from(results: Results) -> str:
@@ -127,6 +133,23 @@ def beside_recording(results: Results, recorded: Results | None) -> str | None:
     return (
         f"Of {len(same)} runs {differ} differ from the recorded ones: at most by {apart[worst]:.4f} mAP ({worst[0]}, "
         f"seed {worst[1]}), on average over all by {abs(here - there):.4f}."
+    )
+
+
+def command(experiment: str, dataset: str, profile: str, seeds: Sequence[int], protocol: str = "") -> str:
+    """What makes the runs of an experiment again."""
+    words = ["famf run", experiment, f"--dataset {dataset}", f"--profile {profile}"]
+    words += [f"--seeds {','.join(map(str, seeds))}"] + [f"--protocol {protocol}"] * bool(protocol)
+    return " ".join(words)
+
+
+def again(experiment: str, dataset: str, profile: str, seeds: Sequence[int], protocol: str = "") -> str:
+    """How to execute the page of an experiment and make its runs again, as a block of text for the page."""
+    return (
+        f"```bash\npapermill book/{experiment}.ipynb out.ipynb -k python3 \\\n"
+        f"    -p dataset {dataset} -p profile {profile}{f' -p protocol {protocol}' * bool(protocol)} "
+        f"-y 'seeds: {list(seeds)}'\n"
+        f"{command(experiment, dataset, profile, seeds, protocol)}\n```"
     )
 
 

@@ -139,7 +139,7 @@ def obtain(
     with FileLock(f"{folder}.lock"):
         run = find(spec, clipset, device)
         if run is None:
-            with _threads(1 if device.type == "cpu" else None):
+            with threads(1 if device.type == "cpu" else None):
                 _make(spec, key, clipset.to(device), folder, report)
             run = find(spec, clipset, device)
     Path(f"{folder}.lock").unlink(missing_ok=True)  # whoever still waits for it will find the run
@@ -164,9 +164,7 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
         "seconds": trained.seconds,
         "origin": {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": provenance.commit(ROOT),
-            "versions": provenance.versions(),
-            "hardware": provenance.hardware(),
+            **provenance.origin(ROOT),
         },
     }
     with written_whole(folder) as new:
@@ -180,7 +178,7 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def threads(number: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -197,7 +195,7 @@ def obtain_all(specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device,
     missing = {run_key(spec, clipset.fingerprint, device): spec for spec in specs if not find(spec, clipset, device)}
     if missing:
         with progress(label, len(missing)) as bar:
-            workers = min(len(missing), _cores()) if device.type == "cpu" and clipset.folder else 1
+            workers = min(len(missing), cores()) if device.type == "cpu" and clipset.folder else 1
             if workers == 1:
                 for done, spec in enumerate(missing.values()):
                     epochs = spec.training.epochs
@@ -210,14 +208,14 @@ def obtain_all(specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device,
     return [obtain(spec, clipset, device) for spec in specs]
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _worker(spec: RunSpec, folder: Path, device: str) -> None:
-    obtain(spec, _opened(folder), torch.device(device))
+    obtain(spec, opened(folder), torch.device(device))
 
 
 @cache
-def _opened(folder: Path) -> ClipSet:
+def opened(folder: Path) -> ClipSet:
     return ClipSet.open(folder)

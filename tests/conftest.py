@@ -72,3 +72,47 @@ def made_up():
         )
 
     return make
+
+
+@pytest.fixture
+def results_folder(tmp_path, monkeypatch):
+    """An empty results/, so that no test sees or writes what is recorded."""
+    from famf_lib import settings
+
+    monkeypatch.setattr(settings, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The quick profile with two epochs: the numbers do not matter, their way does."""
+    from famf_lib.settings import BASE
+
+    base = BASE["quick"]
+    training = base.training.model_copy(update={"epochs": 2, "decay_after": 1})
+    monkeypatch.setitem(BASE, "quick", base.model_copy(update={"training": training, "hidden": 16}))
+
+
+@pytest.fixture(scope="session")
+def made_results():
+    """Makes Results with a given mAP a row, without training: all rows share their seeds' and persons' ups and downs."""
+    import numpy as np
+    import pandas as pd
+
+    from famf_lib.results import Results
+    from famf_lib.runs import Run, RunSpec
+
+    def make(levels, seeds=5, persons=13, noise=0.0):
+        rng = np.random.default_rng(2)
+        common = rng.normal(0, 0.05, (seeds, persons))
+        common -= common.mean()
+        runs = {}
+        for label, level in levels.items():
+            ap = level + common + noise * rng.normal(size=(seeds, persons))
+            for seed in range(seeds):
+                runs[label, seed + 1] = Run(
+                    RunSpec(seed=seed + 1), "key", pd.Series(ap[seed]), 0.5, [0.1], 1.0, {"when": "2026-01-01"}
+                )
+        return Results(runs, "data", "standard")
+
+    return make

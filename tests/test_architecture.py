@@ -15,12 +15,14 @@ LIBRARY = ROOT / "famf_lib"
 LAYERS = (
     ("files", "progress", "fingerprint", "provenance", "paper", "statistics", "aggregation", "fusion", "metrics"),
     ("features", "claims", "notebooks"),
-    ("splits", "sampling", "pages"),
+    ("splits", "sampling", "traits", "pages"),
     ("model", "datasets"),
     ("training",),
-    ("runs",),
-    ("experiments",),
-    ("report", "plots"),
+    ("runs", "settings"),
+    ("probes", "experiments"),
+    ("results",),
+    ("tuning", "report", "plots"),
+    ("ledger", "figures"),
     ("book",),
     ("cli",),
 )

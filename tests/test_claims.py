@@ -1,9 +1,11 @@
-"""The rule of the verdicts, on made-up estimates of every outcome."""
+"""The rules of the verdicts, on made-up estimates of every outcome."""
 
 import pytest
 
-from famf_lib.claims import MARGIN, RULE, Comparison, Verdict, better
+from famf_lib.claims import BETTER, MARGIN, NOT_WORSE, RULES, SAME, Comparison, Verdict, combined
 from famf_lib.statistics import Estimate
+
+HOLDS, FAILS, UNKNOWN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
 
 
 def made(low, high):
@@ -11,27 +13,52 @@ def made(low, high):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("low", "high", "better", "same", "not_worse"),
     [
-        (0.010, 0.030, Verdict.HOLDS),
-        (0.001, 0.004, Verdict.HOLDS),  # small, but there
-        (-0.030, -0.010, Verdict.DOES_NOT_HOLD),
-        (-0.010, 0.004, Verdict.DOES_NOT_HOLD),  # whatever it is, it is below the margin
-        (-0.010, 0.010, Verdict.CANNOT_TELL),
-        (0.0, 0.010, Verdict.CANNOT_TELL),  # the interval touches 0
-        (-0.010, MARGIN, Verdict.CANNOT_TELL),
+        (0.010, 0.030, HOLDS, FAILS, HOLDS),
+        (0.001, 0.004, HOLDS, HOLDS, HOLDS),  # small, but there; too small to matter
+        (-0.030, -0.010, FAILS, FAILS, FAILS),
+        (-0.010, 0.004, FAILS, UNKNOWN, UNKNOWN),  # whatever it is, it is below the margin
+        (-0.010, 0.010, UNKNOWN, UNKNOWN, UNKNOWN),
+        (-0.004, 0.004, FAILS, HOLDS, HOLDS),
+        (-0.004, 0.010, UNKNOWN, UNKNOWN, HOLDS),
+        (0.0, 0.010, UNKNOWN, UNKNOWN, HOLDS),  # the interval touches 0
+        (-0.010, MARGIN, UNKNOWN, UNKNOWN, UNKNOWN),
+        (-0.007, -0.001, FAILS, UNKNOWN, UNKNOWN),
+        (MARGIN, 0.020, HOLDS, UNKNOWN, HOLDS),  # touches the margin: neither within nor outside
     ],
 )
-def test_rule(low, high, verdict):
-    assert better(made(low, high)) == verdict
+def test_rules(low, high, better, same, not_worse):
+    found = [rule.judge(made(low, high), MARGIN) for rule in (BETTER, SAME, NOT_WORSE)]
+    assert found == [better, same, not_worse]
 
 
-def test_rule_is_printed_with_its_margin():
-    assert str(MARGIN) in RULE and "95%" in RULE
+def test_rules_are_printed():
+    for rule in RULES:
+        assert all(word in rule.text for word in ("*holds*", "*does not hold*", "*cannot tell*", "95%", "margin"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "verdict"),
+    [
+        ([HOLDS], HOLDS),
+        ([HOLDS, HOLDS], HOLDS),
+        ([HOLDS, UNKNOWN], UNKNOWN),
+        ([HOLDS, FAILS], FAILS),
+        ([UNKNOWN, FAILS], FAILS),
+    ],
+)
+def test_a_claim_of_several_parts(parts, verdict):
+    assert combined(parts) == combined(parts[::-1]) == verdict
+
+
+def test_a_claim_without_parts_has_no_verdict():
+    with pytest.raises(ValueError, match="verdicts: none"):
+        combined([])
 
 
 def test_sentence_carries_the_numbers():
-    one = Comparison("A over B", "with C", "A + C", "B + C", 0.0364, made(0.01, 0.03))
+    one = Comparison("A over B", "with C", "A + C over B + C", 0.0364, made(0.01, 0.03))
     for part in ("A + C over B + C", "+0.0200", "[+0.0100, +0.0300]", "5 seeds", "11 persons", "holds", "+0.0364"):
         assert part in one.sentence()
-    assert "paper" not in Comparison("A", "B", "a", "b", None, made(0.01, 0.03)).sentence()
+    assert "paper" not in Comparison("A", "B", "a over b", None, made(0.01, 0.03)).sentence()

@@ -1,214 +1,115 @@
-"""Experiments as data, the choice of settings, and recordings."""
+"""Experiments as data: the rows are the paper's, and differ in what the table is about and in nothing else."""
 
-import json
+from dataclasses import replace
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from famf_lib import datasets, experiments, paper, report
-from famf_lib.claims import Verdict
-from famf_lib.experiments import TABLE_1, with_choice
-from famf_lib.plots import differences, map_table
-from famf_lib.runs import Run, RunSpec
+from famf_lib import paper
+from famf_lib.experiments import EXPERIMENTS, FAMF, READINGS, TABLE_1, TABLE_2, Variant, known, set_name, specs
+from famf_lib.settings import BASE
+
+STANDARD = BASE["standard"]
 
 
-@pytest.fixture
-def results_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "RESULTS", tmp_path / "results")
-    return tmp_path / "results"
+def dumped(experiment, dataset="synthetic"):
+    found = specs(EXPERIMENTS[experiment].variants, dataset, STANDARD, [1])
+    return {label: spec.model_dump() for (label, _), spec in found.items()}
 
 
-@pytest.fixture
-def tiny(monkeypatch):
-    """The quick profile with two epochs: the numbers do not matter, their way does."""
-    base = experiments.BASE["quick"]
-    training = base.training.model_copy(update={"epochs": 2, "decay_after": 1})
-    monkeypatch.setitem(experiments.BASE, "quick", base.model_copy(update={"training": training, "hidden": 16}))
+def without(spec, *paths):
+    """The dump of a spec without some of its values."""
+    spec = {k: dict(v) if isinstance(v, dict) else v for k, v in spec.items()}
+    for path in paths:
+        *way, last = path.split(".")
+        part = spec
+        for step in way:
+            part[step] = dict(part[step])
+            part = part[step]
+        part.pop(last, None)
+    return spec
 
 
 def test_table_1_has_every_row_of_the_paper_and_mean_pooling():
     modules = [variant.modules for variant in TABLE_1]
     assert set(paper.TABLE_1) == {m for m in modules if m != ("mean", "concat")}
     assert len(set(modules)) == len(TABLE_1) == 7
+    assert {v.modules: v.paper for v in TABLE_1[1:]} == paper.TABLE_1
 
 
-def test_rows_differ_in_their_modules_only():
-    specs = experiments.specs(TABLE_1, "synthetic", experiments.BASE["standard"], [1])
-    shared = [
-        spec.model_dump(exclude={"model": {"aggregation", "aggregation_options", "fusion"}}) for spec in specs.values()
-    ]
-    assert all(one == shared[0] for one in shared)
-    assert shared[0]["model"]["modalities"] == ("audio", "body")
-
-
-def test_paper_profile_is_the_papers():
-    training = experiments.BASE["paper"].training
-    assert (training.lr, training.lr_aggregation, training.batch_size, training.faces) == (0.004, 0.04, 4096, 24)
-    assert experiments.BASE["paper"].hidden == 4096
-
-
-def test_shorter_profiles_keep_the_proportions_of_the_schedule():
-    of_paper = experiments.BASE["paper"].training
-    for profile in ("quick", "standard"):
-        training = experiments.BASE[profile].training
-        scale = training.epochs / of_paper.epochs
-        assert training.decay_after == of_paper.decay_after * scale
-        assert training.decay_every == of_paper.decay_every * scale
-
-
-def test_choice_changes_what_was_chosen_and_nothing_else():
-    base = experiments.BASE["standard"]
-    chosen = with_choice(base, {"normalisation": "cluster", "features": "unit", "lr": 0.002})
-    assert (chosen.normalisation, chosen.features) == ("cluster", "unit")
-    assert chosen.training.lr == 0.002
-    assert chosen.training.lr_aggregation == pytest.approx(0.02)
-    back = with_choice(chosen, {"normalisation": base.normalisation, "features": base.features, "lr": base.training.lr})
-    assert back == base
-
-
-def test_tuning_takes_the_best_of_the_grid_and_the_setting_follows(results_folder, tiny, monkeypatch):
-    monkeypatch.setattr(experiments, "GRID", {"normalisation": ("none",), "features": ("raw", "unit"), "lr": (0.004,)})
-    monkeypatch.setattr(experiments, "TUNING_SEEDS", (101,))
-    monkeypatch.setattr(experiments, "TABLE_1", TABLE_1[:2])
-    assert experiments.setting("synthetic", "quick").features == "raw"
-    result = experiments.tune("synthetic", "quick", "cpu")
-    best = max(result["table"], key=lambda line: np.mean(list(line["rows"].values())))
-    assert result["chosen"]["features"] == best["features"]
-    assert experiments.setting("synthetic", "quick").features == best["features"]
-    assert report.tuning_table("synthetic", "quick")["all rows"].is_monotonic_decreasing
-
-
-def test_recording_gives_the_numbers_back(results_folder, tiny, monkeypatch):
-    monkeypatch.setattr(experiments, "TABLE_1", TABLE_1[-1:])
-    fresh = experiments.table_1("synthetic", "quick", [1, 2], "cpu")
-    path = experiments.record(fresh, "table-1", "synthetic", "quick", "famf run table-1")
-    assert "person" not in json.dumps(json.loads(path.read_text())["runs"][0]["ap"])
-    recorded = experiments.find_recording("table-1", "synthetic", "quick")
-    for key, run in fresh.runs.items():
-        assert recorded.runs[key].mean_ap == pytest.approx(run.mean_ap, abs=1e-5)
-        assert recorded.runs[key].spec == run.spec
-    assert report.beside_recording(fresh, recorded) == "All 2 runs give the numbers that were recorded."
-    key = next(iter(fresh.runs))
-    content = json.loads(path.read_text())
-    content["runs"][0]["ap"] = [0.0] * len(content["runs"][0]["ap"])
-    path.write_text(json.dumps(content))
-    told = report.beside_recording(fresh, experiments.find_recording("table-1", "synthetic", "quick"))
-    assert told.startswith("Of 2 runs 1 differ") and f"seed {key[1]}" in told
-    assert "Recorded" in report.where_from(recorded) and "famf run table-1" in report.where_from(recorded)
-
-
-def test_absent_dataset_is_shown_from_its_recording_or_named(results_folder, tiny, monkeypatch, tmp_path):
-    monkeypatch.setenv("FAMF_DATA", str(tmp_path))
-    with pytest.raises(datasets.DatasetAbsent, match="imfdb"):
-        experiments.table_1("imfdb", "quick", [1])
-    monkeypatch.setattr(experiments, "TABLE_1", TABLE_1[-1:])
-    fresh = experiments.table_1("synthetic", "quick", [1], "cpu")
-    experiments.record(fresh, "table-1", "imfdb", "standard", "a command")
-    shown = experiments.table_1("imfdb", "quick", [1])
-    assert shown.profile == "standard"
-    with pytest.raises(ValueError, match="only its numbers were recorded"):
-        next(iter(shown.runs.values())).model(datasets.load("synthetic", "quick"))
-
-
-def test_clips_are_split_by_the_protocol_asked_for(results_folder, tiny, monkeypatch, tmp_path):
-    monkeypatch.setattr(experiments, "TABLE_1", TABLE_1[:1])
-    found = experiments.table_1("synthetic", "quick", [1], "cpu", "random")
-    (run,) = found.runs.values()
-    assert run.spec.protocol == "random" and "dealt anew" in report.protocol("synthetic", found)
-    (usual,) = experiments.table_1("synthetic", "quick", [1], "cpu").runs.values()
-    assert usual.spec.protocol == "given" and usual.key != run.key
-    with pytest.raises(ValueError, match="protocol: 'films' is not known, expected one of given, groups, random"):
-        experiments.table_1("synthetic", "quick", [1], "cpu", "films")
-    experiments.record(found, "table-1", "imfdb", "standard", "a command")
-    monkeypatch.setenv("FAMF_DATA", str(tmp_path))
-    with pytest.raises(datasets.DatasetAbsent):  # the recording is not under that protocol
-        experiments.table_1("imfdb", "quick", [1], "cpu", "random")
-
-
-def test_unknown_dataset_is_named():
-    with pytest.raises(ValueError, match="'imdb' is not known, expected one of synthetic, imfdb"):
-        experiments.table_1("imdb", "quick", [1])
-
-
-def made_up(levels, seeds=5, persons=13, noise=0.0):
-    """Results with a given mAP a row."""
-    rng = np.random.default_rng(2)
-    common = rng.normal(0, 0.05, (seeds, persons))
-    common -= common.mean()
-    runs = {}
-    for label, level in levels.items():
-        ap = level + common + noise * rng.normal(size=(seeds, persons))
-        for seed in range(seeds):
-            runs[label, seed + 1] = Run(
-                RunSpec(seed=seed + 1), "key", pd.Series(ap[seed]), 0.5, [0.1], 1.0, {"when": "2026-01-01"}
-            )
-    return experiments.Results(runs, "data", "standard")
-
-
-LEVELS = {variant.label: 0.5 for variant in TABLE_1}
-
-
-def test_table_shows_the_levels_and_the_papers_values():
-    table = report.table_1(made_up(LEVELS | {"NetVLAD + MMA": 0.625}))
-    assert table.loc["NetVLAD + MMA", "ours"] == pytest.approx(0.625)
-    assert table.loc["NetVLAD + MMA", "paper"] == 0.8246
-    assert np.isnan(table.loc["Mean pooling + Concat", "paper"])
-    assert (table["low"] <= table["ours"]).all() and (table["ours"] <= table["high"]).all()
-
-
-def test_comparisons_take_the_right_sides():
-    levels = dict(zip(LEVELS, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), strict=True))
-    ours = {c.name: c.ours.mean for c in report.comparisons(made_up(levels))}
-    assert ours["AttentionVLAD over NetVLAD, with MMA"] == pytest.approx(0.6 - 0.2)
-    assert ours["AttentionVLAD over NetVLAD, with MLMA"] == pytest.approx(0.7 - 0.5)
-    assert ours["MLMA over MMA, with NetVLAD"] == pytest.approx(0.5 - 0.2)
-    assert ours["MLMA over MMA, with AttentionVLAD"] == pytest.approx(0.7 - 0.6)
-    paper_says = {c.name: c.paper for c in report.comparisons(made_up(levels))}
-    assert paper_says["AttentionVLAD over NetVLAD, with MLMA"] == pytest.approx(0.8824 - 0.8295)
-    assert paper_says["FAMF over the simplest, mean pooling + Concat"] is None
+def test_table_2_has_every_set_of_the_paper():
+    assert {v.modalities: v.paper for v in TABLE_2} == paper.TABLE_2
+    assert TABLE_2[0].label == "Face" and set_name(("audio", "body")) == "Face+Audio+Body"
 
 
 @pytest.mark.parametrize(
-    ("levels", "words"),
+    ("experiment", "about"),
     [
-        ({report.FAMF: 0.9}, ["comes out first of 7 rows", "“FAMF over earlier methods”: **holds** in all 3"]),
-        ({report.FAMF: 0.1}, ["number 7 of 7", "the best is", "“FAMF over earlier methods”: **does not hold** in all"]),
-        ({report.FAMF: 0.6, "GhostVLAD + Concat": 0.8}, ["number 2 of 7", "**mixed** (2 × holds, 1 × does not hold)"]),
+        ("table-1", ["model.aggregation", "model.aggregation_options", "model.fusion", "model.fusion_options"]),
+        ("table-2", ["model.modalities"]),
+        ("clusters", ["model.aggregation_options.clusters", "training.batch_size"]),
+        ("faces", ["training.faces", "evaluation.faces"]),
+        ("missing-modalities", ["model.fusion", "model.fusion_options"]),
     ],
 )
-def test_answer_follows_the_numbers(levels, words):
-    results = made_up(LEVELS | levels)
-    answer = report.answer(results, report.comparisons(results))
-    for word in words:
-        assert word in answer
+def test_rows_differ_in_what_the_table_is_about(experiment, about):
+    rows = dumped(experiment)
+    shared = [without(spec, *about) for spec in rows.values()]
+    assert all(one == shared[0] for one in shared)
+    differing = list(rows.values())
+    assert all(a != b for n, a in enumerate(differing) for b in differing[:n]), "two rows are the same run"
 
 
-def test_answer_says_when_it_cannot_tell():
-    results = made_up(LEVELS | {report.FAMF: 0.52}, noise=0.3)
-    compared = report.comparisons(results)
-    assert {c.verdict for c in compared} == {Verdict.CANNOT_TELL}
-    assert "**cannot tell** in all 3 comparisons" in report.answer(results, compared)
+def test_famf_is_one_run_wherever_it_stands():
+    of_famf = {
+        name: dumped(name)[label]
+        for name, label in (
+            ("table-1", FAMF.label),
+            ("table-2", "Face+Audio+Body"),
+            ("clusters", "K = 8"),
+            ("faces", "trained with N = 24"),
+            ("readings", "φ: sigmoid"),
+        )
+    }
+    assert all(spec == of_famf["table-1"] for spec in of_famf.values())
 
 
-@pytest.mark.parametrize("rows", [0, 1, 60])
-def test_figures_of_any_length(rows):
-    levels = {f"method {n}": 0.5 for n in range(rows)}
-    if rows:
-        results = made_up(levels, seeds=3)
-        seeds = report.by_seed(results)
-        table = pd.DataFrame({"ours": 0.5, "low": 0.4, "high": 0.6, "paper": np.nan}, index=list(levels))
-    else:
-        seeds = pd.DataFrame()
-        table = pd.DataFrame(columns=["ours", "low", "high", "paper"])
-    figure = map_table(table, seeds)
-    figure.canvas.draw()
-    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
-    assert labels == list(levels)
-    figure = differences(report.comparisons(made_up(LEVELS))[:rows] if rows < 60 else [])
-    figure.canvas.draw()
+def test_clusters_share_a_batch_but_for_the_one_that_says_so():
+    sizes = {label: spec["training"]["batch_size"] for label, spec in dumped("clusters").items()}
+    half = sizes.pop("K = 16, half the batch")
+    assert set(sizes.values()) == {STANDARD.training.batch_size} and half == STANDARD.training.batch_size // 2
 
 
-def test_interval_stands_in_one_column_of_a_shown_table():
-    html = report.styled(report.table_1(made_up(LEVELS))).data
-    assert "95% interval" in html and "…" in html and "NaN" not in html and "nan" not in html
+def test_every_question_has_the_books_reading_and_each_other_changes_one_thing():
+    for question in dict.fromkeys(r.question for r in READINGS):
+        readings = [r for r in READINGS if r.question == question]
+        base = readings[0].base.spec("synthetic", STANDARD, 1, "report", "given")
+        made = [r.variant.spec("synthetic", STANDARD, 1, "report", "given") for r in readings]
+        assert made.count(base) == 1, f"{question}: {made.count(base)} readings are the book's"
+        assert len({spec.model_dump_json() for spec in made}) == len(made)
+
+
+def test_a_row_that_a_dataset_cannot_serve_is_left_out():
+    none = specs(TABLE_2, "imfdb", STANDARD, [1])
+    assert [label for label, _ in none] == ["Face"]
+    assert not EXPERIMENTS["table-2"].serves("imfdb") and EXPERIMENTS["table-1"].serves("imfdb")
+    partial = specs(TABLE_1, "imfdb", STANDARD, [1])
+    assert len(partial) == 7 and {s.model.modalities for s in partial.values()} == {()}
+    everything = Variant("all", modalities=None)
+    assert everything.there("synthetic") == ("head", "body", "audio", "text")
+
+
+def test_options_of_a_row_win_over_the_setting():
+    used = STANDARD.model_copy(update={"normalisation": "cluster", "features": "unit"})
+    plain = replace(FAMF, label="plain").spec("synthetic", used, 3, "tune", "groups")
+    assert (plain.model.aggregation_options["normalisation"], plain.model.features) == ("cluster", "unit")
+    assert (plain.seed, plain.part, plain.protocol) == (3, "tune", "groups")
+    own = replace(FAMF, aggregation_options={"normalisation": "whole"}, model={"features": "raw"}, rate=3.0, batch=0.25)
+    own = own.spec("synthetic", used, 3, "tune", "groups")
+    assert (own.model.aggregation_options["normalisation"], own.model.features) == ("whole", "raw")
+    assert own.training.lr_aggregation == pytest.approx(3 * own.training.lr)
+    assert own.training.batch_size == used.training.batch_size // 4
+
+
+def test_unknown_experiment_is_named():
+    with pytest.raises(ValueError, match="experiment: 'table-9' is not known, expected one of: table-1, table-2"):
+        known("table-9")

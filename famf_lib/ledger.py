@@ -1,0 +1,341 @@
+"""The ledger: every claim of the paper as a row, how it is tested, and what comes out on a dataset.
+
+A claim is tested on the results of one experiment. Its parts, and the rule of each, stand here before any reported run.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from famf_lib.aggregation import AttentionVLAD, GhostVLAD
+from famf_lib.claims import BETTER, MARGIN, NOT_WORSE, SAME, SHARE_MARGIN, Comparison, Rule, Verdict, combined
+from famf_lib.experiments import EXPERIMENTS, FAMF, FAMF_WITH_MMA, TABLE_1, reading, set_name
+from famf_lib.report import attention_share
+from famf_lib.results import Results
+from famf_lib.statistics import Estimate, difference, estimate
+from famf_lib.traits import SIGNS
+
+CLEAR = 0.9  # "close to 1": what the clearest fifth of the faces has to weigh on average
+IDENTITY = 1e-5  # float32's rounding, with room
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper claims. ``parts`` gives its test on the results of an experiment, part by part.
+
+    ``number`` is that of the list in the book; a claim without one is ours.
+    """
+
+    number: str
+    short: str
+    statement: str
+    where: str
+    experiment: str
+    test: str
+    parts: Callable[["Claim", Results], Iterator[Comparison]]
+
+    def comparisons(self, results: Results) -> list[Comparison]:
+        return list(self.parts(self, results))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim on a dataset: its parts as they came out, or why it has none there."""
+
+    claim: Claim
+    dataset: str
+    parts: tuple[Comparison, ...]
+    command: str
+    reason: str = ""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return combined([part.verdict for part in self.parts]) if self.parts else None
+
+
+def _over(
+    claim: Claim, results: Results, case: str, a: str, b: str, rule: Rule = BETTER, margin: float = MARGIN
+) -> Comparison:
+    """mAP of row a minus that of row b."""
+    printed = EXPERIMENTS[claim.experiment].paper()
+    there = (printed.get(a), printed.get(b))
+    said = None if None in there else round(there[0] - there[1], 4)
+    words = {"no difference": "with", "no worse": "against"}.get(rule.name, "over")
+    return Comparison(
+        claim.short, case, f"{a} {words} {b}", said, difference(results.ap(a), results.ap(b)), rule, margin
+    )
+
+
+def _all_of_table_1(claim: Claim, results: Results) -> Iterator[Comparison]:
+    for other in TABLE_1:
+        if other.paper is not None and other != FAMF:
+            yield _over(claim, results, other.label, FAMF.label, other.label)
+
+
+def _aggregations(claim: Claim, results: Results) -> Iterator[Comparison]:
+    for fusion in ("MMA", "MLMA"):
+        yield _over(claim, results, f"with {fusion}", f"AttentionVLAD + {fusion}", f"NetVLAD + {fusion}")
+
+
+def _fusions(claim: Claim, results: Results) -> Iterator[Comparison]:
+    for aggregation in ("NetVLAD", "AttentionVLAD"):
+        yield _over(claim, results, f"with {aggregation}", f"{aggregation} + MLMA", f"{aggregation} + MMA")
+
+
+def _simplest(claim: Claim, results: Results) -> Iterator[Comparison]:
+    yield _over(claim, results, "mean pooling", FAMF.label, "Mean pooling + Concat")
+
+
+def _weights(claim: Claim, results: Results) -> Iterator[Comparison]:
+    told = set(results.answers["weights"]["trait"])
+    for trait, words in (
+        ("blur", "blurred"),
+        ("occlusion", "occluded"),
+        ("size", "low resolution"),
+        ("quality", "poor"),
+    ):
+        if trait in told:
+            rho = SIGNS[trait] * results.answer("weights", FAMF.label, "rho", trait=trait)
+            effect = f"rank correlation of weight with {'less ' * (SIGNS[trait] < 0)}{trait}"
+            yield Comparison(claim.short, words, effect, None, estimate(rho), BETTER, SHARE_MARGIN)
+    clear = results.answer("weights", FAMF.label, "fifth 5", trait="quality")
+    effect = f"mean weight of the clearest fifth, less {CLEAR}"
+    yield Comparison(claim.short, "clear", effect, None, estimate(clear - CLEAR), BETTER, SHARE_MARGIN)
+
+
+def _graded(claim: Claim, results: Results) -> Iterator[Comparison]:
+    for fusion in ("Concat", "MLMA"):
+        yield _over(claim, results, f"with {fusion}", f"AttentionVLAD + {fusion}", f"GhostVLAD + {fusion}")
+    effect = "largest difference of the tokens when φ is 1 for the clusters and 0 for the ghosts"
+    yield Comparison(claim.short, "the special case", effect, 0.0, ghost_identity(), SAME, IDENTITY)
+
+
+def ghost_identity(draws: int = 5) -> Estimate:
+    """GhostVLAD against AttentionVLAD with weights 1 and 0: the largest difference of the K tokens, over random models.
+
+    The mean over the draws, from the least to the most.
+    """
+    clusters, ghosts, dim = 8, 3, 64
+    found = []
+    with torch.random.fork_rng(), torch.no_grad():
+        for seed in range(draws):
+            torch.manual_seed(seed)
+            ghost = GhostVLAD(dim, clusters=clusters, ghosts=ghosts)
+            graded = AttentionVLAD(dim, clusters=clusters + ghosts)
+            graded.assignment.load_state_dict(ghost.assignment.state_dict())
+            graded.centres[:clusters] = ghost.centres
+            graded.cluster_attention = lambda: (torch.arange(clusters + ghosts) < clusters).float()
+            x = torch.randn(31, 24, dim)
+            tokens = graded(x)
+            apart = torch.cat([tokens[:, :clusters] - ghost(x), tokens[:, clusters:]], dim=1)
+            found.append(float(apart.abs().max()))
+    return Estimate(float(np.mean(found)), min(found), max(found), draws, 0)
+
+
+def _modalities(claim: Claim, results: Results) -> Iterator[Comparison]:
+    face, audio = set_name(()), set_name(("audio",))
+    yield _over(claim, results, "audio helps", audio, face)
+    yield _over(claim, results, "text hurts", audio, set_name(("audio", "text")))
+    best = set_name(("audio", "body"))
+    for other in results.labels:
+        if other != best:
+            yield _over(claim, results, f"best: over {other}", best, other)
+
+
+def _attention(claim: Claim, results: Results) -> Iterator[Comparison]:
+    for row, columns, case in (("body", "face", "body leans on the face"), ("audio", "audio", "audio stands apart")):
+        share, even = attention_share(results, FAMF.label, row, columns)
+        effect = f"attention of {row} on {'itself' if row == columns else f'the {columns}'}, less an even share"
+        yield Comparison(claim.short, case, effect, None, estimate(share - even), BETTER, SHARE_MARGIN)
+
+
+def _clusters(claim: Claim, results: Results) -> Iterator[Comparison]:
+    for k in (2, 4, 16):
+        yield _over(claim, results, f"K = 8 over {k}", "K = 8", f"K = {k}")
+
+
+def _convolutions(claim: Claim, results: Results) -> Iterator[Comparison]:
+    one = reading("MMA", "one convolution alone").label
+    yield _over(claim, results, "two beat one", FAMF.label, one)
+    mma = FAMF_WITH_MMA.label
+    for name in ("no residual", "no L2"):
+        yield _over(claim, results, f"MMA with {name}", reading("MMA", name).label, mma, SAME)
+
+
+def _missing(claim: Claim, results: Results) -> Iterator[Comparison]:
+    rows = {fusion: f"AttentionVLAD + {fusion}, all modalities" for fusion in ("Concat", "MMA", "MLMA")}
+
+    def loss(fusion: str, gone: str) -> np.ndarray:
+        answer = partial(results.answer, "missing", rows[fusion], "ap")
+        return answer(missing="") - answer(missing=gone)
+
+    used = set(results.answers["missing"]["missing"])
+    for gone in ("body", "head"):  # what the paper calls correlated with the face
+        if gone in used:
+            for other in ("Concat", "MMA"):
+                effect = f"loss without {gone}: {other} less MLMA"
+                ours = difference(loss(other, gone), loss("MLMA", gone))
+                yield Comparison(claim.short, f"{gone}, against {other}", effect, None, ours)
+
+
+def _faces(claim: Claim, results: Results) -> Iterator[Comparison]:
+    for n in (8, 48):
+        a, b = "trained with N = 24", f"trained with N = {n}"
+        ours = difference(*(results.answer("faces", row, "ap", faces=n) for row in (a, b)))
+        yield Comparison(
+            claim.short, f"tested with {n}", f"{a} against {b}, both tested with {n}", None, ours, NOT_WORSE
+        )
+
+
+CLAIMS = (
+    Claim(
+        "1",
+        "FAMF over the others",
+        "FAMF beats the five other combinations of Table 1.",
+        "Table 1, Sec. 4.4",
+        "table-1",
+        "mAP of FAMF over that of each other row",
+        _all_of_table_1,
+    ),
+    Claim(
+        "2",
+        "AttentionVLAD over NetVLAD",
+        "AttentionVLAD beats NetVLAD, everything else equal.",
+        "Table 1, Sec. 4.4",
+        "table-1",
+        "mAP with AttentionVLAD over that with NetVLAD, behind MMA and behind MLMA",
+        _aggregations,
+    ),
+    Claim(
+        "3",
+        "MLMA over MMA",
+        "MLMA beats MMA, everything else equal.",
+        "Table 1, Sec. 4.4",
+        "table-1",
+        "mAP with MLMA over that with MMA, behind NetVLAD and behind AttentionVLAD",
+        _fusions,
+    ),
+    Claim(
+        "4",
+        "poor faces weigh less",
+        "Cluster attention weighs blurred, occluded and low-resolution faces less, and clear ones close to 1.",
+        "Fig. 3, Sec. 4.2",
+        "weights",
+        "Spearman's rank correlation of a face's weight with each trait, within persons, in the direction claimed; and "
+        f"the clearest fifth of the faces weighs more than {CLEAR} on average",
+        _weights,
+    ),
+    Claim(
+        "5",
+        "graded over binary weights",
+        "Graded cluster weights beat GhostVLAD's binary ones, of which GhostVLAD is the special case.",
+        "Sec. 3.2, Table 1",
+        "graded-weights",
+        "mAP with AttentionVLAD over that with GhostVLAD, behind Concat and behind MLMA; and the tokens of both are "
+        "the same where φ is 1 and 0",
+        _graded,
+    ),
+    Claim(
+        "6",
+        "audio helps, text hurts",
+        "Audio helps the face; text hurts face and audio; face, audio and body are the best set.",
+        "Table 2, Sec. 4.4",
+        "table-2",
+        "mAP of the sets, two by two; the best one over each other",
+        _modalities,
+    ),
+    Claim(
+        "7",
+        "body leans on the face, audio stands apart",
+        "In MLMA's attention matrix the body leans on the face, and audio stands apart.",
+        "Fig. 4, Sec. 4.4",
+        "attention",
+        "the body's attention on all tokens of the face over an even share of its attention; the audio's on itself "
+        "over an even share",
+        _attention,
+    ),
+    Claim(
+        "8",
+        "eight clusters",
+        "K = 2 and 4 are too few, K = 8 is best.",
+        "Sec. 4.4",
+        "clusters",
+        "mAP with K = 8 over that with 2, 4 and 16, all with the same batch size",
+        _clusters,
+    ),
+    Claim(
+        "9",
+        "two convolutions, no tricks",
+        "Two consecutive convolutions beat one in the Gram matrix; MMA's residual and L2 term make no difference.",
+        "Sec. 3.3",
+        "readings",
+        "mAP of MLMA over one convolution alone; MMA without residual and without L2 term is equivalent to MMA",
+        _convolutions,
+    ),
+    Claim(
+        "10",
+        "MLMA makes up for a missing modality",
+        "MLMA makes up for a missing modality with a correlated one.",
+        "Sec. 3.3",
+        "missing-modalities",
+        "taken away at test time, a modality that goes with the face (body, head) costs less mAP with MLMA than with "
+        "Concat and with MMA",
+        _missing,
+    ),
+    Claim(
+        "11",
+        "N may differ",
+        "The number of faces may differ between training and test.",
+        "Sec. 4.3",
+        "faces",
+        "trained with N = 24 and tested with 8 and 48: mAP no worse than trained with that number",
+        _faces,
+    ),
+)
+"""The paper's claims, in its order."""
+
+OURS = (
+    Claim(
+        "",
+        "FAMF over the simplest",
+        "FAMF beats the mean of the faces.",
+        "not in the paper",
+        "table-1",
+        "mAP of FAMF over that of mean pooling with Concat",
+        _simplest,
+    ),
+)
+"""What the paper does not claim and a reader will ask."""
+
+
+def comparisons(experiment: str, results: Results) -> list[Comparison]:
+    """Every part of every claim that is tested on an experiment, the paper's first."""
+    tested = [claim for claim in (*CLAIMS, *OURS) if claim.experiment == experiment]
+    return [part for claim in tested for part in claim.comparisons(results)]
+
+
+def entries(dataset: str, command: Callable[[str], str], obtain: Callable[[str], Results | str]) -> list[Entry]:
+    """The ledger of a dataset.
+
+    Args:
+        command: what repeats an experiment on this dataset.
+        obtain: the results of an experiment on it, or in a sentence why there are none.
+    """
+    found: dict[str, Results | str] = {}
+    rows = []
+    for claim in CLAIMS:
+        name = claim.experiment
+        if name not in found:
+            found[name] = obtain(name)
+        results = found[name]
+        parts = () if isinstance(results, str) else tuple(claim.comparisons(results))
+        rows.append(Entry(claim, dataset, parts, command(name), results if isinstance(results, str) else ""))
+    return rows
+
+
+def summary(rows: Sequence[Entry]) -> dict[tuple[str, str], Verdict | None]:
+    """The verdict by (number of the claim, dataset)."""
+    return {(row.claim.number, row.dataset): row.verdict for row in rows}

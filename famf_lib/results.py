@@ -1,0 +1,196 @@
+"""The numbers of an experiment: trained, read from the store, or, where the dataset is not here, from ``results/``."""
+
+import json
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+
+from famf_lib import datasets, provenance, settings
+from famf_lib.experiments import known, specs
+from famf_lib.features import ClipSet
+from famf_lib.files import ROOT, written_whole
+from famf_lib.probes import ask_all
+from famf_lib.runs import Run, RunSpec, obtain_all
+from famf_lib.settings import Profile, setting
+from famf_lib.splits import Protocol
+from famf_lib.training import pick_device
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The runs of an experiment, by (label, seed), what its probes found, and where both come from.
+
+    ``answers[probe]`` is a table with the columns label, seed and those of the probe. ``profile`` is that of the runs,
+    which for a recording may not be the one asked for. ``recorded`` is what ``results/`` says of a recording that is
+    shown in place of runs of this machine, or None.
+    """
+
+    runs: dict[tuple[str, int], Run]
+    data: str
+    profile: Profile
+    answers: dict[str, pd.DataFrame] = field(default_factory=dict)
+    recorded: dict[str, Any] | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        return list(dict.fromkeys(label for label, _ in self.runs))
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({seed for _, seed in self.runs})
+
+    def ap(self, label: str) -> np.ndarray:
+        """AP of a row: (seeds, persons), all persons of any seed, NaN where a run had none of their clips."""
+        return pd.concat([self.runs[label, seed].ap for seed in self.seeds], axis=1).T.to_numpy()
+
+    def mean_ap(self) -> pd.DataFrame:
+        """mAP by label and seed."""
+        values = {s: [self.runs[label, s].mean_ap for label in self.labels] for s in self.seeds}
+        return pd.DataFrame(values, index=self.labels)
+
+    def answer(self, probe: str, label: str, value: str, **where: Any) -> np.ndarray:
+        """One column of a probe's answer as (seeds, persons), for the rows in which the other columns are ``where``.
+
+        As many persons as the runs have, so that answers of two rows can be subtracted; NaN where there is none.
+        """
+        table = self.answers[probe]
+        chosen = (table["label"] == label) & (table["person"] >= 0)
+        for column, wanted in where.items():
+            chosen &= table[column] == wanted
+        wide = table[chosen].pivot(index="seed", columns="person", values=value)
+        persons = max(len(run.ap) for run in self.runs.values())
+        return wide.reindex(index=self.seeds, columns=range(persons)).to_numpy(dtype=float)
+
+
+def obtain(
+    name: str, dataset: str, profile: Profile, seeds: Sequence[int], device: str = "auto", protocol: str = ""
+) -> Results:
+    """The results of an experiment: read, or made now; from the recording where the dataset is not here.
+
+    Args:
+        protocol: how the clips are split; by default as the dataset is reported (see ``splits``).
+
+    Raises:
+        DatasetAbsent: neither the dataset nor a recording of it, under that protocol, is here.
+        ValueError: an unknown experiment, dataset or protocol, or a dataset that the experiment cannot use.
+    """
+    experiment = known(name)
+    source = datasets.get(dataset)
+    if protocol and protocol not in get_args(Protocol):
+        raise ValueError(f"protocol: {protocol!r} is not known, expected one of {', '.join(get_args(Protocol))}")
+    if not experiment.serves(dataset):
+        raise ValueError(f"{name}: {dataset} has faces alone, expected a dataset with other modalities")
+    if absence := source.absence():
+        recorded = find_recording(name, dataset, profile)
+        if recorded is None or (protocol or source.protocol) != source.protocol:
+            raise datasets.DatasetAbsent(absence)
+        return recorded
+    clipset, place = datasets.load(dataset, profile), pick_device(device)
+    wanted = specs(experiment.variants, dataset, setting(dataset, profile), seeds, protocol=protocol or None)
+    runs = run(wanted, clipset, place, experiment.title)
+    found = ask_all(list(runs.values()), experiment.probes, clipset, place, f"{experiment.title}, probes")
+    answers = {probe: _labelled(runs, tables) for probe, tables in found.items()}
+    return Results(runs, clipset.fingerprint, profile, answers)
+
+
+def run(wanted: dict[Key, RunSpec], clipset: ClipSet, device: torch.device, label: str) -> dict[Key, Run]:
+    """All of them under the names they were asked for, from the store or trained."""
+    return dict(zip(wanted, obtain_all(list(wanted.values()), clipset, device, label), strict=True))
+
+
+def _labelled(runs: dict[tuple[str, int], Run], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    named = [t.assign(label=label, seed=seed) for (label, seed), t in zip(runs, tables, strict=True)]
+    return pd.concat(named, ignore_index=True)
+
+
+# --- recordings ------------------------------------------------------------------------------------------------------
+
+
+def recording(experiment: str, dataset: str, profile: Profile) -> Path:
+    """Where the numbers of an experiment are recorded for those who cannot run it."""
+    return settings.RESULTS / f"{experiment}-{dataset}-{profile}.json"
+
+
+def record(results: Results, experiment: str, dataset: str, profile: Profile, command: str) -> Path:
+    """Writes the numbers of an experiment to ``results/``: values a person by position, without names or pictures."""
+    content = {
+        "experiment": experiment,
+        "dataset": dataset,
+        "profile": profile,
+        "command": command,
+        "data": results.data,
+        "origin": provenance.origin(ROOT),
+        "runs": [
+            {
+                "label": label,
+                "seed": seed,
+                "key": one.key,
+                "rank_1": one.rank_1,
+                "seconds": round(one.seconds, 2),
+                "loss": one.losses[-1],
+                "spec": one.spec.model_dump(mode="json"),
+                "ap": [None if np.isnan(v) else round(float(v), 5) for v in one.ap],
+            }
+            for (label, seed), one in results.runs.items()
+        ],
+        "answers": {probe: _columns(table) for probe, table in results.answers.items()},
+    }
+    target = recording(experiment, dataset, profile)
+    with written_whole(target) as new:
+        new.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    return target
+
+
+def _columns(table: pd.DataFrame) -> dict[str, Any]:
+    """A table as JSON can hold it: floats of five digits, and words as their places in a list of them."""
+    columns = {}
+    for name, values in table.items():
+        if values.dtype.kind == "f":
+            columns[name] = [None if np.isnan(v) else round(float(v), 5) for v in values]
+        elif values.dtype.kind in "iub":
+            columns[name] = values.tolist()
+        else:
+            codes, words = pd.factorize(values)
+            columns[name] = {"words": words.tolist(), "codes": codes.tolist()}
+    return columns
+
+
+def _table(columns: dict[str, Any]) -> pd.DataFrame:
+    def values(given: Any) -> Any:
+        return np.array(given["words"], dtype=object)[given["codes"]] if isinstance(given, dict) else given
+
+    return pd.DataFrame({name: values(given) for name, given in columns.items()})
+
+
+def find_recording(experiment: str, dataset: str, profile: Profile) -> Results | None:
+    """The results of a recording, those of the profile or else of the standard one.
+
+    They have numbers only: no weights, and persons without names.
+    """
+    places = [recording(experiment, dataset, p) for p in (profile, "standard")]
+    place = next((p for p in places if p.exists()), None)
+    if place is None:
+        return None
+    content = json.loads(place.read_text())
+    runs = {
+        (line["label"], line["seed"]): Run(
+            spec=RunSpec(**line["spec"]),
+            key=line["key"],
+            ap=pd.Series(line["ap"], dtype=float),
+            rank_1=line["rank_1"],
+            losses=[line["loss"]],
+            seconds=line["seconds"],
+            origin=content["origin"],
+        )
+        for line in content["runs"]
+    }
+    recorded = {key: content[key] for key in ("command", "origin")}
+    answers = {probe: _table(columns) for probe, columns in content.get("answers", {}).items()}
+    return Results(runs, content["data"], content["profile"], answers, recorded)

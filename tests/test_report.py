@@ -1,0 +1,93 @@
+"""Tables and sentences from made-up results, against numbers worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from famf_lib import ledger, report
+from famf_lib.claims import Verdict
+from famf_lib.experiments import EXPERIMENTS, FAMF, TABLE_1
+from famf_lib.plots import differences, levels
+
+LEVELS = {variant.label: 0.5 for variant in TABLE_1}
+PRINTED = EXPERIMENTS["table-1"].paper()
+
+
+def test_table_shows_the_levels_and_the_papers_values(made_results):
+    table = report.rows(made_results(LEVELS | {"NetVLAD + MMA": 0.625}), PRINTED)
+    assert table.loc["NetVLAD + MMA", "ours"] == pytest.approx(0.625)
+    assert table.loc["NetVLAD + MMA", "paper"] == 0.8246
+    assert np.isnan(table.loc["Mean pooling + Concat", "paper"])
+    assert (table["low"] <= table["ours"]).all() and (table["ours"] <= table["high"]).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({FAMF.label: 0.9}, ["comes out first of 7 rows", "“FAMF over the others”: **holds** in all 5"]),
+        ({FAMF.label: 0.1}, ["number 7 of 7", "the best is", "“FAMF over the others”: **does not hold** in all"]),
+        (
+            {FAMF.label: 0.6, "GhostVLAD + Concat": 0.8},
+            ["number 2 of 7", "**mixed** (4 × holds, 1 × does not hold)"],
+        ),
+    ],
+)
+def test_answer_follows_the_numbers(made_results, changed, words):
+    results = made_results(LEVELS | changed)
+    compared = ledger.comparisons("table-1", results)
+    answer = f"{report.place(report.rows(results, PRINTED), FAMF.label, 'FAMF')} {report.verdicts(compared)}"
+    assert answer.startswith("FAMF (AttentionVLAD + MLMA) comes out")
+    for word in words:
+        assert word in answer
+
+
+def test_answer_says_when_it_cannot_tell(made_results):
+    results = made_results(LEVELS | {FAMF.label: 0.52}, noise=0.3)
+    compared = ledger.comparisons("table-1", results)
+    assert {c.verdict for c in compared} == {Verdict.CANNOT_TELL}
+    assert "**cannot tell** in all 5 comparisons" in report.verdicts(compared)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 60])
+def test_figures_of_any_length(made_results, rows):
+    given = {f"method {n}": 0.5 for n in range(rows)}
+    if rows:
+        results = made_results(given, seeds=3)
+        seeds = report.by_seed(results)
+        table = report.rows(results, {})
+    else:
+        seeds = pd.DataFrame()
+        table = pd.DataFrame(columns=["ours", "low", "high", "paper"])
+    figure = levels(table, seeds)
+    figure.canvas.draw()
+    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert labels == list(given)
+    every = ledger.comparisons("table-1", made_results(LEVELS))
+    figure = differences((every * 60)[:rows])
+    figure.canvas.draw()
+
+
+def test_interval_stands_in_one_column_of_a_shown_table(made_results):
+    html = report.styled(report.rows(made_results(LEVELS), PRINTED)).data
+    assert "95% interval" in html and "…" in html and "NaN" not in html and "nan" not in html
+
+
+def test_share_of_attention_is_summed_over_columns_and_averaged_over_rows(made_results):
+    results = made_results({"A": 0.5}, seeds=2, persons=3)
+    names = ["face 1", "face 2", "audio", "body"]
+    matrix = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4], [0.0, 0.5, 0.5, 0.0], [0.25, 0.35, 0.15, 0.25]])
+    results.answers["attention"] = pd.DataFrame(
+        [
+            {"label": "A", "seed": s, "person": p, "row": r, "column": c, "weight": matrix[i, j] + (0.01 if p else 0)}
+            for s in (1, 2)
+            for p in (-1, 0, 2)
+            for i, r in enumerate(names)
+            for j, c in enumerate(names)
+        ]
+    )
+    share, even = report.attention_share(results, "A", "face", "face")
+    assert even == 0.5 and share.shape == (2, 3)
+    assert share[0, 0] == pytest.approx((0.7 + 0.3) / 2) and share[1, 2] == pytest.approx(0.52)
+    assert np.isnan(share[:, 1]).all()
+    share, even = report.attention_share(results, "A", "body", "audio")
+    assert even == 0.25 and share[0, 0] == pytest.approx(0.15)

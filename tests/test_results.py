@@ -1,0 +1,93 @@
+"""The numbers of an experiment: made, recorded, and shown where they cannot be made."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from famf_lib import datasets, experiments, report, results
+from famf_lib.experiments import TABLE_1, Experiment
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Table 1 of a few rows, with a probe."""
+
+    def make(*variants, probes=("answers", "weights")):
+        monkeypatch.setitem(experiments.EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", variants, probes))
+
+    return make
+
+
+def test_recording_gives_the_numbers_back(results_folder, tiny, few):
+    few(TABLE_1[-1])
+    fresh = results.obtain("table-1", "synthetic", "quick", [1, 2], "cpu")
+    path = results.record(fresh, "table-1", "synthetic", "quick", "famf run table-1")
+    assert "person" not in json.dumps(json.loads(path.read_text())["runs"][0]["ap"])
+    assert not any(p in path.read_text() for p in datasets.load("synthetic", "quick").persons), "a person's name"
+    recorded = results.find_recording("table-1", "synthetic", "quick")
+    for key, run in fresh.runs.items():
+        assert recorded.runs[key].mean_ap == pytest.approx(run.mean_ap, abs=1e-5)
+        assert recorded.runs[key].spec == run.spec
+    assert set(recorded.answers) == {"answers", "weights"}
+    for probe, table in fresh.answers.items():
+        pd.testing.assert_frame_equal(recorded.answers[probe], table, atol=1e-5, check_dtype=False)
+    assert report.beside_recording(fresh, recorded) == "All 2 runs give the numbers that were recorded."
+    key = next(iter(fresh.runs))
+    content = json.loads(path.read_text())
+    content["runs"][0]["ap"] = [0.0] * len(content["runs"][0]["ap"])
+    path.write_text(json.dumps(content))
+    told = report.beside_recording(fresh, results.find_recording("table-1", "synthetic", "quick"))
+    assert told.startswith("Of 2 runs 1 differ") and f"seed {key[1]}" in told
+    assert "Recorded" in report.where_from(recorded) and "famf run table-1" in report.where_from(recorded)
+
+
+def test_absent_dataset_is_shown_from_its_recording_or_named(results_folder, tiny, few, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path))
+    with pytest.raises(datasets.DatasetAbsent, match="imfdb"):
+        results.obtain("table-1", "imfdb", "quick", [1])
+    few(TABLE_1[-1], probes=())
+    fresh = results.obtain("table-1", "synthetic", "quick", [1], "cpu")
+    results.record(fresh, "table-1", "imfdb", "standard", "a command")
+    shown = results.obtain("table-1", "imfdb", "quick", [1])
+    assert shown.profile == "standard"
+    with pytest.raises(ValueError, match="only its numbers were recorded"):
+        next(iter(shown.runs.values())).model(datasets.load("synthetic", "quick"))
+
+
+def test_clips_are_split_by_the_protocol_asked_for(results_folder, tiny, few, monkeypatch, tmp_path):
+    few(TABLE_1[0], probes=())
+    found = results.obtain("table-1", "synthetic", "quick", [1], "cpu", "random")
+    (run,) = found.runs.values()
+    assert run.spec.protocol == "random" and "dealt anew" in report.protocol("synthetic", found)
+    (usual,) = results.obtain("table-1", "synthetic", "quick", [1], "cpu").runs.values()
+    assert usual.spec.protocol == "given" and usual.key != run.key
+    with pytest.raises(ValueError, match="protocol: 'films' is not known, expected one of given, groups, random"):
+        results.obtain("table-1", "synthetic", "quick", [1], "cpu", "films")
+    results.record(found, "table-1", "imfdb", "standard", "a command")
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path))
+    with pytest.raises(datasets.DatasetAbsent):  # the recording is not under that protocol
+        results.obtain("table-1", "imfdb", "quick", [1], "cpu", "random")
+
+
+def test_what_cannot_be_run_is_named():
+    with pytest.raises(ValueError, match="'imdb' is not known, expected one of synthetic, imfdb"):
+        results.obtain("table-1", "imdb", "quick", [1])
+    with pytest.raises(ValueError, match="table-2: imfdb has faces alone"):
+        results.obtain("table-2", "imfdb", "quick", [1])
+
+
+def test_answers_line_up_with_persons_and_seeds(made_results):
+    found = made_results({"A": 0.5, "B": 0.6}, seeds=3, persons=5)
+    rows = [
+        {"label": label, "seed": seed, "person": person, "faces": n, "ap": 100 * seed + 10 * person + n}
+        for label in "AB"
+        for seed in (1, 2, 3)
+        for person in (-1, 0, 3)  # noise clips, and persons without a value
+        for n in (1, 2)
+    ]
+    found.answers["faces"] = pd.DataFrame(rows).sample(frac=1, random_state=1)
+    one = found.answer("faces", "B", "ap", faces=2)
+    assert one.shape == (3, 5)
+    assert one[1, 3] == 232 and one[2, 0] == 302 and np.isnan(one[:, [1, 2, 4]]).all()
