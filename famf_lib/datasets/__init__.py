@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from filelock import FileLock
 
-from famf_lib.datasets import imfdb, synthetic
+from famf_lib.datasets import chimera, imfdb, synthetic
 from famf_lib.features import ClipSet
 from famf_lib.files import store
 from famf_lib.splits import Protocol
@@ -40,6 +40,15 @@ DATASETS = {
         "synthetic", "synthetic persons", "given", synthetic.MODALITIES, lambda: None, synthetic.key, synthetic.make
     ),
     "imfdb": Dataset("imfdb", "IMFDB, real faces from films", "groups", (), imfdb.absence, imfdb.key, imfdb.make),
+    "chimera": Dataset(
+        "chimera",
+        "chimeric persons, faces of IMFDB with voices of MOSI",
+        "groups",
+        tuple(chimera.SOURCES),
+        chimera.absence,
+        chimera.key,
+        chimera.make,
+    ),
 }
 
 

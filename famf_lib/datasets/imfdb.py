@@ -12,7 +12,6 @@ import json
 import os
 import re
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -23,6 +22,7 @@ import pandas as pd
 from jaxtyping import Float
 from PIL import Image
 
+from famf_lib.datasets import npz
 from famf_lib.features import ClipSet
 from famf_lib.files import sources
 from famf_lib.fingerprint import source_fingerprint
@@ -79,7 +79,7 @@ def absence() -> str | None:
 def key(profile: str) -> str:
     """A hash of everything that decides ``make``. No profile changes it: there is one IMFDB."""
     source, embeddings = _present()
-    digest = hashlib.sha256(json.dumps([MAX_GAP, MIN_FACES, source_fingerprint(__name__)]).encode())
+    digest = hashlib.sha256(json.dumps([MAX_GAP, MIN_FACES, source_fingerprint(__name__, npz.__name__)]).encode())
     if source.is_dir():  # 34,000 small files: their names and sizes will do
         for path in _walk(source):
             digest.update(f"{path.relative_to(source).as_posix()} {path.stat().st_size}\n".encode())
@@ -185,6 +185,15 @@ def _located() -> tuple[Path | None, Path | None]:
     files = sorted(folder.glob("*.npz"))
     named = [path for path in files if path.name == EMBEDDINGS]
     return source, next(iter(named or (files if len(files) == 1 else [])), None)
+
+
+def archive() -> Path:
+    """The makers' archive, or the folder that comes out of it.
+
+    Raises:
+        ImfdbError: the dataset is not here.
+    """
+    return _present()[0]
 
 
 def _present() -> tuple[Path, Path]:
@@ -344,20 +353,7 @@ def _name_films(pictures: pd.DataFrame, cleaning: dict[str, int]) -> None:
 
 def _embeddings(path: Path) -> tuple[Float[np.ndarray, "n D"], pd.DataFrame]:
     """The vectors (n, D), and by path the row and the O-Net probability of each."""
-    try:
-        # Object arrays would run code when read: numpy refuses them.
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise ImfdbError(f"{path}: it holds a single array, expected an .npz file with {', '.join(FIELDS)}")
-        with loaded as file:
-            if missing := [name for name in FIELDS if name not in file.files]:
-                found = ", ".join(file.files) or "nothing"
-                raise ImfdbError(f"{path}: {missing[0]} is missing, found {found}, expected {', '.join(FIELDS)}")
-            paths, vectors, scores = (file[name] for name in FIELDS)
-    except ImfdbError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ImfdbError(f"{path}: it cannot be read as an .npz file ({error}), expected plain arrays in it") from error
+    paths, vectors, scores = npz.arrays(path, FIELDS, ImfdbError)
     shapes = f"path {paths.shape}, embedding {vectors.shape} and onet_probability {scores.shape}"
     if vectors.ndim != 2 or not len(paths) or not paths.shape == scores.shape == vectors.shape[:1]:
         raise ImfdbError(f"{path}: the shapes are {shapes}, expected (n,), (n, D) and (n,)")

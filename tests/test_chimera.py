@@ -1,0 +1,379 @@
+"""Chimeric persons: how they are joined, that nothing leaks, and what a faulty file of utterances is told."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.preprocessing import StandardScaler
+from test_imfdb import World
+
+from famf_lib import datasets
+from famf_lib.datasets import chimera, imfdb
+from famf_lib.datasets.chimera import ChimeraError, deal, pair
+from famf_lib.features import ClipSet
+from famf_lib.splits import SplitError, split
+
+WIDTHS = {"text": 7, "audio": 5, "video": 11}
+SPEAKERS = {"ann": 23, "bob": 9, "cid": 5, "dan": 2}
+
+
+def spoken(speakers: dict[str, int], seed: int = 0) -> dict[str, np.ndarray]:
+    """The arrays of made-up utterances, in no order, one column of video constant and one of audio very long."""
+    rng = np.random.default_rng(seed)
+    said = [(video, number) for video, count in speakers.items() for number in range(1, count + 1)]
+    said = [said[i] for i in rng.permutation(len(said))]
+    arrays = {name: rng.normal(size=(len(said), width)).astype(np.float32) for name, width in WIDTHS.items()}
+    arrays["audio"][:, 0] = 100_000 + 9_000 * arrays["audio"][:, 0]  # more than float16 holds
+    arrays["video"][:, 3] = 0
+    return {"video_id": np.array([v for v, _ in said]), "utterance": np.array([n for _, n in said]), **arrays}
+
+
+def filmed(films: dict[str, list[int]], dim: int = 3) -> ClipSet:
+    """Clips of one face: for each person the number of clips in each film."""
+    table = pd.DataFrame(
+        [(p, f"film {f}") for p, counts in films.items() for f, n in enumerate(counts) for _ in range(n)],
+        columns=["person", "group"],
+    ).assign(split=pd.Series(dtype="str"))
+    table["name"] = [f"clip {n}" for n in table.index]
+    faces = np.random.default_rng(0).normal(size=(len(table), dim))
+    return ClipSet.build(faces, np.ones(len(table), int), table, face_table=pd.DataFrame({"face": table.index}))
+
+
+@pytest.fixture
+def world() -> World:
+    """Asha has four films and a mix of others, Birju three, Chandra two, Devi one; a clip is three frames."""
+    made = World()
+
+    def film(person, name, clips):
+        made.film(person, name, [1000 * clip + frame for clip in range(clips) for frame in (1, 2, 3)])
+
+    for name, clips in {"One": 5, "Two": 3, "Three": 2, "Four": 1, "Misc": 2}.items():
+        film("Asha", name, clips)
+    for name, clips in {"One": 6, "Five": 2, "Six": 2}.items():
+        film("Birju", name, clips)
+    for name, clips in {"One": 1, "Six": 1}.items():
+        film("Chandra", name, clips)
+    film("Devi", "Six", 4)
+    return made
+
+
+@pytest.fixture
+def faces(world, tmp_path) -> ClipSet:
+    return imfdb.build(world.archive(tmp_path), world.embeddings(tmp_path))
+
+
+@pytest.fixture
+def utterances(tmp_path):
+    target = tmp_path / chimera.UTTERANCES
+    np.savez(target, **spoken(SPEAKERS))
+    return target
+
+
+def leaks(clipset: ClipSet, dealt) -> set[str]:
+    """Films (of a person) and utterances that stand on both sides of a split."""
+    clips = clipset.clips.assign(film=clipset.clips["person"] + " in " + clipset.clips["group"])
+    train, gallery = (clips.iloc[side.numpy()] for side in (dealt.train, dealt.gallery))
+    return {name for column in ("film", "utterance") for name in set(train[column]) & set(gallery[column])}
+
+
+def films_of_an_utterance(clipset: ClipSet) -> pd.Series:
+    return clipset.clips[["utterance", "person", "group"]].drop_duplicates().groupby("utterance").size()
+
+
+# --- joining ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_joined_is_counted(faces, utterances):
+    clipset = chimera.build(faces, utterances)
+    assert clipset.info["dataset"] == "chimera" and clipset.info["faces"] == faces.info
+    assert clipset.info["joining"] == {
+        "persons": 3,
+        "persons left out: fewer than two known films": 1,
+        "persons left out: no speaker with as many utterances as they have films": 0,
+        "clips": 23,
+        "clips left out: of persons left out": 4,
+        "clips left out: no known film": 2,
+        "films (of a person)": 9,
+        "speakers": 4,
+        "speakers left out": 1,
+        "utterances": 39,
+        "utterances used": 22,  # Asha's 11 clips fit ann, Birju's 10 have bob's 9, Chandra's 2 cid or dan
+        "clips that repeat an utterance of their film": 1,
+        "columns of body that never change": 1,
+    }
+    assert len(clipset) == 23 and clipset.persons == ["Asha", "Birju", "Chandra"]
+
+
+def test_a_person_has_one_speaker_and_a_speaker_one_person(faces, utterances):
+    clips = chimera.build(faces, utterances).clips
+    pairs = pd.DataFrame({"person": clips["person"], "video": clips["utterance"].str.split("/").str[0]})
+    pairs = pairs.drop_duplicates()
+    assert not pairs["person"].duplicated().any() and not pairs["video"].duplicated().any()
+    assert dict(pairs.to_numpy())["Asha"] == "ann" and dict(pairs.to_numpy())["Birju"] == "bob"
+
+
+def test_a_clip_has_its_own_faces_and_the_vectors_of_its_utterance(faces, utterances):
+    clipset = chimera.build(faces, utterances)
+    before, after = (
+        {name: (given.faces[a:b].tolist(), given.face_columns()["path"][a:b].tolist()) for name, a, b in rows}
+        for given in (faces, clipset)
+        for rows in [zip(given.clips["name"], given.offsets.tolist(), given.offsets[1:].tolist(), strict=False)]
+    )
+    assert after == {name: before[name] for name in clipset.clips["name"]}
+
+    said = spoken(SPEAKERS)
+    names = [f"{v}/{n}" for v, n in zip(said["video_id"], said["utterance"], strict=True)]
+    assert set(clipset.modalities) == {"body", "audio", "text"}
+    for modality, field in {"body": "video", "audio": "audio", "text": "text"}.items():
+        expected = pd.DataFrame(StandardScaler().fit_transform(said[field].astype(float)), index=names)
+        found = clipset.modalities[modality]
+        assert found.present.all() and found.vectors.shape[1] == WIDTHS[field]
+        expected = expected.loc[clipset.clips["utterance"]].to_numpy()
+        np.testing.assert_allclose(found.vectors.numpy(), expected, atol=2e-3)
+
+
+def test_the_same_seed_gives_the_same_and_another_one_something_else(faces, utterances):
+    first, again = chimera.build(faces, utterances), chimera.build(faces, utterances)
+    assert first.fingerprint == again.fingerprint and first.info == again.info
+    pd.testing.assert_frame_equal(first.clips, again.clips)
+    others = [chimera.build(faces, utterances, seed=seed) for seed in range(1, 5)]
+    assert len({one.fingerprint for one in (first, *others)}) == 5
+
+
+def test_the_order_of_the_rows_in_the_file_decides_nothing(faces, utterances):
+    first = chimera.build(faces, utterances)
+    said = spoken(SPEAKERS)
+    turned = np.random.default_rng(1).permutation(len(said["utterance"]))
+    np.savez(utterances, **{name: array[turned] for name, array in said.items()})
+    second = chimera.build(faces, utterances)
+    pd.testing.assert_frame_equal(first.clips, second.clips)
+    for name, modality in first.modalities.items():  # sums of another order may round to the next float16
+        np.testing.assert_allclose(modality.vectors.numpy(), second.modalities[name].vectors.numpy(), atol=2e-3)
+
+
+@pytest.mark.parametrize("part", ["report", "tune"])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_split_shares_a_film_or_an_utterance(faces, utterances, seed, part):
+    clipset = chimera.build(faces, utterances)
+    assert (films_of_an_utterance(clipset) == 1).all()
+    dealt = split(clipset, "groups", seed, part)
+    assert len(dealt.persons) == 3 and not leaks(clipset, dealt)
+
+
+persons = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=5), min_size=1, max_size=4)
+
+
+@given(persons, st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(0, 5))
+@settings(max_examples=40)
+def test_no_split_leaks_whatever_the_numbers_of_films_and_utterances(tmp_path_factory, films, speakers, seed):
+    faces = filmed({f"person {i}": counts for i, counts in enumerate(films)})
+    path = tmp_path_factory.mktemp("said") / "utterances.npz"
+    np.savez(path, **spoken({f"video {i}": count for i, count in enumerate(speakers)}))
+    try:
+        clipset = chimera.build(faces, path, seed=seed)
+    except ChimeraError as error:
+        assert "expected a speaker with as many utterances" in str(error)
+        assert not any(1 < len(counts) <= max(speakers) for counts in films)
+        return
+    assert (films_of_an_utterance(clipset) == 1).all()
+    for part in ("report", "tune"):
+        for turn in range(3):
+            try:
+                dealt = split(clipset, "groups", turn, part)
+            except SplitError:
+                assert part == "tune" and clipset.clips.groupby("person")["group"].nunique().max() == 2
+                continue
+            assert not leaks(clipset, dealt)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 20)), max_size=7),
+    st.lists(st.integers(1, 30), max_size=7),
+    st.integers(0, 9),
+)
+def test_pairs_are_apart_and_large_enough(films_and_more, lengths, seed):
+    people = pd.DataFrame(
+        [(films + more, films) for films, more in films_and_more],
+        columns=["clips", "films"],
+        index=[f"p{i}" for i in range(len(films_and_more))],
+        dtype=int,
+    )
+    videos = pd.Series(lengths, [f"v{i}" for i in range(len(lengths))], dtype=int)
+    paired = pair(people, videos, np.random.default_rng(seed))
+    assert len(set(paired.values())) == len(paired) and set(paired.values()) <= set(videos.index)
+    assert all(videos[video] >= people["films"][person] for person, video in paired.items())
+    left = videos[~videos.index.isin(paired.values())]
+    assert all(people["films"][p] > left.max() for p in people.index if p not in paired and len(left))
+    if (len(lengths) and len(people)) and min(lengths) >= people["clips"].max():
+        assert len(paired) == min(len(people), len(videos))
+        assert all(videos[video] >= people["clips"][person] for person, video in paired.items())
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 30), st.integers(0, 9))
+def test_a_film_has_a_stretch_of_the_video_and_none_is_wasted(clips, more, seed):
+    films, utterances = np.repeat([f"film {f}" for f in range(len(clips))], clips), len(clips) + more
+    order = np.random.default_rng(seed).permutation(len(films))
+    place = deal(films[order], utterances, np.random.default_rng(seed))
+    stretches = []
+    for film in set(films):
+        own = place[films[order] == film]
+        stretch = len(set(own))
+        assert own.tolist() == [own[0] + turn % stretch for turn in range(len(own))]  # in turn, and from the start
+        stretches.append((own[0], own[0] + stretch))
+    stretches.sort()
+    assert stretches[0][0] >= 0 and stretches[-1][1] <= utterances
+    assert all(end <= start for (_, end), (start, _) in zip(stretches, stretches[1:], strict=False))
+    assert len(set(place)) == min(utterances, len(films))  # nothing twice that need not be
+
+
+# --- bad input: one sentence each ------------------------------------------------------------------------------------
+
+FINE = spoken({"ann": 3, "bob": 4})
+
+
+def spoilt(name: str, value: float) -> np.ndarray:
+    array = FINE[name].astype(np.float64)
+    array[5, 2] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"audio": None}, "audio is missing, found video_id, utterance, text, video, expected video_id, utterance, "),
+        ({"video_id": FINE["video_id"].astype(object)}, "cannot be read as an .npz file .*, expected plain arrays"),
+        ({"text": np.array([[{}]] * 7, dtype=object)}, "cannot be read as an .npz file .*, expected plain arrays"),
+        ({"text": FINE["text"][:6]}, r"shapes are .* text \(6, 7\), expected \(n,\), \(n,\) and \(n, D\)"),
+        ({"video": FINE["video"][:, 0]}, r"shapes are .* video \(7,\)"),
+        ({"audio": FINE["audio"][:, :0]}, r"shapes are .* audio \(7, 0\)"),
+        ({"utterance": FINE["utterance"][:, None]}, r"shapes are .* utterance \(7, 1\)"),
+        ({"video_id": FINE["video_id"][:6]}, r"shapes are video_id \(6,\), utterance \(7,\)"),
+        ({name: array[:0] for name, array in FINE.items()}, r"shapes are video_id \(0,\)"),
+        ({"video_id": np.arange(7)}, "types are video_id int64, .* expected text, integers and floats"),
+        ({"utterance": np.arange(7.0)}, "types are .* utterance float64"),
+        ({"text": np.ones((7, 2), int)}, "types are .* text int64"),
+        ({"utterance": np.ones(7, int)}, r"the utterance (ann|bob)/1 is there twice, expected it once"),
+        ({"audio": spoilt("audio", np.nan)}, "audio of (ann|bob)/. is not finite, expected numbers only"),
+        ({"video": spoilt("video", -np.inf)}, "video of (ann|bob)/. is not finite"),
+        ({"text": spoilt("text", 1e300)}, "text of (ann|bob)/. is not finite"),
+        ({"video_id": np.array([f"v{i}" for i in range(7)])}, "3 persons .* 7 speakers, expected a speaker with as"),
+    ],
+)
+def test_bad_utterances(faces, utterances, changed, sentence):
+    np.savez(utterances, **FINE)
+    chimera.build(faces, utterances)  # so that only the change is at fault
+    np.savez(utterances, **{k: v for k, v in (FINE | changed).items() if v is not None})
+    with pytest.raises(ChimeraError, match=sentence) as error:
+        chimera.build(faces, utterances)
+    assert str(utterances) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_utterance_at_fault_is_the_one_that_is_named(faces, utterances):
+    np.savez(utterances, **FINE | {"audio": spoilt("audio", np.nan)})
+    with pytest.raises(ChimeraError, match=f"audio of {FINE['video_id'][5]}/{FINE['utterance'][5]} is not finite"):
+        chimera.build(faces, utterances)
+
+
+def test_utterances_that_are_no_npz(faces, utterances, tmp_path):
+    whole = utterances.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        utterances.write_bytes(content)
+        with pytest.raises(ChimeraError, match="cannot be read as an .npz file"):
+            chimera.build(faces, utterances)
+    with utterances.open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(ChimeraError, match="a single array, expected an .npz file with video_id, utterance"):
+        chimera.build(faces, utterances)
+    with pytest.raises(ChimeraError, match="cannot be read as an .npz file"):
+        chimera.build(faces, tmp_path / "absent.npz")
+
+
+def test_nobody_with_two_films(utterances):
+    with pytest.raises(ChimeraError, match="0 persons with two films or more and 4 speakers, expected"):
+        chimera.build(filmed({"Asha": [3], "Birju": [2]}), utterances)
+
+
+# --- where the files lie ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    monkeypatch.setenv("FAMF_DATA", str(folder))
+    return folder
+
+
+def test_absence_names_what_is_missing_of_either(world, home):
+    both = chimera.absence()
+    assert "utterances.npz not found in" in both and str(home / "mosi") in both and "IMFDB_final.tar.gz" in both
+    (home / "mosi").mkdir(parents=True)
+    np.savez(home / "mosi" / chimera.UTTERANCES, **spoken(SPEAKERS))
+    assert "utterances.npz" not in chimera.absence() and "mobilefacenet128.npz" in chimera.absence()
+    with pytest.raises(datasets.DatasetAbsent, match=r"chimera: its faces, imfdb: the archive IMFDB_final.tar.gz"):
+        datasets.load("chimera")
+    for entry in (chimera.key, chimera.make):
+        with pytest.raises(ChimeraError, match="its faces"):
+            entry("quick")
+    (home / "imfdb").mkdir()
+    world.archive(home / "imfdb")
+    world.embeddings(home / "imfdb")
+    assert chimera.absence() is None
+    (home / "mosi" / chimera.UTTERANCES).unlink()
+    assert "utterances.npz" in chimera.absence() and "imfdb" not in chimera.absence().replace(str(home), "")
+    assert "\n" not in both and "README" in both
+
+
+def test_the_dataset_is_made_once_and_again_when_a_file_changes(world, home):
+    for name in ("mosi", "imfdb"):
+        (home / name).mkdir(parents=True)
+    said = home / "mosi" / chimera.UTTERANCES
+    np.savez(said, **spoken(SPEAKERS))
+    world.archive(home / "imfdb")
+    world.embeddings(home / "imfdb")
+    clipset = datasets.load("chimera", "quick")
+    assert len(clipset) == 23 and clipset.info["joining"]["persons"] == 3
+    assert tuple(clipset.modalities) == datasets.get("chimera").modalities
+    key = chimera.key("quick")
+    assert key == chimera.key("paper") and len(key) == 16
+    os.utime(said, (0, 0))
+    assert chimera.key("quick") == key
+    np.savez(said, **spoken(SPEAKERS, seed=1))
+    other = chimera.key("quick")
+    world.embeddings(home / "imfdb", scores={world.pictures[0]: 0.1})
+    assert len({key, other, chimera.key("quick")}) == 3
+
+
+# --- the real data ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real() -> ClipSet:
+    if reason := chimera.absence():
+        pytest.skip(reason)
+    return chimera.make("standard")
+
+
+def test_real_counts(real):
+    joining = real.info["joining"]
+    if real.info["faces"]["cleaning"]["pictures"] != 34390 or joining["utterances"] != 2199:
+        pytest.skip("the counts are those of the makers' archive and of the 2,199 utterances")
+    assert joining["persons"] == 90 and joining["speakers"] == 93
+    assert joining["persons left out: no speaker with as many utterances as they have films"] == 0
+    assert joining["clips"] == len(real) == 2217 and joining["films (of a person)"] == 327
+    assert joining["columns of body that never change"] == 32
+
+
+def test_real_vectors_fit(real):
+    for name, modality in real.modalities.items():
+        assert modality.present.all() and float(modality.vectors.abs().max()) < 50, name
+    assert (films_of_an_utterance(real) == 1).all()
+
+
+@pytest.mark.parametrize("part", ["report", "tune"])
+def test_real_films_and_utterances_are_apart(real, part):
+    for seed in range(10):
+        dealt = split(real, "groups", seed, part)
+        assert len(dealt.persons) == 90 and not leaks(real, dealt)
