@@ -131,6 +131,7 @@ def attention(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.
     return table
 
 
+@torch.inference_mode()
 def answers(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
     """The answer to every ranked clip. Columns: person (-1 for a noise clip), confidence (the largest probability),
     right, trained (training clips of the person; 0 for a noise clip)."""

@@ -95,7 +95,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture(scope="session")
 def made_results():
-    """Makes Results with a given mAP a row, without training: all rows share their seeds' and persons' ups and downs."""
+    """Makes Results with a given mAP a row, without training; all rows share the ups and downs of seeds and persons."""
     import numpy as np
     import pandas as pd
 

@@ -1,0 +1,201 @@
+"""Every probe against what it says it does, worked out clip by clip and face by face."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from famf_lib import probes
+from famf_lib.features import ClipSet
+from famf_lib.runs import RunSpec, obtain
+from famf_lib.sampling import Batch
+from famf_lib.training import evaluate
+
+CPU = torch.device("cpu")
+SPEC = RunSpec(
+    model={"aggregation_options": {"clusters": 3}, "fusion_options": {"hidden": [7, 5]}, "hidden": 13},
+    training={"epochs": 4, "decay_after": 2, "batch_size": 16, "faces": 5},
+    evaluation={"faces": 5},
+)
+
+
+@pytest.fixture
+def clips(made_up, tmp_path):
+    """Clips in which every face has the traits that a probe looks at."""
+    made = made_up(persons=5, clips=12, spread=0.8)
+    rng = np.random.default_rng(5)
+    n = len(made.faces)
+    table = pd.DataFrame({"quality": rng.normal(size=n), "blur": rng.random(n), "occlusion": np.round(rng.random(n))})
+    table.loc[rng.random(n) < 0.1, "blur"] = np.nan
+    whole = ClipSet.build(
+        made.faces,
+        made.counts.numpy(),
+        made.clips,
+        face_table=table,
+        modalities={k: (m.vectors.numpy(), m.present.numpy()) for k, m in made.modalities.items()},
+    )
+    return ClipSet.open(whole.save(tmp_path / "clips"))
+
+
+@pytest.fixture
+def run(clips):
+    return obtain(SPEC, clips, CPU)
+
+
+def test_the_usual_conditions_give_the_runs_own_ap(run, clips):
+    for probe, where in (("ruined", "share == 0"), ("missing", "missing == ''")):
+        table = probes.ask(run, probe, clips).query(where)
+        kinds = table.groupby("kind") if "kind" in table else [("", table)]
+        for _, one in kinds:
+            np.testing.assert_allclose(one.sort_values("person")["ap"], run.ap, equal_nan=True)
+
+
+def test_faces_is_an_evaluation_with_another_number(run, clips):
+    table = probes.ask(run, "faces", clips)
+    assert tuple(table["faces"].unique()) == probes.FACES
+    evaluation = SPEC.evaluation.model_copy(update={"faces": 2})
+    scores = evaluate(run.model(clips), evaluation, clips, run.split(clips), SPEC.seed)
+    np.testing.assert_allclose(table.query("faces == 2")["ap"], scores.ap, equal_nan=True)
+
+
+def test_ruined_frames_are_what_they_should_be(run, clips, monkeypatch):
+    seen = []
+
+    def spy(model, evaluation, clipset, split, seed):
+        seen.append(clipset.faces.clone())
+        return evaluate(model, evaluation, clipset, split, seed)
+
+    monkeypatch.setattr(probes, "evaluate", spy)
+    split = run.split(clips)
+    probes.ruined(run.model(clips), SPEC, clips, split)
+    person = clips.clips["person"].to_numpy(dtype=object)
+    of_face = np.repeat(np.arange(len(clips)), clips.counts)
+    train = np.isin(of_face, split.train.numpy())
+    gallery = np.isin(of_face, split.gallery.numpy())
+    quality = clips.face_columns()["quality"].to_numpy()
+    limit = np.quantile(quality[train], probes.POOREST)
+    origin = {clips.faces[i].numpy().tobytes(): i for i in np.flatnonzero(train)}
+    before = np.zeros(len(of_face), dtype=bool)
+    for n, faces in enumerate(seen):
+        kind, share = ("poor", "stranger")[n // len(probes.RUINED)], probes.RUINED[n % len(probes.RUINED)]
+        changed = (faces != clips.faces).any(dim=1).numpy()
+        assert not changed[~gallery].any(), "a training face was ruined"
+        assert abs(changed[gallery].mean() - share) < 0.15
+        if share == 0:
+            before[:] = False
+        assert (changed >= before).all(), "a face that was ruined at a smaller share is whole again"
+        before = changed
+        for i in np.flatnonzero(changed):
+            source = origin[faces[i].numpy().tobytes()]
+            if kind == "poor":
+                assert quality[source] <= limit
+            else:
+                assert person[of_face[source]] != person[of_face[i]]
+
+
+def test_a_modality_that_is_missing_is_missing_from_the_data(run, clips):
+    table = probes.ask(run, "missing", clips)
+    assert list(table["missing"].unique()) == ["", "audio", "body", "all"]
+    gone = {k: (m.vectors.numpy(), m.present.numpy() & (k != "audio")) for k, m in clips.modalities.items()}
+    without = ClipSet.build(
+        clips.faces, clips.counts.numpy(), clips.clips, face_table=clips.face_columns(), modalities=gone
+    )
+    scores = evaluate(run.model(clips), SPEC.evaluation, without, run.split(clips), SPEC.seed)
+    np.testing.assert_allclose(table.query("missing == 'audio'")["ap"], scores.ap, equal_nan=True)
+
+
+def test_weights_are_those_of_eq_3_and_correlate_as_scipy_says(run, clips):
+    model, split = run.model(clips), run.split(clips)
+    aggregation = model.aggregation
+    table = probes.ask(run, "weights", clips).set_index(["person", "trait"])
+    known = split.gallery_classes >= 0
+    columns = clips.face_columns()
+    faces, persons = [], []
+    for clip, person in zip(split.gallery[known], split.gallery_classes[known], strict=True):
+        for i in range(int(clips.offsets[clip]), int(clips.offsets[clip + 1])):
+            faces.append(i)
+            persons.append(int(person))
+    weight = []
+    with torch.no_grad():
+        phi = [float(torch.sigmoid(aggregation.score(c))) for c in aggregation.centres]
+        for i in faces:
+            alpha = torch.softmax(aggregation.assignment(clips.faces[i].float()), dim=0)
+            weight.append(sum(float(a) * p for a, p in zip(alpha, phi, strict=True)))
+    np.testing.assert_allclose(probes.face_weights(model, clips, np.array(faces)), weight, rtol=1e-5)
+    frame = columns.iloc[faces].assign(person=persons, weight=weight)
+    for trait in ("quality", "blur", "occlusion"):
+        there = frame[frame[trait].notna()]
+        for person, own in there.groupby("person"):
+            one = table.loc[(person, trait)]
+            assert one["faces"] == len(own)
+            assert one["rho"] == pytest.approx(spearmanr(own[trait], own["weight"]).statistic, abs=1e-6)
+        best = there[there[trait] > there[trait].quantile(0.8)]
+        if trait == "quality":  # no ties
+            own = best[best["person"] == best["person"].iloc[0]]
+            mean = table.loc[(best["person"].iloc[0], trait), "fifth 5"]
+            assert mean == pytest.approx(own["weight"].mean(), rel=1e-5)
+
+
+def test_attention_is_the_mean_over_the_clips_that_have_everything(run, clips):
+    model, split = run.model(clips), run.split(clips)
+    table = probes.ask(run, "attention", clips)
+    names = model.token_names
+    audio, body = clips.modalities["audio"], clips.modalities["body"]
+    whole = (clips.counts > 0) & audio.present & body.present
+    for person in table["person"].unique():
+        rows = [int(c) for c, p in zip(split.gallery, split.gallery_classes, strict=True) if p == person and whole[c]]
+        # clips of N faces or fewer are not sampled at random but for the repeats: take clips of 1 or 5 faces
+        exact = [c for c in rows if clips.counts[c] in (1, 5)]
+        if len(exact) != len(rows) or not rows:
+            continue
+        found = []
+        for c in rows:
+            faces = clips.faces[clips.offsets[c] : clips.offsets[c + 1]].float()[None]
+            batch = Batch(
+                faces if faces.shape[1] == 5 else faces.expand(1, 5, -1),
+                None,
+                {"audio": audio.vectors[c : c + 1].float(), "body": body.vectors[c : c + 1].float()},
+                {"audio": torch.tensor([True]), "body": torch.tensor([True])},
+            )
+            with torch.no_grad():
+                found.append(model.attention(batch)[0].numpy())
+        matrix = table[table["person"] == person].pivot(index="row", columns="column", values="weight")
+        np.testing.assert_allclose(matrix.loc[names, names], np.mean(found, axis=0), atol=1e-5)
+    by_row = table.groupby(["person", "row"])["weight"].sum()
+    np.testing.assert_allclose(by_row, 1, atol=1e-5)
+
+
+def test_answers_are_right_or_wrong(run, clips):
+    split = run.split(clips)
+    table = probes.ask(run, "answers", clips)
+    assert len(table) == len(split.gallery) and (table["person"] == split.gallery_classes.numpy()).all()
+    known = table[table["person"] >= 0]
+    assert known["right"].mean() == pytest.approx(run.rank_1)
+    assert table["confidence"].between(1 / len(split.persons), 1).all()
+    assert not table[table["person"] < 0]["right"].any()
+    for person, one in known.groupby("person"):
+        assert (one["trained"] == int((split.train_classes == person).sum())).all()
+
+
+def test_an_answer_is_asked_for_once_and_kept_with_the_run(run, clips, monkeypatch):
+    first = probes.ask(run, "answers", clips)
+    monkeypatch.setitem(probes.PROBES, "answers", lambda *_: pytest.fail("asked again"))
+    pd.testing.assert_frame_equal(probes.ask(run, "answers", clips), first)
+    assert [p.name for p in run.folder.glob("answers-*.parquet")]
+
+
+def test_all_runs_are_asked_side_by_side(run, clips):
+    other = obtain(SPEC.model_copy(update={"seed": 2}), clips, CPU)
+    found = probes.ask_all([run, other], ["answers", "missing"], clips, CPU, "probes")
+    for probe, tables in found.items():
+        for one, asked in zip((run, other), tables, strict=True):
+            direct = probes.PROBES[probe](one.model(clips), one.spec, clips, one.split(clips))
+            pd.testing.assert_frame_equal(asked, direct)
+
+
+def test_a_recorded_run_has_no_model_to_ask(run, clips):
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="only its numbers were recorded"):
+        probes.ask(replace(run, folder=None), "answers", clips)

@@ -1,0 +1,46 @@
+"""Traits of faces from whatever a dataset tells."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from famf_lib.features import ClipSet
+from famf_lib.traits import SIGNS, traits
+
+
+def made(**columns):
+    n = len(next(iter(columns.values())))
+    faces = np.zeros((n, 7))
+    faces[:, 0], faces[:, 1] = 3 * np.arange(n), 4 * np.arange(n)
+    clips = pd.DataFrame({"name": ["a"], "person": ["p"], "split": [None], "group": [None]})
+    return ClipSet.build(faces, np.array([n]), clips, face_table=pd.DataFrame(columns))
+
+
+def test_numbers_of_a_generator_stay():
+    found = traits(made(quality=[80.0, 20.0], blur=[0.1, 0.7], occlusion=[0.2, 0.3], size=[0.5, 0.6], yaw=[-40.0, 10.0]))
+    assert list(found) == ["norm", "quality", "size", "blur", "occlusion", "turned"] and set(found) <= set(SIGNS)
+    assert found["norm"].tolist() == [0, 5] and found["turned"].tolist() == [40, 10]
+    assert found["occlusion"].tolist() == [0.2, 0.3]
+
+
+def test_labels_become_numbers_and_no_label_none():
+    found = traits(
+        made(
+            illumination=["BAD", "MEDIUM", "HIGH", None],
+            occlusion=["NONE", "GLASSES", None, "BEARD"],
+            pose=["FRONTAL", "LEFT", "UP", None],
+            x1=[0, 0, 0, 0],
+            y1=[0, 0, 0, 0],
+            x2=[4, 9, 1, 0],
+            y2=[9, 4, 1, 5],
+        )
+    )
+    expected = {"darkness": [2, 1, 0, np.nan], "occlusion": [0, 1, np.nan, 1], "turned": [0, 1, 1, np.nan]}
+    for trait, values in expected.items():
+        np.testing.assert_array_equal(found[trait], values)
+    assert found["size"].tolist() == [6, 6, 1, 0]
+
+
+def test_without_a_score_of_its_own_quality_is_the_norm():
+    found = traits(made(frame=[1, 2, 3]))
+    assert list(found) == ["norm", "quality"] and found["quality"].tolist() == pytest.approx([0, 5, 10])
