@@ -1,0 +1,263 @@
+"""S seeds of one model as one batched computation against one after the other: seconds a training step, on this device.
+
+    python benchmarks/batched_seeds.py [--seeds 5] [--rounds 15] [--steps 6]
+
+A step is forward, backward and Adam on batches that lie ready. One after the other: each model makes ``--steps`` steps
+before the next has its turn, as runs do, so that its weights stay in the cache. Batched: the weights of all models are
+stacked and ``torch.vmap`` goes over them, so that every product is one batched product and Adam sees one long tensor
+a parameter; batch normalisation keeps the statistics of each model apart. That both make the same steps is checked
+before anything is timed. The two take turns, so that a machine whose speed drifts drifts for both. On a CPU seconds are
+those of the processor, of one thread: what else runs on the machine does not count.
+
+The last column is the same ratio for the matrix products of the classifier alone: what batching gains on them, whoever
+writes it.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call, stack_module_state
+
+from famf_lib import datasets, provenance, training
+from famf_lib.files import ROOT, written_whole
+from famf_lib.model import FAMF, ModelConfig
+from famf_lib.sampling import Batch, Sampler, generator
+from famf_lib.settings import setting
+from famf_lib.splits import split
+from famf_lib.training import TrainingConfig
+
+METHODS = (("mean", "concat"), ("netvlad", "mma"), ("attentionvlad", "mlma"))
+TARGET = ROOT / "results"
+
+
+@dataclass(frozen=True)
+class Task:
+    """S models of one shape, and a batch with its classes for each."""
+
+    training: TrainingConfig
+    models: list[FAMF]
+    batches: list[Batch]
+    classes: list[torch.Tensor]
+    autocast: Callable[[], torch.autocast]
+
+
+def task(profile: str, method: tuple[str, str], precision: str, seeds: range, device: torch.device) -> Task:
+    clipset = datasets.load("synthetic", profile).to(device)
+    used = setting("synthetic", profile)
+    config = ModelConfig(
+        aggregation=method[0],
+        aggregation_options={} if method[0] == "mean" else {"normalisation": used.normalisation},
+        fusion=method[1],
+        features=used.features,
+        hidden=used.hidden,
+    )
+    schedule = used.training.model_copy(update={"precision": precision})
+    parts = split(clipset, "given", seeds[0])
+    sampler = Sampler(clipset, parts.train, schedule.faces, config.modalities)
+    models, batches, classes = [], [], []
+    for seed in seeds:
+        model = training.build(config, clipset, len(parts.persons), seed).train()
+        draw = generator(device, seed)
+        drawn = sampler.draw(draw)
+        rows = torch.randperm(len(parts.train), generator=draw, device=device)[: schedule.batch_size]
+        model.initialise(clipset.faces[drawn.flatten()[: training.CENTRE_SAMPLE]].float(), seed)
+        models.append(model)
+        batches.append(sampler.batch(drawn, rows))
+        classes.append(parts.train_classes.to(device)[rows])
+    return Task(schedule, models, batches, classes, lambda: training.autocast(device, schedule))
+
+
+def adam(parameters: Iterable[tuple[str, torch.Tensor]], schedule: TrainingConfig) -> torch.optim.Adam:
+    groups = ([], [])
+    for name, value in parameters:
+        groups["aggregation." in name].append(value)
+    rates = (schedule.lr, schedule.lr_aggregation)
+    return torch.optim.Adam([{"params": g, "lr": lr} for g, lr in zip(groups, rates, strict=True) if g], fused=True)
+
+
+def one_after_the_other(work: Task) -> Callable[[int], list[float]]:
+    """Makes that many steps of each model; returns the last loss of each."""
+    models = copy.deepcopy(work.models)
+    optimisers = [adam(model.named_parameters(), work.training) for model in models]
+
+    def run(steps: int) -> list[float]:
+        losses = []
+        for model, optimiser, batch, classes in zip(models, optimisers, work.batches, work.classes, strict=True):
+            for _ in range(steps):
+                with work.autocast():
+                    logits = model(batch)
+                loss = F.cross_entropy(logits.float(), classes) + model.fusion.penalty()
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+            losses.append(float(loss.detach()))
+        return losses
+
+    return run
+
+
+def batched(work: Task) -> Callable[[int], list[float]]:
+    """The same steps of all models at once."""
+    models = [_WithPenalty(model) for model in copy.deepcopy(work.models)]
+    weights, buffers = stack_module_state(models)
+    skeleton = models[0].to("meta")
+    optimiser = adam(weights.items(), work.training)
+    stacked = {f.name: _stacked([getattr(b, f.name) for b in work.batches]) for f in fields(Batch)}
+    classes = torch.stack(work.classes)
+
+    def loss_of(weights, buffers, batch, classes):
+        logits, penalty = functional_call(skeleton, weights | buffers, (Batch(**batch),))
+        return F.cross_entropy(logits.float(), classes) + penalty
+
+    def run(steps: int) -> list[float]:
+        for _ in range(steps):
+            with work.autocast():
+                losses = torch.vmap(loss_of)(weights, buffers, stacked, classes)
+            optimiser.zero_grad(set_to_none=True)
+            losses.sum().backward()
+            optimiser.step()
+        return losses.detach().tolist()
+
+    return run
+
+
+class _WithPenalty(torch.nn.Module):
+    """``functional_call`` lends the weights to one call only, and the penalty needs them as well."""
+
+    def __init__(self, model: FAMF):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float]:
+        return self.model(batch), self.model.fusion.penalty()
+
+
+def _stacked(values: list):
+    if isinstance(values[0], dict):
+        return {name: torch.stack([v[name] for v in values]) for name in values[0]}
+    return None if values[0] is None else torch.stack(values)
+
+
+def products(work: Task) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """The products of the classifier, forward and backward, model by model and batched, in the step's precision."""
+    dtype = torch.float32
+    with work.autocast():
+        dtype = (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+    layers = [layer for layer in work.models[0].classifier if isinstance(layer, torch.nn.Linear)]
+    seeds, rows, device = len(work.models), len(work.classes[0]), work.classes[0].device
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(seeds, *shape, device=device).to(dtype)
+
+    operands = [
+        (
+            random(rows, layer.in_features),
+            random(layer.out_features, layer.in_features),
+            random(rows, layer.out_features),
+        )
+        for layer in layers
+    ]
+
+    def each(x: torch.Tensor, w: torch.Tensor, g: torch.Tensor) -> None:
+        x @ w.mT, g @ w, g.mT @ x  # forward, gradient to the input, gradient to the weights
+
+    def single(steps: int) -> None:
+        for seed in range(seeds):
+            for _ in range(steps):
+                for x, w, g in operands:
+                    each(x[seed], w[seed], g[seed])
+
+    def together(steps: int) -> None:
+        for _ in range(steps):
+            for x, w, g in operands:
+                each(x, w, g)
+
+    return single, together
+
+
+def check(first: Callable[[int], list[float]], second: Callable[[int], list[float]], tolerance: float) -> None:
+    """The losses before any step and after one of Adam have to be the same."""
+    for _ in range(2):
+        torch.testing.assert_close(second(1), first(1), rtol=tolerance, atol=0)
+
+
+def in_turn(first: Callable, second: Callable, steps: int, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds a step (of all S models) of either, round by round, after a round that is not counted."""
+    seconds = ([], [])
+    for number in range(rounds + 1):
+        for which, function in enumerate((first, second)):
+            begin = _now()
+            function(steps)
+            if number:
+                seconds[which].append((_now() - begin) / steps)
+    return seconds
+
+
+def _now() -> float:
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=6)
+    arguments = parser.parse_args()
+    device = training.pick_device()
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as the run store trains
+    warnings.filterwarnings("error", message=".*batching rule.*")  # vmap would fall back to a loop: no batching at all
+    seeds = range(1, arguments.seeds + 1)
+    rows = []
+    for profile in ("quick", "standard"):
+        for precision in ("float32", "bfloat16"):
+            for method in METHODS:
+                work = task(profile, method, precision, seeds, device)
+                single, together = one_after_the_other(work), batched(work)
+                check(single, together, 1e-3 if precision == "float32" else 5e-2)
+                one, all_ = in_turn(single, together, arguments.steps, arguments.rounds)
+                bound = in_turn(*products(work), arguments.steps, arguments.rounds)
+                rows.append(
+                    {
+                        "profile": profile,
+                        "precision": precision,
+                        "method": " + ".join(method),
+                        "seconds, one after the other": statistics.median(one),
+                        "seconds, batched": statistics.median(all_),
+                        "one after the other / batched": _ratio(one, all_),
+                        "the same, products of the classifier alone": _ratio(*bound),
+                    }
+                )
+                print(
+                    "  ".join(f"{v:.4f}" if isinstance(v, float) else f"{v:21}" for v in rows[-1].values()), flush=True
+                )
+    command = f"python benchmarks/batched_seeds.py --seeds {arguments.seeds} --rounds {arguments.rounds}"
+    command += f" --steps {arguments.steps}"
+    content = {
+        "command": command,
+        "commit": provenance.commit(ROOT),
+        "rows": rows,
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+    }
+    with written_whole(TARGET / f"batched-seeds-{device.type}.json") as new:
+        new.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _ratio(first: list[float], second: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(first, second, strict=True))
+
+
+if __name__ == "__main__":
+    main()
