@@ -45,7 +45,7 @@ def book(
     parameters = {"profile": _profile(profile), "device": device}
     if seeds is not None:
         parameters["seeds"] = notebooks.as_list(seeds, "seeds")
-    typer.echo(book.build(ROOT, parameters=parameters, absent=_absent, inputs=_inputs, only=only))
+    typer.echo(book.build(ROOT, parameters=parameters, absent=_absent, inputs=_inputs, data=_data, only=only))
 
 
 @app.command()
@@ -168,10 +168,26 @@ def _inputs(page) -> dict:
     from famf_lib.settings import RESULTS
 
     decided = {path.name: path.read_text() for path in sorted(RESULTS.glob("*.json"))}
-    if name := page.values.get("dataset"):
-        dataset = datasets.get(name)
-        decided["data"] = dataset.absence() or dataset.key(page.values["profile"])
+    name = page.values.get("dataset")  # a page without one looks at all of them
+    for dataset in [datasets.get(name)] if name else datasets.DATASETS.values():
+        decided[dataset.name] = dataset.absence() or dataset.key(page.values["profile"])
     return decided
+
+
+def _data(page) -> list[dict]:
+    """The data that a page was made from, or what its recording says of them."""
+    from famf_lib import datasets, results
+
+    name = page.values.get("dataset", page.notebook.stem)  # a notebook called as a dataset is about it
+    profile = page.values.get("profile", "standard")
+    if name not in datasets.DATASETS:
+        return []
+    if datasets.get(name).absence():
+        recorded = results.find_recording(page.notebook.stem, name, profile)
+        return [{"name": name, "profile": recorded.profile, "fingerprint": recorded.data}]
+    clipset = datasets.load(name, profile)
+    sizes = {"persons": len(clipset.persons), "clips": len(clipset), "faces": len(clipset.faces)}
+    return [{"name": name, "profile": profile, "fingerprint": clipset.fingerprint} | sizes]
 
 
 def main() -> None:

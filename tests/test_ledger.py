@@ -1,0 +1,215 @@
+"""Every claim on made-up results in which it is true, and in which it is false; and how the ledger is shown."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from famf_lib import datasets, ledger
+from famf_lib.aggregation import AttentionVLAD, GhostVLAD
+from famf_lib.claims import Verdict
+from famf_lib.experiments import EXPERIMENTS, specs
+from famf_lib.figures import verdicts
+from famf_lib.settings import BASE
+
+HOLDS, FAILS, UNKNOWN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
+CLAIM = {claim.number: claim for claim in ledger.CLAIMS}
+MMA, ONE = "AttentionVLAD + MMA", "MMA: one convolution alone"
+ALL = "AttentionVLAD + {}, all modalities"
+
+
+def results_for(number, made_results, changed, dataset="synthetic"):
+    """Results of the claim's experiment in which all rows are equal, but for those that are changed."""
+    experiment = EXPERIMENTS[CLAIM[number].experiment]
+    labels = dict.fromkeys(label for label, _ in specs(experiment.variants, dataset, BASE["quick"], [1]))
+    return made_results(dict.fromkeys(labels, 0.5) | changed)
+
+
+def answers(results, rows):
+    """Rows of a probe: for each seed and person what ``rows`` gives, as (label, columns)."""
+    persons = range(-1, 13)
+    return pd.DataFrame(
+        [
+            {"label": label, "seed": s, "person": p} | columns
+            for label, columns in rows
+            for s in results.seeds
+            for p in persons
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "true", "false"),
+    [
+        ("1", {"AttentionVLAD + MLMA": 0.6}, {"AttentionVLAD + MLMA": 0.6, "NeXtVLAD + Concat": 0.7}),
+        ("2", {"AttentionVLAD + MLMA": 0.6, MMA: 0.6}, {"AttentionVLAD + MLMA": 0.6}),
+        ("3", {"AttentionVLAD + MLMA": 0.6, "NetVLAD + MLMA": 0.6}, {"AttentionVLAD + MLMA": 0.6}),
+        ("5", {"AttentionVLAD + MLMA": 0.6, "AttentionVLAD + Concat": 0.6}, {"GhostVLAD + MLMA": 0.6}),
+        (
+            "6",
+            {"Face+Audio+Body": 0.7, "Face+Audio": 0.6},
+            {"Face+Audio+Body": 0.7, "Face+Audio": 0.6, "Face+Head": 0.8},
+        ),
+        ("8a", {"K = 8": 0.6}, {"K = 8": 0.6, "K = 16": 0.7}),
+        ("9", {ONE: 0.4}, {ONE: 0.4, "MMA: no residual": 0.4}),
+    ],
+)
+def test_a_claim_about_levels(number, true, false, made_results):
+    claim = CLAIM[number]
+    for changed, verdict in ((true, HOLDS), (false, FAILS)):
+        parts = tuple(claim.comparisons(results_for(number, made_results, changed)))
+        assert ledger.Entry(claim, "synthetic", parts, "").verdict == verdict, [p.sentence() for p in parts]
+
+
+def test_text_hurts_and_not_the_other_way_round(made_results):
+    results = results_for("6", made_results, {"Face+Audio+Body": 0.7, "Face+Audio": 0.6, "Face+Audio+Text": 0.65})
+    of_part = {part.case: part for part in CLAIM["6"].comparisons(results)}
+    assert of_part["text hurts"].ours.mean == pytest.approx(0.6 - 0.65)
+    assert of_part["text hurts"].verdict == FAILS and of_part["audio helps"].verdict == HOLDS
+    assert len([case for case in of_part if case.startswith("best")]) == 7
+
+
+def test_paper_differences_are_the_papers(made_results):
+    parts = {p.case: p.paper for p in CLAIM["6"].comparisons(results_for("6", made_results, {}))}
+    assert parts["audio helps"] == pytest.approx(0.8688 - 0.8656)
+    assert parts["text hurts"] == pytest.approx(0.8688 - 0.8385)
+    parts = {p.case: p.paper for p in CLAIM["8a"].comparisons(results_for("8a", made_results, {}))}
+    assert parts["K = 8 over 2"] == pytest.approx(0.8824 - 0.7952)
+
+
+def test_claim_4_looks_in_the_direction_claimed(made_results):
+    results = results_for("4", made_results, {})
+    famf = "AttentionVLAD + MLMA"
+
+    def table(blur, occlusion, size, quality, clear):
+        rho = {"blur": blur, "occlusion": occlusion, "size": size, "quality": quality, "norm": 0.9}
+        return answers(results, [(famf, {"trait": t, "rho": r, "fifth 5": clear}) for t, r in rho.items()])
+
+    for given, verdict in (
+        ((-0.5, -0.4, 0.3, 0.6, 0.97), HOLDS),
+        ((0.5, -0.4, 0.3, 0.6, 0.97), FAILS),  # blurred faces weigh more
+        ((-0.5, -0.4, 0.3, 0.6, 0.6), FAILS),  # clear faces are not near 1
+    ):
+        results.answers["weights"] = table(*given)
+        parts = tuple(CLAIM["4"].comparisons(results))
+        assert len(parts) == 5
+        assert ledger.Entry(CLAIM["4"], "synthetic", parts, "").verdict == verdict
+    results.answers["weights"] = table(-0.5, -0.4, 0.3, 0.6, 0.97).query("trait != 'blur'")
+    assert "blurred" not in {part.case for part in CLAIM["4"].comparisons(results)}, "a trait nobody told"
+
+
+def test_claim_7_compares_with_an_even_attention(made_results):
+    results = results_for("7", made_results, {})
+    names = ["face 1", "face 2", "audio", "body"]
+
+    def table(body_on_face, audio_on_itself):
+        weights = {
+            "face 1": [0.25] * 4,
+            "face 2": [0.25] * 4,
+            "audio": [(1 - audio_on_itself) / 3] * 2 + [audio_on_itself, (1 - audio_on_itself) / 3],
+            "body": [body_on_face / 2] * 2 + [(1 - body_on_face) / 2] * 2,
+        }
+        rows = [(n, {"row": r, "column": c, "weight": w}) for n in results.labels for r in names
+                for c, w in zip(names, weights[r], strict=True)]  # fmt: skip
+        return answers(results, rows)
+
+    for given, verdicts_ in (
+        ((0.8, 0.7), [HOLDS, HOLDS]),
+        ((0.3, 0.7), [FAILS, HOLDS]),  # two of four tokens are faces: even is 0.5
+        ((0.8, 0.25), [HOLDS, FAILS]),
+    ):
+        results.answers["attention"] = table(*given)
+        parts = CLAIM["7"].comparisons(results)
+        assert [part.verdict for part in parts] == verdicts_
+    assert parts[0].ours.mean == pytest.approx(0.3)
+
+
+def test_claim_10_compares_losses(made_results):
+    results = results_for("10", made_results, {})
+    whole = {"Concat": 0.9, "MMA": 0.7, "MLMA": 0.8}
+    without = {"Concat": 0.6, "MMA": 0.4, "MLMA": 0.75}
+
+    def table(without, modalities):
+        rows = [(ALL.format(f), {"missing": "", "ap": ap}) for f, ap in whole.items()]
+        rows += [(ALL.format(f), {"missing": m, "ap": ap}) for f, ap in without.items() for m in modalities]
+        return answers(results, rows)
+
+    results.answers["missing"] = table(without, ("body", "head", "audio"))
+    parts = CLAIM["10"].comparisons(results)
+    assert [p.case for p in parts] == [f"{m}, against {f}" for m in ("body", "head") for f in ("Concat", "MMA")]
+    assert all(p.verdict == HOLDS and p.ours.mean == pytest.approx(0.3 - 0.05) for p in parts)
+    results.answers["missing"] = table(without | {"MLMA": 0.3}, ("body",))
+    assert [p.verdict for p in CLAIM["10"].comparisons(results)] == [FAILS, FAILS]
+
+
+def test_claim_11_tests_both_at_the_same_number(made_results):
+    results = results_for("11", made_results, {})
+
+    def table(of_24, of_8, of_48):
+        level = {"trained with N = 24": of_24, "trained with N = 8": of_8, "trained with N = 48": of_48}
+        return answers(results, [(label, {"faces": n, "ap": ap}) for label, ap in level.items() for n in (8, 24, 48)])
+
+    for given, found in (((0.5, 0.5, 0.5), [HOLDS, HOLDS]), ((0.5, 0.6, 0.4), [FAILS, HOLDS])):
+        results.answers["faces"] = table(*given)
+        assert [part.verdict for part in CLAIM["11"].comparisons(results)] == found
+
+
+def test_ghosts_are_clusters_without_weight_and_the_check_can_fail(monkeypatch):
+    found = ledger.ghost_identity()
+    assert 0 <= found.low <= found.mean <= found.high < 1  # below 0.00001
+    before = torch.get_rng_state()
+    ledger.ghost_identity()
+    assert torch.equal(before, torch.get_rng_state()), "the caller's random numbers were moved"
+    kept = GhostVLAD.assign
+    monkeypatch.setattr(GhostVLAD, "assign", lambda self, x, mask=None: 1.001 * kept(self, x, mask))
+    assert ledger.ghost_identity().mean > 1
+    assert issubclass(AttentionVLAD, torch.nn.Module)
+
+
+def test_every_claim_has_its_place():
+    assert [c.number for c in ledger.CLAIMS] == [*map(str, range(1, 8)), "8a", "8b", "9", "10", "11"]
+    assert {c.experiment for c in ledger.CLAIMS} <= set(EXPERIMENTS)
+    assert all(c.statement.endswith(".") and c.where and c.test for c in ledger.CLAIMS)
+
+
+def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch, tmp_path):
+    few = {name: EXPERIMENTS[name] for name in ("table-1", "table-2")}
+    monkeypatch.setattr(ledger, "CLAIMS", tuple(CLAIM[n] for n in ("2", "3", "6")))
+    rows = ledger.of("synthetic", "quick", [1], "cpu")
+    assert [row.claim.number for row in rows] == ["2", "3", "6"] and all(row.verdict for row in rows)
+    assert rows[0].command == "famf run table-1 --dataset synthetic --profile quick --seeds 1"
+    fresh = ledger.obtain("table-1", "synthetic", "quick", [1], "cpu")
+    assert rows[1].parts == tuple(CLAIM["3"].comparisons(fresh)), "not the numbers of the runs"
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path))
+    absent = ledger.of("imfdb", "quick")
+    assert all(row.verdict is None and not row.parts for row in absent)
+    assert "not found" in absent[0].reason and absent[2].reason == ledger.FACES_ALONE
+    assert set(few) == {row.claim.experiment for row in rows}
+
+    table = verdicts.matrix([*rows, *absent])
+    assert list(table.columns) == ["synthetic", "imfdb"] and (table["imfdb"] == verdicts.NOT_TESTED).all()
+    assert table["synthetic"].tolist() == [str(row.verdict) for row in rows]
+    parts = verdicts.parts([*rows, *absent])
+    assert len(parts) == sum(len(row.parts) for row in rows) and set(parts["dataset"]) == {"synthetic"}
+    told = verdicts.counts([*rows, *absent])
+    assert told.startswith("On synthetic, of 3 rows, ") and "imfdb" not in told
+
+
+def test_absent_data_are_asked_for_by_name():
+    assert datasets.get("chimera").modalities == ("body", "audio", "text")
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (1, 1), (12, 3), (200, 5)])
+def test_figure_of_any_size(rows, columns):
+    words = [str(v) for v in Verdict] + [verdicts.NOT_TESTED]
+    content = np.array([[words[(r + c) % 4] for c in range(columns)] for r in range(rows)], dtype=object)
+    table = pd.DataFrame(
+        content.reshape(rows, columns), [f"claim {r}" for r in range(rows)], [f"data {c}" for c in range(columns)]
+    )
+    figure = verdicts.draw(table)
+    figure.canvas.draw()
+    assert [t.get_text() for t in figure.axes[0].texts] == content.ravel().tolist()
+
+
+def test_nothing_tested_is_an_empty_table():
+    assert verdicts.parts([]).empty and verdicts.matrix([]).empty and verdicts.counts([]) == ""
