@@ -215,7 +215,7 @@ READINGS = (
             "none": _aggregation(normalisation="none"),
             "each cluster, before φ": _aggregation(normalisation="cluster"),
             # Behind φ the scaling of each cluster cancels it: what is left is NetVLAD, exactly.
-            "each cluster, behind φ": {"aggregation": "netvlad"},
+            "each cluster, behind φ": {"aggregation": "netvlad"} | _aggregation(normalisation="cluster"),
             "the whole, behind φ": _aggregation(normalisation="whole"),
             "each cluster before φ, the whole behind": _aggregation(normalisation="cluster+whole"),
         },

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int64
-from joblib import Parallel, delayed
+from joblib import delayed
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from famf_lib.files import written_whole
 from famf_lib.fingerprint import source_fingerprint
 from famf_lib.model import FAMF
 from famf_lib.progress import progress
-from famf_lib.runs import Run, RunSpec, cores, obtain, opened, threads
+from famf_lib.runs import Run, RunSpec, cores, obtain, opened, side_by_side, threads
 from famf_lib.sampling import Sampler, generator
 from famf_lib.splits import Split
 from famf_lib.training import EVALUATION, EVALUATION_BATCH, EvaluationConfig, evaluate, logits_of
@@ -232,8 +232,8 @@ def ask_all(
                     ask(run, name, there)
                     bar.to(done)
             else:
-                tasks = (delayed(_worker)(run.spec, name, clipset.folder, device.type) for run, name in asked.values())
-                for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
+                tasks = [delayed(_worker)(run.spec, name, clipset.folder, device.type) for run, name in asked.values()]
+                for done in side_by_side(tasks, workers):
                     bar.to(done)
     return {name: [ask(run, name, clipset) for run in runs] for name in names}
 

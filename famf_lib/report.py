@@ -192,6 +192,8 @@ def protocol(dataset: str, results: Results) -> str:
     }[spec.protocol]
     beside = " and ".join(spec.model.modalities)
     given = f"The face is fused with {beside}." if beside else "There is the face alone: fusion mixes its clusters."
+    if len({run.spec.model.modalities for run in results.runs.values()}) > 1:
+        given = "Each row names what the face is fused with."
     return (
         f"Data: {source.title}. {split} {given} A run ranks the clips by {spec.evaluation.rank_by}; a person keeps the "
         f"best {spec.evaluation.k}, and AP divides by all the person's clips. Seeds: "

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,11 +202,19 @@ def obtain_all(specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device,
                     epochs = spec.training.epochs
                     obtain(spec, clipset, device, lambda epoch, loss, n=done, of=epochs: bar.to(n + epoch / of))
             else:
-                tasks = (delayed(_worker)(spec, clipset.folder, device.type) for spec in missing.values())
-                finished = Parallel(workers, return_as="generator_unordered")(tasks)
-                for done, _ in enumerate(finished, start=1):
+                tasks = [delayed(_worker)(spec, clipset.folder, device.type) for spec in missing.values()]
+                for done in side_by_side(tasks, workers):
                     bar.to(done)
     return [obtain(spec, clipset, device) for spec in specs]
+
+
+def side_by_side(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
+    """Does the tasks (joblib's ``delayed`` calls) in processes of their own; gives the number that is done."""
+    with warnings.catch_warnings():
+        # A worker whose memory has grown is replaced by a new one. Nothing is lost, and no page should show it.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
+        for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
+            yield done
 
 
 def cores() -> int:

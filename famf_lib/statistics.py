@@ -7,9 +7,10 @@ independently. Two corrections make it right for five seeds: drawing n − 1 of 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt16
 
 LEVEL = 0.95
 DRAWS = 4_000
@@ -47,9 +48,10 @@ def estimate(ap: Float[np.ndarray, "*S P"], seed: int = 0) -> Estimate:
     rng = np.random.default_rng(seed)
     rows = rng.multinomial(max(seeds - 1, 1), np.full(seeds, 1 / seeds), DRAWS) if seeds > 1 else np.ones((DRAWS, 1))
     drawn = np.empty(DRAWS)
+    of_persons = _persons_drawn(persons, seed)
     for start in range(0, DRAWS, 500):  # in pieces: 10,034 persons × 4,000 draws would not be small
         part = slice(start, start + 500)
-        columns = rng.multinomial(max(persons - 1, 1), np.full(persons, 1 / persons), 500).astype(np.float64)
+        columns = of_persons[part].astype(np.float64)
         weight = columns @ there.T  # (500, S)
         of_seed = np.divide(
             columns @ values.T, weight, out=np.broadcast_to(means, weight.shape).copy(), where=weight > 0
@@ -59,6 +61,14 @@ def estimate(ap: Float[np.ndarray, "*S P"], seed: int = 0) -> Estimate:
     low, high = np.quantile(drawn, [alpha, 1 - alpha]) - centre
     stretch = _stretch(means, np.nanmean(np.where(there, ap - means[:, None], np.nan)[:, there.any(axis=0)], axis=0))
     return Estimate(centre, centre + stretch * float(low), centre + stretch * float(high), seeds, persons)
+
+
+@lru_cache(maxsize=4)  # a page asks for many intervals over the same persons, and this is most of their cost
+def _persons_drawn(persons: int, seed: int) -> UInt16[np.ndarray, "draws {persons}"]:
+    """How often each person is drawn in each draw."""
+    rng = np.random.default_rng([seed, persons])
+    pieces = [rng.multinomial(max(persons - 1, 1), np.full(persons, 1 / persons), 500) for _ in range(DRAWS // 500)]
+    return np.concatenate([piece.astype(np.uint16) for piece in pieces])
 
 
 def difference(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."], seed: int = 0) -> Estimate:
