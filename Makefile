@@ -1,6 +1,7 @@
-# make book, make test: each does all the set-up it needs. PROFILE=quick makes a small book in seconds a page;
-# OPTIONS go to JupyterLab: make lab OPTIONS='--no-browser --port 9999'.
+# make book, make test: each does all the set-up it needs. PROFILE=quick makes a small book in seconds a page, and
+# SEEDS=1,2 with two runs a row; OPTIONS go to JupyterLab: make lab OPTIONS='--no-browser --port 9999'.
 PROFILE ?= standard
+SEEDS ?=
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -8,7 +9,7 @@ BIN = $(VENV)/bin
 .PHONY: book test lab clean
 
 book: $(VENV)/.ready
-	$(BIN)/famf book --profile $(PROFILE)
+	$(BIN)/famf book --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: $(VENV)/.ready
 	$(BIN)/ruff check .

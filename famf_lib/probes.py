@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from jaxtyping import Int64
 from joblib import delayed
-from scipy.stats import rankdata
+from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
 from famf_lib.features import ClipSet, Modality
@@ -95,7 +95,7 @@ def weights(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.Da
         fifth = np.ceil(FIFTHS * rankdata(table["value"]) / max(len(table), 1)).astype(int).clip(1, FIFTHS)
         by_person = table.groupby("person")
         one = by_person.size().rename("faces").to_frame()
-        one["rho"] = by_person[["value", "weight"]].apply(lambda t: t["value"].corr(t["weight"], method="spearman"))
+        one["rho"] = by_person[["value", "weight"]].apply(lambda t: _rank_correlation(t["value"], t["weight"]))
         means = table["weight"].groupby([table["person"], fifth]).mean().unstack()
         for n in range(1, FIFTHS + 1):
             one[f"fifth {n}"] = means[n] if n in means else np.nan
@@ -162,6 +162,11 @@ def face_weights(model: FAMF, clipset: ClipSet, rows: np.ndarray) -> np.ndarray:
         x = clipset.faces[part.to(clipset.faces.device)].float()
         found.append(model.aggregation.face_weights(model.scaled(x)[None])[0].cpu())
     return torch.cat(found).numpy() if found else np.empty(0, dtype=np.float32)
+
+
+def _rank_correlation(a: pd.Series, b: pd.Series) -> float:
+    """Spearman's; NaN, without a warning, where one of them is constant."""
+    return float(spearmanr(a, b).statistic) if a.nunique() > 1 and b.nunique() > 1 else float("nan")
 
 
 def _ap(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split, faces: int | None = None) -> pd.DataFrame:
