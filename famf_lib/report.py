@@ -48,7 +48,7 @@ def comparison_table(compared: Sequence[Comparison]) -> pd.DataFrame:
     """A row a comparison: the paper's difference, ours with its interval, the verdict."""
     return pd.DataFrame(
         {
-            "paper": [c.paper for c in compared],
+            "paper": pd.Series([c.paper for c in compared], dtype=float).to_numpy(),
             "ours": [c.ours.mean for c in compared],
             "low": [c.ours.low for c in compared],
             "high": [c.ours.high for c in compared],

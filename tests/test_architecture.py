@@ -24,7 +24,8 @@ LAYERS = (
     ("results",),
     ("tuning", "report", "plots"),
     ("pictures",),
-    ("ledger", "figures", "challenging", "generated"),
+    ("ledger", "challenging", "generated"),
+    ("figures",),
     ("book",),
     ("cli",),
 )
