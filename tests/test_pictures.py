@@ -1,0 +1,204 @@
+"""Pictures of faces: which picture belongs to which face, and the figure of them."""
+
+import base64
+import re
+from io import BytesIO
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from test_imfdb import World, picture
+
+from famf_lib import pictures, portraits
+from famf_lib.datasets import imfdb, synthetic
+from famf_lib.features import ClipSet
+from famf_lib.files import sources
+from famf_lib.pictures import PIXELS, Strip, faces_of, fitted, light, sheet
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def as_bytes(images) -> list[bytes]:
+    return [image.tobytes() for image in images]
+
+
+# --- synthetic -------------------------------------------------------------------------------------------------------
+
+
+def small(person: list, counts: list[int], own: list[bool]) -> ClipSet:
+    """Clips of these persons; their faces differ in the generator's variables."""
+    total, rng = sum(counts), np.random.default_rng(5)
+    faces = pd.DataFrame(rng.random((total, 4)), columns=["blur", "darkness", "occlusion", "size"])
+    clips = pd.DataFrame({"name": [f"clip {i}" for i in range(len(counts))], "person": person})
+    return ClipSet.build(
+        rng.normal(size=(total, 3)),
+        np.array(counts),
+        clips.assign(split="train", group="programme"),
+        face_table=faces.assign(yaw=rng.uniform(-90, 90, total), own=own),
+    )
+
+
+def test_a_synthetic_face_is_drawn_with_its_own_numbers():
+    clipset = small(["ann", None, "bob", None], [2, 1, 3, 2], [True, False, True, True, True, False, False, False])
+    faces = clipset.face_columns()
+
+    def expected(row: int, who: str) -> bytes:
+        return portraits.portrait(who, **faces.loc[row, pictures.LATENTS]).tobytes()
+
+    rows = [7, 0, 4, 3, 2]  # in any order
+    found = as_bytes(faces_of("synthetic", clipset, rows))
+    assert found[1] == expected(0, "ann") and found[2] == expected(4, "bob") and found[3] == expected(3, "bob")
+    assert found[4] == expected(2, "clip 1")  # a stranger, who is the same in all of the noise clip
+    # Somebody else: not the person, and in a clip of nobody another one each time.
+    beside, nobody = faces_of("synthetic", clipset, [1, 5]), faces_of("synthetic", clipset, [6, 7])
+    assert as_bytes(beside)[0] != expected(1, "ann") and as_bytes(beside)[1] != expected(5, "bob")
+    assert as_bytes(nobody) == [expected(6, "clip 3, face 6"), expected(7, "clip 3, face 7")]
+
+
+def test_no_rows_no_pictures_and_every_face_of_the_generator_can_be_drawn():
+    clipset = synthetic.make("quick")
+    assert faces_of("synthetic", clipset, []) == []
+    extremes = clipset.face_columns()[pictures.LATENTS].agg(["idxmin", "idxmax"]).to_numpy().ravel()
+    assert {image.size for image in faces_of("synthetic", clipset, extremes)} == {PIXELS}
+
+
+def test_an_unknown_dataset_is_refused():
+    with pytest.raises(ValueError, match="'imdb' is not known"):
+        faces_of("imdb", small(["ann"], [1], [True]), [0])
+
+
+# --- real ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made_up_films(tmp_path, monkeypatch) -> tuple[World, ClipSet]:
+    world = World()
+    world.film("Asha", "Dil", [1, 2, 3])
+    world.film("Birju", "Nayak", [4, 5, 6])
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path))
+    (tmp_path / "imfdb").mkdir()
+    return world, imfdb.build(world.archive(tmp_path / "imfdb"), world.embeddings(tmp_path / "imfdb"))
+
+
+def test_a_real_face_has_its_own_picture(made_up_films):
+    world, clipset = made_up_films
+    paths = clipset.face_columns()["path"]
+    rows = [4, 0, 2, 0]
+    expected = [fitted(Image.open(BytesIO(world.files[paths[row]]))) for row in rows]
+    assert as_bytes(faces_of("imfdb", clipset, rows)) == as_bytes(expected)
+    assert faces_of("imfdb", clipset, []) == []
+
+
+def test_where_there_are_no_pictures_a_sentence_says_why(made_up_films, tmp_path):
+    _, clipset = made_up_films
+    assert pictures.absence("imfdb") is None and pictures.absence("synthetic") is None
+    (tmp_path / "imfdb" / imfdb.ARCHIVE).unlink()
+    assert faces_of("imfdb", clipset, [0]) is None
+    assert "not found" in pictures.absence("imfdb")
+
+
+@pytest.mark.parametrize("size", [(8, 11), (96, 120), (300, 90), (50, 400)])
+def test_a_picture_is_cut_around_its_middle(size):
+    """A small one shows its own pixels: no value is there that was not there before."""
+    whole = Image.open(BytesIO(picture(3, size)))
+    cut = fitted(whole)
+    assert cut.size == PIXELS and cut.mode == "RGB"
+    if size[1] < PIXELS[1]:
+        colours = {c for _, c in whole.convert("RGB").getcolors(1 << 20)}
+        assert {c for _, c in cut.getcolors(1 << 20)} <= colours
+    half = Image.new("RGB", (400, 200), "red")
+    half.paste("blue", (200, 0, 400, 200))
+    middle = np.asarray(fitted(half))
+    assert (middle[:, 10] == [255, 0, 0]).all() and (middle[:, -10] == [0, 0, 255]).all()
+
+
+def test_real_pictures_are_found():
+    if reason := imfdb.absence():
+        pytest.skip(reason)
+    if not (sources() / "imfdb" / imfdb.EMBEDDINGS).is_file():
+        pytest.skip(f"the paths are those of {imfdb.EMBEDDINGS}")
+    with np.load(sources() / "imfdb" / imfdb.EMBEDDINGS) as file:
+        paths = file["path"][[5, 20_000, 11, 34_000, 300]]
+    clips = pd.DataFrame({"name": ["clip"], "person": ["somebody"], "split": None, "group": None})
+    table = pd.DataFrame({"path": paths})
+    found = faces_of("imfdb", ClipSet.build(np.ones((5, 3)), np.array([5]), clips, face_table=table), range(5))
+    assert len(set(as_bytes(found))) == 5 and {image.size for image in found} == {PIXELS}
+
+
+# --- the figure ------------------------------------------------------------------------------------------------------
+
+FACES = [Image.new("RGB", PIXELS, (7 * n, 90, 130)) for n in range(31)]
+
+
+def words(figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts if text.get_text()]
+
+
+def test_a_sheet_without_faces():
+    assert words(sheet([])) == ["no faces to show"]
+    assert words(sheet([Strip("dark", [])])) == ["dark", "no such face"]
+    assert words(sheet([Strip("dark", [], total=5)])) == ["dark", "no such face", "+ 5"]
+
+
+def test_a_sheet_of_one_face():
+    figure = sheet([Strip("clip", FACES[:1], ["0.73"])])
+    assert words(figure) == ["clip", "0.73"] and len(figure.axes[0].images) == 1
+
+
+def test_a_sheet_shows_what_there_is_room_for_and_says_how_many_are_left():
+    figure = sheet([Strip("a", FACES, [f"{n}" for n in range(31)]), Strip("b", FACES[:5])], columns=3, lines=2)
+    assert words(figure) == ["a", *"012345", "+ 25", "b"]
+    images = figure.axes[0].images
+    assert len(images) == 6 + 5
+    places = np.array([image.get_extent() for image in images])  # left, right, bottom, top; y runs down
+    lefts, tops = places[:, 0], places[:, 3]
+    assert len(set(lefts.round(6))) == 3 and len(set(tops.round(6))) == 4
+    wide, high = figure.get_size_inches()
+    assert (places[:, :2] >= 0).all() and (places[:, 1] <= wide).all() and (places[:, 2] <= high).all()
+    for i in range(len(places)):  # no picture lies on another
+        for j in range(i):
+            beside = places[i, 0] >= places[j, 1] or places[j, 0] >= places[i, 1]
+            assert beside or places[i, 3] >= places[j, 2] or places[j, 3] >= places[i, 2]
+    assert "+ 99,994" in words(sheet([Strip("many", FACES, total=100_000)]))
+
+
+@pytest.mark.parametrize("count", [0, 1, 31])
+@pytest.mark.parametrize("columns", [1, 8, 40])
+def test_nothing_is_cut_off(count, columns):
+    strips = [Strip("in weak light", FACES[:count], ["0.50"] * count, note="19.8% of the faces", total=16_341)] * 2
+    figure = sheet(strips, columns)
+    figure.canvas.draw()
+    whole = figure.bbox
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        assert box.x0 >= whole.x0 and box.x1 <= whole.x1 and box.y0 >= whole.y0 and box.y1 <= whole.y1
+
+
+@pytest.mark.parametrize("asked", [{"columns": 0}, {"lines": 0}])
+def test_a_sheet_without_room_is_refused(asked):
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        sheet([Strip("a", FACES)], **asked)
+
+
+def test_text_is_one_for_each_picture():
+    with pytest.raises(ValueError, match="'a': found 2 for 3 pictures"):
+        sheet([Strip("a", FACES[:3], ["1", "2"])])
+
+
+def test_the_page_gets_small_pictures_and_the_same_ones():
+    drawn = [portraits.portrait(f"person {n}") for n in range(5)]
+    svg = light(sheet([Strip("faces", drawn)], columns=5)).data
+    embedded = re.findall(r"data:image/(\w+);base64,([A-Za-z0-9+/=]+)", svg)
+    assert [kind for kind, _ in embedded] == ["jpeg"] * 5 and len(svg) < 60_000
+    for original, (_, data) in zip(drawn, embedded, strict=True):
+        again = np.asarray(Image.open(BytesIO(base64.b64decode(data))), dtype=float)
+        assert again.shape == (PIXELS[1], PIXELS[0], 3)
+        upright = min(np.abs(again - original).mean(), np.abs(again[::-1] - original).mean())
+        assert upright < 8
+    assert not plt.get_fignums()
