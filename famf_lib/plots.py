@@ -74,7 +74,8 @@ def differences(compared: list[Comparison]) -> Figure:
         axes.scatter(one.ours.mean, y, s=55, color=colour, zorder=3)
         if one.paper is not None:
             axes.scatter(one.paper, y, **DIAMOND, zorder=3)
-    _rows(axes, [f"{one.claim}\n{one.case}" for one in compared])
+    several = len({one.claim for one in compared}) > 1  # the name of a single claim would stand on every line
+    _rows(axes, [f"{one.claim}\n{one.case}" if several else one.case for one in compared])
     axes.tick_params(axis="y", labelsize=8)
     axes.set_xlabel("difference in mAP at 100")
     for verdict, colour in VERDICT_COLOURS.items():
