@@ -26,6 +26,11 @@ class Rule:
     name: str
     text: str
     judge: Callable[[Estimate, float], Verdict]
+    ends: tuple[int, int]
+
+    def band(self, margin: float) -> tuple[float, float]:
+        """The effects that are too small to speak of, from the least to the largest."""
+        return self.ends[0] * margin, self.ends[1] * margin
 
 
 def _verdict(holds: bool, fails: bool) -> Verdict:
@@ -37,6 +42,7 @@ BETTER = Rule(
     f"“A is better than B” *holds* where the {LEVEL:.0%} interval of the paired difference A − B lies above 0, *does "
     "not hold* where it lies below +margin, and otherwise we *cannot tell*. Above 0 and below the margin it *holds*.",
     lambda effect, margin: _verdict(effect.low > 0, effect.high < margin),
+    (0, 1),
 )
 SAME = Rule(
     "no difference",
@@ -46,12 +52,14 @@ SAME = Rule(
     lambda effect, margin: _verdict(
         -margin < effect.low and effect.high < margin, effect.low > margin or effect.high < -margin
     ),
+    (-1, 1),
 )
 NOT_WORSE = Rule(
     "no worse",
     f"“A is no worse than B” *holds* where the {LEVEL:.0%} interval of A − B lies above −margin, *does not hold* where "
     "it lies below −margin, and otherwise we *cannot tell*.",
     lambda effect, margin: _verdict(effect.low > -margin, effect.high < -margin),
+    (-1, 0),
 )
 RULES = (BETTER, SAME, NOT_WORSE)
 
@@ -100,7 +108,9 @@ class Comparison:
         """The outcome in words, every number from the estimate."""
         ours = self.ours
         paper = f" The paper has {self.paper:+.4f}." if self.paper is not None else ""
-        return (
-            f"{self.effect}: {ours.mean:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}] over {ours.seeds} seeds and "
-            f"{ours.persons:,} persons, so “{self.claim}” **{self.verdict}** here.{paper}"
+        number = (
+            f"{ours.mean:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}] over {ours.seeds} seeds and {ours.persons:,} persons"
         )
+        if not ours.persons:  # worked out, and not from runs
+            number = f"{ours.mean:+.4f}"
+        return f"{self.effect}: {number}, so “{self.claim}” **{self.verdict}** here.{paper}"

@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from famf_lib.claims import MARGIN, Comparison, Verdict
+from famf_lib.claims import Comparison, Verdict
 
 PALETTE = sns.color_palette("colorblind")
 OURS, PAPER, MUTED = PALETTE[0], PALETTE[3], "0.55"
@@ -63,12 +63,13 @@ def levels(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
 
 
 def differences(compared: list[Comparison]) -> Figure:
-    """Paired differences with their intervals, coloured by verdict, beside the paper's."""
+    """Paired differences with their intervals, coloured by verdict, beside the paper's; grey: too small to speak of."""
     height = 1.1 + 0.42 * max(len(compared), 1)
     figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
-    axes.axvspan(0, MARGIN, color="0.5", alpha=0.15, linewidth=0)
     axes.axvline(0, color="0.35", linewidth=1)
     for y, one in enumerate(compared):
+        low, high = one.rule.band(one.margin)
+        axes.fill_betweenx([y - 0.5, y + 0.5], low, high, color="0.5", alpha=0.15, linewidth=0)
         colour = VERDICT_COLOURS[one.verdict]
         axes.plot([one.ours.low, one.ours.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="round")
         axes.scatter(one.ours.mean, y, s=55, color=colour, zorder=3)
