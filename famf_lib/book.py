@@ -18,13 +18,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from famf_lib import notebooks, provenance
+from famf_lib import generated, notebooks, provenance
 from famf_lib.files import written_whole
 from famf_lib.fingerprint import source_fingerprint
 from famf_lib.pages import BookError, Page, pages, pruned, stage, table_of_contents
 
 RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline")
-NOT_USED = ("famf_lib.cli", "famf_lib.book", "famf_lib.pages")  # by any notebook
+NOT_USED = ("famf_lib.cli", "famf_lib.book", "famf_lib.generated", "famf_lib.pages")  # by any notebook
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "trusted", "language_info", "kernelspec")
 
 
@@ -34,6 +34,7 @@ def build(
     parameters: dict[str, Any] | None = None,
     absent: Callable[[Page], str | None] = lambda page: None,
     inputs: Callable[[Page], dict[str, Any]] = lambda page: {},
+    data: Callable[[Page], list[dict[str, Any]]] = lambda page: [],
     only: Iterable[str] | None = None,
     timeout: int | None = None,
 ) -> Path:
@@ -45,6 +46,8 @@ def build(
         absent: the reason why a page cannot be made here, or None. Such a page is left out.
         inputs: what decides the outputs of a page besides its notebook and the library, such as fingerprints of data;
             whatever JSON can hold.
+        data: the datasets that a page was made from, each with its name, profile, fingerprint and, where it is here,
+            its persons, clips and faces; asked after the execution, for the page that tells of it.
         only: the pages to bring up to date; the others stay as they were executed last, and new ones are left out.
         timeout: the limit for a cell, in seconds.
 
@@ -62,12 +65,13 @@ def build(
             names = ", ".join(page.name for page in every)
             raise BookError(f"book/pages.yml: there is no page {min(unknown)!r}; the pages are: {names}.")
 
+        library = source_fingerprint("famf_lib", without=NOT_USED)
         left_out: dict[str, str] = {}
         records: dict[str, dict] = {}
         for page in every:
             reason = absent(page)
             if reason is None and (only is None or page.name in only):
-                records[page.name] = _up_to_date(root, page, inputs(page), timeout)
+                records[page.name] = _up_to_date(root, page, library, inputs(page), data, timeout)
             elif reason is None and (record := _record(place, page)):
                 records[page.name] = record
                 _say(page.name, f"as it was on {record['when']}")
@@ -76,20 +80,28 @@ def build(
                 _say(page.name, f"left out: {left_out[page.name]}")
 
         made = [page for page in every if page.name in records]
-        stage(root, pruned(toc, {f"book/{name}" for name in left_out}), made, records, left_out)
+        texts = generated.texts(root, every, records, left_out)
+        stage(root, pruned(toc, {f"book/{name}" for name in left_out}), made, texts)
         _render(place)
     _say("in all", f"{time.monotonic() - begin:.1f} s")
     return place / "html" / "index.html"
 
 
-def _up_to_date(root: Path, page: Page, inputs: dict[str, Any], timeout: int | None) -> dict[str, Any]:
+def _up_to_date(
+    root: Path,
+    page: Page,
+    library: str,
+    inputs: dict[str, Any],
+    data: Callable[[Page], list[dict[str, Any]]],
+    timeout: int | None,
+) -> dict[str, Any]:
     """Executes a page unless what decides its outputs is what it was. Returns its record."""
     place = root / "_build"
     key = {
         "notebook": _hash(_without_outputs(notebooks.read(page.notebook))),
         "parameters": _hash(page.parameters),
         "inputs": _hash(inputs),
-        "library": source_fingerprint("famf_lib", without=NOT_USED),
+        "library": library,
         "versions": provenance.versions(),
     }
     record = _record(place, page)
@@ -102,7 +114,7 @@ def _up_to_date(root: Path, page: Page, inputs: dict[str, Any], timeout: int | N
     out = place / "executed" / f"{page.name}.ipynb"
     reports = place / "reports"
     record = notebooks.execute(page.notebook, out, page.parameters, timeout=timeout, reports=reports, provenance=origin)
-    record = {"notebook": page.notebook.name, **record, "key": key}
+    record = {"notebook": page.notebook.name, **record, "data": data(page), "key": key}
     with written_whole(out.with_suffix(".json")) as new:
         new.write_text(json.dumps(record, indent=1, ensure_ascii=False))
     _say(page.name, f"executed in {record['seconds']:.1f} s")

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -164,30 +165,45 @@ def _absent(page) -> str | None:
 
 def _inputs(page) -> dict:
     """What decides a page besides its notebook: the data, and what is recorded in results/."""
-    from famf_lib import datasets
     from famf_lib.settings import RESULTS
 
     decided = {path.name: path.read_text() for path in sorted(RESULTS.glob("*.json"))}
-    name = page.values.get("dataset")  # a page without one looks at all of them
-    for dataset in [datasets.get(name)] if name else datasets.DATASETS.values():
-        decided[dataset.name] = dataset.absence() or dataset.key(page.values["profile"])
+    for name in _datasets(page):
+        decided[f"data {name}"] = _data_key(name, page.values.get("profile", "standard"))
     return decided
+
+
+@cache  # it reads the user's files whole, and many pages show the same dataset
+def _data_key(name: str, profile: str) -> str:
+    from famf_lib import datasets
+
+    dataset = datasets.get(name)
+    return dataset.absence() or dataset.key(profile)
 
 
 def _data(page) -> list[dict]:
     """The data that a page was made from, or what its recording says of them."""
     from famf_lib import datasets, results
 
-    name = page.values.get("dataset", page.notebook.stem)  # a notebook called as a dataset is about it
-    profile = page.values.get("profile", "standard")
-    if name not in datasets.DATASETS:
-        return []
-    if datasets.get(name).absence():
-        recorded = results.find_recording(page.notebook.stem, name, profile)
-        return [{"name": name, "profile": recorded.profile, "fingerprint": recorded.data}]
-    clipset = datasets.load(name, profile)
-    sizes = {"persons": len(clipset.persons), "clips": len(clipset), "faces": len(clipset.faces)}
-    return [{"name": name, "profile": profile, "fingerprint": clipset.fingerprint} | sizes]
+    profile, found = page.values.get("profile", "standard"), []
+    for name in _datasets(page):
+        if datasets.get(name).absence() is None:
+            clipset = datasets.load(name, profile)
+            sizes = {"persons": len(clipset.persons), "clips": len(clipset), "faces": len(clipset.faces)}
+            found.append({"name": name, "profile": profile, "fingerprint": clipset.fingerprint} | sizes)
+        elif recorded := results.find_recording(page.notebook.stem, name, profile):
+            found.append({"name": name, "profile": recorded.profile, "fingerprint": recorded.data})
+    return found
+
+
+def _datasets(page) -> list[str]:
+    """The datasets that a page is made from. A notebook that is called as one is about it."""
+    from famf_lib.datasets import DATASETS
+
+    if "datasets" in page.values:
+        return page.values["datasets"]
+    name = page.values.get("dataset", page.notebook.stem)
+    return [name] if "dataset" in page.values or name in DATASETS else []
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ from famf_lib import notebooks
 from famf_lib.files import written_whole
 from famf_lib.notebooks import NotebookError
 
-EXECUTION = "book/execution"  # the page that the build itself writes
+PARAMETERS, EXECUTION = "book/parameters", "book/execution"
+GENERATED = (PARAMETERS, EXECUTION)  # the pages that the build itself writes, see ``generated``
 PLACEHOLDER = "{{page}}"
 BESIDE = ("README.md", "CONTRIBUTING.md", "LICENSE", "data/README.md")  # what pages of book/ may include from elsewhere
 
@@ -66,8 +67,8 @@ def pages(root: Path, parameters: dict[str, Any]) -> list[Page]:
             if not isinstance(value, known.get(key, ())):
                 expected = ", ".join(f"{key} ({kind.__name__})" for key, kind in known.items())
                 raise BookError(f"book/pages.yml, page {name!r}: expected {expected}, found {key}: {value!r}.")
-        if f"book/{name}" == EXECUTION or (root / "book" / f"{name}.md").exists():
-            raise BookError(f"book/pages.yml, page {name!r}: there is a page of prose of that name.")
+        if f"book/{name}" in GENERATED or (root / "book" / f"{name}.md").exists():
+            raise BookError(f"book/pages.yml, page {name!r}: there is another page of that name.")
         path = root / "book" / entry["notebook"]
         if not path.is_file():
             raise BookError(f"book/pages.yml, page {name!r}: the notebook {path} does not exist.")
@@ -98,20 +99,21 @@ def pages(root: Path, parameters: dict[str, Any]) -> list[Page]:
 
 
 def table_of_contents(root: Path, every: list[Page]) -> dict[str, Any]:
-    """``_toc.yml``. Raises: BookError if it names what is not there, or leaves out a page of ``book/pages.yml``."""
+    """``_toc.yml``. Raises: BookError if it names what is not there, or leaves out a page that the build makes."""
     toc = _yaml(root / "_toc.yml")
     if not (root / "_config.yml").is_file():
         raise BookError(f"{root / '_config.yml'} does not exist.")
-    if (root / f"{EXECUTION}.md").exists():
-        raise BookError(f"{EXECUTION}.md exists, but the build writes that page: give yours another name.")
+    for page in GENERATED:
+        if (root / f"{page}.md").exists():
+            raise BookError(f"{page}.md exists, but the build writes that page: give yours another name.")
     made = {f"book/{page.name}" for page in every}
     files = list(_files(toc))
     for file in files:
-        if file not in made and file != EXECUTION and not (root / f"{file}.md").is_file():
+        if file not in made and file not in GENERATED and not (root / f"{file}.md").is_file():
             hint = "; list that notebook in book/pages.yml" if (root / f"{file}.ipynb").is_file() else ""
             raise BookError(f"_toc.yml: there is no {file}.md and no page of that name in book/pages.yml{hint}.")
-    if forgotten := sorted(made - set(files)):
-        raise BookError(f"_toc.yml does not list {forgotten[0]}, which book/pages.yml makes.")
+    if forgotten := sorted((made | set(GENERATED)) - set(files)):
+        raise BookError(f"_toc.yml does not list {forgotten[0]}, which the build makes.")
     return toc
 
 
@@ -147,8 +149,8 @@ def pruned(toc: Any, absent: set[str]) -> Any:
     return entries
 
 
-def stage(root: Path, toc: Any, made: list[Page], records: dict[str, dict], left_out: dict[str, str]) -> None:
-    """Gathers what Sphinx reads in ``_build/source``."""
+def stage(root: Path, toc: Any, made: list[Page], texts: dict[str, str]) -> None:
+    """Gathers what Sphinx reads in ``_build/source``; ``texts`` are files to add, by their paths."""
     import nbformat
 
     with written_whole(root / "_build" / "source") as new:
@@ -163,8 +165,16 @@ def stage(root: Path, toc: Any, made: list[Page], records: dict[str, dict], left
         for page in made:
             executed = notebooks.read(root / "_build" / "executed" / f"{page.name}.ipynb")
             nbformat.write(_named(executed, page), new / "book" / f"{page.name}.ipynb")
-        (new / f"{EXECUTION}.md").write_text(_execution_page(made, records, left_out))
-        (new / f"{EXECUTION}.json").write_text(json.dumps(records, indent=1, ensure_ascii=False))
+        for file, text in texts.items():
+            (new / file).write_text(text)
+
+
+def title(page: Page) -> str:
+    """What the page is called: its own title, or the first heading of its notebook, or its name."""
+    notebook = notebooks.read(page.notebook)
+    if page.title is None and (place := _heading(notebook)):
+        return notebook.cells[place[0]].source.splitlines()[place[1]].removeprefix("# ").strip()
+    return page.title or page.name
 
 
 def _named(notebook: Any, page: Page) -> Any:
@@ -208,47 +218,6 @@ def _labels(notebook: Any) -> Iterator[str]:
                 yield line[1:-2]
             elif line.startswith((":name:", ":label:")):
                 yield line.split(":", 2)[2].strip()
-
-
-def _execution_page(made: list[Page], records: dict[str, dict], left_out: dict[str, str]) -> str:
-    """The page that says what was executed when, for how long, where and with what."""
-    machines: list[dict] = []
-    rows = []
-    for page in made:
-        record = records[page.name]
-        machine = record["hardware"] | record["versions"]
-        if machine not in machines:
-            machines.append(machine)
-        given = [f"`{name} = {json.dumps(value)}`" for name, value in record["parameters"].items()]
-        commit = (record["commit"] or "unknown").replace("-dirty", ", changed")
-        cells = [
-            f"{{doc}}`{page.name}`",
-            "<br>".join(given) or "none",
-            f"{record['seconds']:.1f} s",
-            record["when"],
-            str(machines.index(machine) + 1),
-            commit[:9] + commit[40:],
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    total = sum(records[page.name]["seconds"] for page in made)
-    lines = [
-        "# How this book was executed",
-        "",
-        f"{len(made)} pages of this book are notebooks, executed by papermill in {total:.1f} s. A page is executed",
-        "again when its notebook, its parameters, its data, the library or a version changes; the times are those of",
-        "its last execution. Results that were computed before are read, so a short time may stand on a longer one.",
-        "",
-        "| page | parameters given | took | when (UTC) | machine | commit |",
-        "|---|---|---:|---|---:|---|",
-        *rows,
-        "",
-    ]
-    for number, machine in enumerate(machines, 1):
-        facts = [f"| {name} | {value} |" for name, value in machine.items()]
-        lines += [f"| machine {number} | |", "|---|---|", *facts, ""]
-    if left_out:
-        lines += ["**Left out:**", "", *(f"- `{name}`: {reason}" for name, reason in left_out.items()), ""]
-    return "\n".join(lines)
 
 
 def _yaml(path: Path) -> dict[str, Any]:

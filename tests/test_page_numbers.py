@@ -1,0 +1,228 @@
+"""Every number that a page of results shows is the one in the store, in the right row, and none is typed in.
+
+The notebooks are executed here, in this process, with two seeds and a short training: what is tested is not how good
+the numbers are, but that the page shows the store's. That papermill executes them is tested with the book.
+"""
+
+import ast
+import copy
+import re
+from dataclasses import dataclass
+
+import pytest
+from bs4 import BeautifulSoup
+
+from famf_lib import experiments, ledger, notebooks, results
+from famf_lib.files import ROOT
+from famf_lib.settings import BASE
+from famf_lib.statistics import estimate
+
+SEEDS = [1, 2]
+NOTEBOOKS = [path for path in sorted((ROOT / "book").glob("*.ipynb")) if path.stem in experiments.EXPERIMENTS]
+RESULT = re.compile(r"(?<![\w.])[+−-]?\d*\.\d{3,}(?!\w)")  # what no page may type: a number as exact as a result
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One store for all pages, since they share runs, and a training of two epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        training = BASE["quick"].training.model_copy(update={"epochs": 2, "decay_after": 1})
+        patch.setitem(BASE, "quick", BASE["quick"].model_copy(update={"training": training, "hidden": 32}))
+        patch.setenv("FAMF_PROGRESS", "silent")
+        patch.chdir(ROOT / "book")
+        yield tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def shell():
+    """An interactive shell, as the kernel of a notebook is one."""
+    import matplotlib
+    from IPython.core.interactiveshell import InteractiveShell
+
+    matplotlib.use("agg")
+    yield InteractiveShell.instance()
+    InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def found(store, shared, monkeypatch):
+    """The results of an experiment from the shared store."""
+    monkeypatch.setenv("FAMF_STORE", str(shared))
+    return lambda name: results.obtain(name, "synthetic", "quick", SEEDS, "cpu")
+
+
+@pytest.fixture
+def page(found, shell, once):
+    """What the page of an experiment shows, executed on first use."""
+
+    def show(name):
+        if name not in once:
+            once[name] = executed(shell, ROOT / "book" / f"{name}.ipynb")
+        return once[name]
+
+    return show
+
+
+@pytest.fixture(scope="module")
+def once():
+    return {}
+
+
+@dataclass
+class Shown:
+    """What the cells of a notebook show: tables as rows of texts, and texts."""
+
+    tables: list[list[list[str]]]
+    texts: list[str]
+
+
+def executed(shell, path):
+    """What a notebook shows when it is given the parameters of this test, as papermill gives them."""
+    from IPython.utils.capture import capture_output
+    from matplotlib import pyplot
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    given = {"dataset": "synthetic", "profile": "quick", "seeds": SEEDS, "device": "cpu"}
+    checked = notebooks.check(path, given)
+    notebook = parameterize_notebook(load_notebook_node(str(path)), checked, kernel_name="python3", language="python")
+    shell.reset()
+    outputs = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            with capture_output() as captured:
+                done = shell.run_cell(cell.source, store_history=True)
+            done.raise_error()
+            outputs += [output.data for output in captured.outputs]
+            if done.result is not None:
+                outputs.append(shell.display_formatter.format(done.result)[0])
+            pyplot.close("all")
+    tables = []
+    for table in BeautifulSoup("".join(o.get("text/html", "") for o in outputs), "html.parser").find_all("table"):
+        tables.append([[cell.text for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")])
+    return Shown(tables, [o["text/markdown"] for o in outputs if "text/markdown" in o])
+
+
+def digits(value):
+    return "" if value is None else f"{value:.4f}"
+
+
+def interval(e):
+    return f"{e.low:.4f} … {e.high:.4f}"
+
+
+def check(shown, name, found):
+    """Compares what a page shows with the store, row by row. Returns the names of all that was found on the page."""
+    printed = experiments.EXPERIMENTS[name].paper()
+    rows = {}
+    for label in found.labels:
+        runs = [found.runs[label, seed] for seed in found.seeds]
+        rows[label] = {
+            "paper": digits(printed[label]),
+            "ours": digits(sum(run.ap.mean() for run in runs) / len(runs)),  # NaN is left out
+            "95% interval": interval(estimate(found.ap(label))),
+            "rank-1": digits(sum(run.rank_1 for run in runs) / len(runs)),
+        }
+    rows |= {str(s): {label: digits(found.runs[label, s].mean_ap) for label in found.labels} for s in found.seeds}
+    compared = ledger.comparisons(name, found)
+    claims = {
+        one.name: {
+            "paper": digits(one.paper),
+            "ours": digits(one.ours.mean),
+            "95% interval": interval(one.ours),
+            "verdict": str(one.verdict),
+        }
+        for one in compared
+    }
+    seen = set()
+    for head, *lines in shown.tables:
+        of_rows = head[0] == "row" and {"ours", "95% interval"} <= set(head)
+        of_seeds = head[0] == "seed" and set(head[1:]) <= set(found.labels)
+        expected = rows if of_rows or of_seeds else claims if head[0] == "claim" else {}
+        assert not of_rows or {line[0] for line in lines} <= set(found.labels), (
+            f"{lines}: a row that is not in the store"
+        )
+        for label, *cells in lines:
+            for column, text in zip(head[1:], cells, strict=True):
+                if column in expected.get(label, ()):
+                    assert text == expected[label][column], f"{label}, {column}: not what the store has"
+                    seen.add(label)
+    text = "\n".join(shown.texts)
+    for one in compared:
+        if f"{one.effect}:" in text:
+            assert one.sentence() in text, f"{one.name}: another sentence than the ledger's"
+            seen.add(one.name)
+    order = sorted(found.labels, key=lambda label: -found.mean_ap().loc[label].mean())
+    place = re.compile(r"([^.(:]+?)\)? comes out (first|number \d+) of (\d+) rows, with mAP (\S+) \[(\S+), (\S+)\]")
+    for label, ranked, of, *level in place.findall(text):
+        label, number = label.removeprefix("** ").strip(), int(ranked.replace("first", "1").removeprefix("number "))
+        expected = [rows[label]["ours"], *interval(estimate(found.ap(label))).split(" … ")]
+        assert level == expected, f"{label}: not what the store has"
+        above = order.index(label)  # a page may leave rows out of the count, and those above it with them
+        assert max(0, above - len(order) + int(of)) < number <= above + 1 and int(of) <= len(order), (
+            f"{label}: its place"
+        )
+        seen.add(label)
+    return seen
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_page_shows_the_numbers_of_the_store(path, page, found):
+    shown = page(path.stem)
+    results = found(path.stem)
+    seen = check(shown, path.stem, results)
+    # Every part of a claim that rests on runs is on the page of its experiment; GhostVLAD's identity rests on none.
+    told = {one.name for one in ledger.comparisons(path.stem, results) if one.ours.persons}
+    assert told <= seen, f"not on the page: {sorted(told - seen)}"
+
+
+def forged_digit(shown):
+    table = next(t for t in shown.tables if "ours" in t[0])
+    place = table[0].index("ours")
+    table[2][place] = table[2][place][:-1] + str((int(table[2][place][-1]) + 1) % 10)
+
+
+def swapped_rows(shown):
+    table = next(t for t in shown.tables if t[0][0] == "row" and "ours" in t[0])
+    table[1][1:], table[2][1:] = table[2][1:], table[1][1:]
+
+
+def swapped_seeds(shown):
+    table = next(t for t in shown.tables if t[0][0] == "seed")
+    table[1][1:], table[2][1:] = table[2][1:], table[1][1:]
+
+
+def other_verdict(shown):
+    table = next(t for t in shown.tables if t[0][0] == "claim")
+    table[1][-1] = {"holds": "does not hold"}.get(table[1][-1], "holds")
+
+
+def other_place(shown):
+    shown.texts[0] = re.sub(r"comes out (first|number \d)", "comes out number 9", shown.texts[0])
+
+
+def invented_row(shown):
+    next(t for t in shown.tables if t[0][0] == "row").append(
+        ["FAMF+", "", "0.9999", "0.9998 … 1.0000", "1.0000", "0.1"]
+    )
+
+
+@pytest.mark.parametrize("forge", [forged_digit, swapped_rows, swapped_seeds, other_verdict, other_place, invented_row])
+def test_a_forged_page_is_found_out(forge, page, found):
+    shown = copy.deepcopy(page("table-1"))
+    forge(shown)
+    with pytest.raises(AssertionError):
+        check(shown, "table-1", found("table-1"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_number_as_exact_as_a_result_is_typed_in(path):
+    """The paper's values stand in ``paper``, margins in ``claims``: a notebook has nothing to type."""
+    typed = []
+    for cell in notebooks.read(path).cells:
+        texts = [cell.source]
+        if cell.cell_type == "code":
+            constants = [node.value for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Constant)]
+            texts = [str(value) for value in constants if isinstance(value, str | float)]
+        typed += [match.group() for text in texts for match in RESULT.finditer(text)]
+    assert not typed
