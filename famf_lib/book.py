@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from joblib import cpu_count
 
 from famf_lib import generated, notebooks, provenance
 from famf_lib.files import written_whole
@@ -35,6 +37,7 @@ def build(
     absent: Callable[[Page], str | None] = lambda page: None,
     inputs: Callable[[Page], dict[str, Any]] = lambda page: {},
     data: Callable[[Page], list[dict[str, Any]]] = lambda page: [],
+    prepare: Callable[[Page], None] = lambda page: None,
     only: Iterable[str] | None = None,
     timeout: int | None = None,
 ) -> Path:
@@ -48,6 +51,8 @@ def build(
             whatever JSON can hold.
         data: the datasets that a page was made from, each with its name, profile, fingerprint and, where it is here,
             its persons, clips and faces; asked after the execution, for the page that tells of it.
+        prepare: is called for every page that will be executed, one after another, before the first of them is: for
+            long work that shows its progress and uses every core.
         only: the pages to bring up to date; the others stay as they were executed last, and new ones are left out.
         timeout: the limit for a cell, in seconds.
 
@@ -68,16 +73,27 @@ def build(
         library = source_fingerprint("famf_lib", without=NOT_USED)
         left_out: dict[str, str] = {}
         records: dict[str, dict] = {}
+        outdated: dict[str, tuple[Page, dict[str, Any]]] = {}
         for page in every:
-            reason = absent(page)
+            reason, record = absent(page), _record(place, page)
             if reason is None and (only is None or page.name in only):
-                records[page.name] = _up_to_date(root, page, library, inputs(page), data, timeout)
-            elif reason is None and (record := _record(place, page)):
+                key = _key(page, library, inputs(page))
+                if record and record["key"] == key:
+                    records[page.name] = record
+                    _say(page.name, f"unchanged (executed in {record['seconds']:.1f} s on {record['when']})")
+                else:
+                    outdated[page.name] = page, key
+                    changed = [part for part in key if key[part] != record["key"].get(part)] if record else ["new"]
+                    _say(page.name, f"to be executed ({', '.join(changed)})")
+            elif reason is None and record:
                 records[page.name] = record
                 _say(page.name, f"as it was on {record['when']}")
             else:
                 left_out[page.name] = reason or "not executed yet"
                 _say(page.name, f"left out: {left_out[page.name]}")
+        for page, _ in outdated.values():
+            prepare(page)
+        records |= _executed(root, outdated, data, timeout)
 
         made = [page for page in every if page.name in records]
         texts = generated.texts(root, every, records, left_out)
@@ -87,33 +103,57 @@ def build(
     return place / "html" / "index.html"
 
 
-def _up_to_date(
-    root: Path,
-    page: Page,
-    library: str,
-    inputs: dict[str, Any],
-    data: Callable[[Page], list[dict[str, Any]]],
-    timeout: int | None,
-) -> dict[str, Any]:
-    """Executes a page unless what decides its outputs is what it was. Returns its record."""
-    place = root / "_build"
-    key = {
+def _key(page: Page, library: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What decides the outputs of a page."""
+    return {
         "notebook": _hash(_without_outputs(notebooks.read(page.notebook))),
         "parameters": _hash(page.parameters),
         "inputs": _hash(inputs),
         "library": library,
         "versions": provenance.versions(),
     }
-    record = _record(place, page)
-    if record and record["key"] == key:
-        _say(page.name, f"unchanged (executed in {record['seconds']:.1f} s on {record['when']})")
-        return record
-    changed = ", ".join(part for part in key if key[part] != record["key"].get(part)) if record else "new"
-    _say(page.name, f"executing ({changed}) …")
-    origin = provenance.origin(root)
+
+
+def _executed(
+    root: Path,
+    outdated: dict[str, tuple[Page, dict[str, Any]]],
+    data: Callable[[Page], list[dict[str, Any]]],
+    timeout: int | None,
+) -> dict[str, dict[str, Any]]:
+    """Executes pages side by side, a kernel a core: most of a page is one thread that draws. Returns their records."""
+    side_by_side = min(len(outdated), cpu_count())
+    with ThreadPoolExecutor(max(side_by_side, 1)) as pool, notebooks.unwatched(side_by_side > 1):
+        futures = {
+            pool.submit(_execute, root, page, key, data, timeout, watched=side_by_side == 1): name
+            for name, (page, key) in outdated.items()
+        }
+        try:
+            return {futures[future]: future.result() for future in as_completed(futures)}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # those under way come to their end
+            raise
+
+
+def _execute(
+    root: Path,
+    page: Page,
+    key: dict[str, Any],
+    data: Callable[[Page], list[dict[str, Any]]],
+    timeout: int | None,
+    watched: bool,
+) -> dict[str, Any]:
+    place = root / "_build"
     out = place / "executed" / f"{page.name}.ipynb"
-    reports = place / "reports"
-    record = notebooks.execute(page.notebook, out, page.parameters, timeout=timeout, reports=reports, provenance=origin)
+    _say(page.name, "executing …")
+    record = notebooks.execute(
+        page.notebook,
+        out,
+        page.parameters,
+        timeout=timeout,
+        reports=place / "reports",
+        provenance=provenance.origin(root),
+        watched=watched,
+    )
     record = {"notebook": page.notebook.name, **record, "data": data(page), "key": key}
     with written_whole(out.with_suffix(".json")) as new:
         new.write_text(json.dumps(record, indent=1, ensure_ascii=False))

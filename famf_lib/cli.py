@@ -46,7 +46,8 @@ def book(
     parameters = {"profile": _profile(profile), "device": device}
     if seeds is not None:
         parameters["seeds"] = notebooks.as_list(seeds, "seeds")
-    typer.echo(book.build(ROOT, parameters=parameters, absent=_absent, inputs=_inputs, data=_data, only=only))
+    told = {"absent": _absent, "inputs": _inputs, "data": _data, "prepare": _prepare}
+    typer.echo(book.build(ROOT, parameters=parameters, only=only, **told))
 
 
 @app.command()
@@ -194,6 +195,23 @@ def _data(page) -> list[dict]:
         elif recorded := results.find_recording(page.notebook.stem, name, profile):
             found.append({"name": name, "profile": recorded.profile, "fingerprint": recorded.data})
     return found
+
+
+def _prepare(page) -> None:
+    """Makes the runs that a page shows, with progress, on every core; the page then only reads them."""
+    from famf_lib import datasets, notebooks, results
+    from famf_lib.experiments import EXPERIMENTS
+    from famf_lib.ledger import CLAIMS
+
+    values = page.values
+    several = "datasets" in values  # the ledger's pages: every experiment that a claim is tested on
+    names = dict.fromkeys(claim.experiment for claim in CLAIMS) if several else [page.notebook.stem]
+    for experiment in (EXPERIMENTS[name] for name in names if name in EXPERIMENTS):
+        for dataset in _datasets(page):
+            if experiment.serves(dataset) and datasets.get(dataset).absence() is None:
+                seeds = notebooks.as_list(values["seeds"], "seeds") if values["seeds"] else experiment.seeds
+                protocol = values.get("protocol", "")
+                results.obtain(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
 
 
 def _datasets(page) -> list[str]:

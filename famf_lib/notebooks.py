@@ -26,6 +26,7 @@ from typing import Any
 from famf_lib.files import written_whole
 
 INJECTED = "# Parameters\n"  # how the cell begins in which papermill puts the values given
+UNWATCHED = {"FAMF_PROGRESS": "silent", "TQDM_DISABLE": "1"}  # of a kernel whose progress nobody sees
 
 
 class NotebookError(Exception):
@@ -103,11 +104,12 @@ def execute(
     timeout: int | None = None,
     reports: Path | None = None,
     provenance: dict[str, Any] | None = None,
+    watched: bool = True,
 ) -> dict[str, Any]:
     """Executes the notebook at ``path``, in its own folder, and leaves it with outputs at ``out``: whole or not at all.
 
     ``timeout`` limits a cell, in seconds. A notebook that fails is kept, as far as it came, in ``reports`` (a folder;
-    ``reports`` beside ``out`` by default).
+    ``reports`` beside ``out`` by default). ``watched``: somebody looks at the terminal, if there is one.
 
     Returns: ``provenance`` with the values given, the seconds it took and when it was done (UTC); the same is in the
     metadata of the executed notebook, under ``famf``.
@@ -122,7 +124,7 @@ def execute(
     path, out = Path(path).resolve(), Path(out).resolve()
     report = (Path(reports).resolve() if reports else out.parent / "reports") / f"{out.stem}.failed.ipynb"
     given = check(path, given or {})
-    terminal = sys.stderr.isatty()
+    terminal = watched and sys.stderr.isatty()
     with written_whole(out) as new:
         draft = new.with_name("draft.ipynb")
 
@@ -134,8 +136,7 @@ def execute(
         begin = time.monotonic()
         try:
             # Progress bars of the notebook show on a terminal as they go; elsewhere they would only fill the log.
-            shown = {"FAMF_PROGRESS": "terminal"} if terminal else {"FAMF_PROGRESS": "silent", "TQDM_DISABLE": "1"}
-            with _environment(shown):
+            with _environment({"FAMF_PROGRESS": "terminal"} if terminal else UNWATCHED):
                 executed = papermill.execute_notebook(
                     _plain(path),
                     _plain(draft),
@@ -309,6 +310,16 @@ def _place(cells: list, index: int) -> str:
         return "the cell of the parameters given"
     line = next((line.strip() for line in cells[index].source.splitlines() if line.strip()), "")
     return f"cell {sum(map(own, cells[: index + 1]))} ('{line}')"
+
+
+@contextmanager
+def unwatched(several: bool) -> Iterator[None]:
+    """Around several executions at once: their kernels show no progress, since bars would write over each other.
+
+    The environment is one for all threads: set here, none of them takes it away from another.
+    """
+    with _environment(UNWATCHED if several else {}):
+        yield
 
 
 @contextmanager

@@ -200,12 +200,14 @@ def side_by_side(table: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
 
 
 def heatmaps(
-    frames: Mapping[str, pd.DataFrame], meaning: str, low: float = 0.0, high: float = 1.0, columns: int = 2
+    frames: Mapping[str, pd.DataFrame], meaning: str, low: float = 0.0, high: float | None = None, columns: int = 2
 ) -> Figure:
     """Matrices side by side on one scale of colours, each under its title; ``meaning`` says what a colour stands for.
 
-    From below zero the scale has two hues, with white at zero.
+    The scale ends at ``high``, or at the largest value. From below zero it has two hues, with white at zero.
     """
+    if high is None:
+        high = max((float(frame.max(axis=None)) for frame in frames.values() if not frame.empty), default=1.0)
     colours = sns.light_palette(OURS, as_cmap=True) if low >= 0 else sns.color_palette("vlag", as_cmap=True)
     lines = max(-(-len(frames) // columns), 1)
     size = (WIDTH, 0.3 + 3.25 * lines)
