@@ -1,6 +1,7 @@
 """Tables and sentences from the runs. Nothing here trains, and no number is typed in."""
 
 import json
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from famf_lib.settings import GRID, Profile, Setting, tuning_file
 from famf_lib.splits import HELD_OUT
 from famf_lib.statistics import LEVEL, estimate
 
+LONG = 28  # characters of a cell that is a text and no number
 RECORDED_DIGITS = 1e-5  # a recording keeps five digits of each AP
 
 
@@ -172,10 +174,10 @@ def styled(table: pd.DataFrame) -> HTML:
     named = shown.index.name is not None
     if named:
         shown = shown.rename_axis(index=None, columns=shown.index.name)  # the name of the rows in the header, not below
-    # The page gives names their room, and sets many columns smaller.
-    kinds = ["famf-names"] * (named and shown.index.dtype != int) + ["famf-wide"] * (shown.shape[1] > 6)
+    # The page gives names their room, sets many columns smaller, and folds the cells of long texts.
+    kinds = ["famf-names"] * (named and shown.index.dtype != int) + ["famf-wide"] * (shown.shape[1] > 5)
     html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
-    return HTML(html)
+    return HTML(re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-text">\1</td>', html))
 
 
 def protocol(dataset: str, results: Results) -> str:

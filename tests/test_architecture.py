@@ -13,8 +13,18 @@ LIBRARY = ROOT / "famf_lib"
 
 # From the bottom to the top. A module imports only from rows below its own; whoever writes a new one gives it a place.
 LAYERS = (
-    ("files", "progress", "fingerprint", "provenance", "paper", "statistics", "aggregation", "fusion", "metrics",
-     "portraits"),  # fmt: skip
+    (
+        "files",
+        "progress",
+        "fingerprint",
+        "provenance",
+        "paper",
+        "statistics",
+        "aggregation",
+        "fusion",
+        "metrics",
+        "portraits",
+    ),  # fmt: skip
     ("features", "claims", "notebooks"),
     ("splits", "sampling", "traits", "pages"),
     ("model", "datasets"),

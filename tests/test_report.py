@@ -72,6 +72,15 @@ def test_interval_stands_in_one_column_of_a_shown_table(made_results):
     assert "95% interval" in html and "…" in html and "NaN" not in html and "nan" not in html
 
 
+def test_long_texts_fold_and_numbers_do_not():
+    table = pd.DataFrame(
+        {"what": ["a text that is <long> enough to fold", "short"], "low": [0.1, 0.2], "high": [0.3, 0.4]}
+    )
+    html = report.styled(table).data
+    assert '<td class="famf-text">a text that is &lt;long&gt; enough to fold</td>' in html
+    assert "<td>short</td>" in html and "<td>0.1000 … 0.3000</td>" in html
+
+
 def test_share_of_attention_is_summed_over_columns_and_averaged_over_rows(made_results):
     results = made_results({"A": 0.5}, seeds=2, persons=3)
     names = ["face 1", "face 2", "audio", "body"]

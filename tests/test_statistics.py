@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from famf_lib.claims import BETTER, MARGIN, NOT_WORSE, SAME, Verdict
 from famf_lib.statistics import difference, estimate
 
 
@@ -76,3 +77,29 @@ def test_bad_tables_are_refused():
         estimate(np.array([[0.1, 0.2], [np.nan, np.nan]]))
     with pytest.raises(ValueError, match=r"shapes \(2, 3\) and \(3, 2\)"):
         difference(np.zeros((2, 3)), np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("truth", "rule", "at_most"),
+    [(0.0, BETTER, 0.025), (MARGIN, SAME, 0.025), (-MARGIN, SAME, 0.025), (-MARGIN, NOT_WORSE, 0.025)],
+    ids=["no effect called better", "an effect called none", "a loss called none", "a loss called none to speak of"],
+)
+def test_a_claim_at_the_edge_of_its_rule_holds_by_chance_as_seldom_as_it_should(truth, rule, at_most):
+    """Paired APs of two methods with a true difference on the border: each verdict "holds" is a false one."""
+    rng = np.random.default_rng(11)
+    seeds, persons, trials, false = 5, 83, 250, 0
+    for _ in range(trials):
+        b = rng.normal(0.6, 0.2, (1, persons)) + rng.normal(0, 0.01, (seeds, persons))
+        a = b + truth + rng.normal(0, 0.0008, (seeds, 1)) + rng.normal(0, 0.004, (1, persons))
+        a = a + rng.normal(0, 0.006, (seeds, persons))
+        false += rule.judge(difference(a, b), MARGIN) == Verdict.HOLDS
+    assert false <= trials * at_most + 3 * np.sqrt(trials * at_most)  # three deviations of the count
+
+
+def test_equivalence_is_found_where_it_is_true_and_the_data_suffice():
+    rng = np.random.default_rng(12)
+    b = rng.normal(0.6, 0.2, (5, 401))
+    close = b + 0.001 + rng.normal(0, 0.01, b.shape)
+    assert SAME.judge(difference(close, b), MARGIN) == Verdict.HOLDS
+    assert SAME.judge(difference(close[:, :7], b[:, :7] + rng.normal(0, 0.05, (5, 7))), MARGIN) == Verdict.CANNOT_TELL
+    assert SAME.judge(difference(b + 0.02 + rng.normal(0, 0.01, b.shape), b), MARGIN) == Verdict.DOES_NOT_HOLD
