@@ -202,7 +202,7 @@ def test_only_what_changed_is_executed_again(root, executed, monkeypatch):
 
 def test_an_absent_page_is_left_out_of_the_book_and_of_its_contents(root, executed, capsys):
     build(root, absent=lambda page: "no real faces" if page.values.get("dataset") == "imfdb" else None)
-    assert executed == ["numbers", "words"]
+    assert sorted(executed) == ["numbers", "words"]  # side by side: in no order
     assert "numbers-real             left out: no real faces\n" in capsys.readouterr().out
     source = root / "_build" / "source"
     assert not (source / "book" / "numbers-real.ipynb").exists()
