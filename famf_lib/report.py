@@ -16,6 +16,7 @@ from famf_lib.splits import HELD_OUT
 from famf_lib.statistics import LEVEL, estimate
 
 LONG = 28  # characters of a cell that is a text and no number
+SHORT = 16  # characters of a name that needs no room of its own
 RECORDED_DIGITS = 1e-5  # a recording keeps five digits of each AP
 
 
@@ -175,7 +176,8 @@ def styled(table: pd.DataFrame) -> HTML:
     if named:
         shown = shown.rename_axis(index=None, columns=shown.index.name)  # the name of the rows in the header, not below
     # The page gives names their room, sets many columns smaller, and folds the cells of long texts.
-    kinds = ["famf-names"] * (named and shown.index.dtype != int) + ["famf-wide"] * (shown.shape[1] > 5)
+    long = named and max((len(str(name)) for name in shown.index), default=0) > SHORT
+    kinds = ["famf-names"] * long + ["famf-wide"] * (shown.shape[1] > 5)
     html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
     return HTML(re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-text">\1</td>', html))
 
