@@ -180,11 +180,14 @@ def test_an_interrupt_leaves_neither_files_nor_kernel(tmp_path):
     code = "import sys; from famf_lib.notebooks import execute; execute(*sys.argv[1:])"
     (tmp_path / "out").mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(path), str(tmp_path / "out" / "b.ipynb")], stderr=subprocess.PIPE
+        [sys.executable, "-c", code, str(path), str(tmp_path / "out" / "b.ipynb")],
+        stderr=subprocess.PIPE,
+        # Tests that a shell runs in its background ignore interrupts, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     pid = wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     process.send_signal(signal.SIGINT)
-    assert b"KeyboardInterrupt" in process.communicate(timeout=300)[1]
+    assert b"KeyboardInterrupt" in process.communicate(timeout=120)[1]
     assert wait_for(lambda: not alive(int(pid)))
     assert list((tmp_path / "out").iterdir()) == []
 
