@@ -1,5 +1,6 @@
 """The command ``famf``: what ``make`` does, for those who have their own environment, and more."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -166,12 +167,17 @@ def _absent(page) -> str | None:
 
 def _inputs(page) -> dict:
     """What decides a page besides its notebook: the data, and what is recorded in results/."""
-    from famf_lib.settings import RESULTS
-
-    decided = {path.name: path.read_text() for path in sorted(RESULTS.glob("*.json"))}
+    decided = dict(_recorded())
     for name in _datasets(page):
         decided[f"data {name}"] = _data_key(name, page.values.get("profile", "standard"))
     return decided
+
+
+@cache
+def _recorded() -> dict:
+    from famf_lib.settings import RESULTS
+
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(RESULTS.glob("*.json"))}
 
 
 @cache  # it reads the user's files whole, and many pages show the same dataset
