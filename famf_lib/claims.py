@@ -104,6 +104,11 @@ class Comparison:
     def verdict(self) -> Verdict:
         return self.rule.judge(self.ours, self.margin)
 
+    @property
+    def small(self) -> bool:
+        """It holds, by an effect that is too small to speak of."""
+        return self.verdict == Verdict.HOLDS and self.rule is BETTER and self.ours.mean < self.margin
+
     def sentence(self) -> str:
         """The outcome in words, every number from the estimate."""
         ours = self.ours

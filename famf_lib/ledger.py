@@ -243,7 +243,8 @@ CLAIMS = (
         "Fig. 3, Sec. 4.2",
         "weights",
         "Spearman's rank correlation of a face's weight with each trait, within persons, in the direction claimed; and "
-        f"the clearest fifth of the faces weighs more than {CLEAR} on average",
+        f"the clearest fifth of the faces weighs more than {CLEAR} on average (where clusters are normalised only "
+        "ratios of weights mean something)",
         _weights,
     ),
     Claim(

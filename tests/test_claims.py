@@ -62,3 +62,16 @@ def test_sentence_carries_the_numbers():
     for part in ("A + C over B + C", "+0.0200", "[+0.0100, +0.0300]", "5 seeds", "11 persons", "holds", "+0.0364"):
         assert part in one.sentence()
     assert "paper" not in Comparison("A", "B", "a over b", None, made(0.01, 0.03)).sentence()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rule", "small"),
+    [
+        (0.001, 0.004, BETTER, True),
+        (0.001, 0.014, BETTER, False),  # its middle lies above the margin
+        (-0.002, 0.004, BETTER, False),  # it does not hold
+        (-0.002, 0.004, SAME, False),  # to be small is what is claimed
+    ],
+)
+def test_what_holds_by_too_little_is_told(low, high, rule, small):
+    assert Comparison("A", "B", "a over b", None, made(low, high), rule).small == small

@@ -2,7 +2,6 @@
 
 import itertools
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,12 +14,6 @@ from famf_lib.statistics import Estimate
 PERSONS, SEEDS = 11, 5
 SHARES = (0.0, 0.5, 0.9)
 LABELS = [variant.label for variant in TABLE_1]
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

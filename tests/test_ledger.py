@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from famf_lib import datasets, ledger
-from famf_lib.aggregation import AttentionVLAD, GhostVLAD
+from famf_lib import ledger
+from famf_lib.aggregation import GhostVLAD
 from famf_lib.claims import Verdict
 from famf_lib.experiments import EXPERIMENTS, specs
 from famf_lib.figures import verdicts
@@ -163,7 +163,6 @@ def test_ghosts_are_clusters_without_weight_and_the_check_can_fail(monkeypatch):
     kept = GhostVLAD.assign
     monkeypatch.setattr(GhostVLAD, "assign", lambda self, x, mask=None: 1.001 * kept(self, x, mask))
     assert ledger.ghost_identity().mean > 1
-    assert issubclass(AttentionVLAD, torch.nn.Module)
 
 
 def test_every_claim_has_its_place():
@@ -173,7 +172,6 @@ def test_every_claim_has_its_place():
 
 
 def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch, tmp_path):
-    few = {name: EXPERIMENTS[name] for name in ("table-1", "table-2")}
     monkeypatch.setattr(ledger, "CLAIMS", tuple(CLAIM[n] for n in ("2", "3", "6")))
     rows = ledger.of("synthetic", "quick", [1], "cpu")
     assert [row.claim.number for row in rows] == ["2", "3", "6"] and all(row.verdict for row in rows)
@@ -184,7 +182,6 @@ def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch
     absent = ledger.of("imfdb", "quick")
     assert all(row.verdict is None and not row.parts for row in absent)
     assert "not found" in absent[0].reason and absent[2].reason == ledger.FACES_ALONE
-    assert set(few) == {row.claim.experiment for row in rows}
 
     table = verdicts.matrix([*rows, *absent])
     assert list(table.columns) == ["synthetic", "imfdb"] and (table["imfdb"] == verdicts.NOT_TESTED).all()
@@ -193,10 +190,6 @@ def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch
     assert len(parts) == sum(len(row.parts) for row in rows) and set(parts["dataset"]) == {"synthetic"}
     told = verdicts.counts([*rows, *absent])
     assert told.startswith("On synthetic, of 3 rows, ") and "imfdb" not in told
-
-
-def test_absent_data_are_asked_for_by_name():
-    assert datasets.get("chimera").modalities == ("body", "audio", "text")
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 0), (1, 1), (12, 3), (200, 5)])

@@ -27,7 +27,7 @@ def parts(entries: Sequence[Entry]) -> pd.DataFrame:
     """A row a part of a claim on a dataset: what was measured, the effect with its interval, rule and verdict."""
     columns = [
         "claim", "dataset", "part", "effect", "paper", "ours", "low", "high", "seeds", "persons", "margin", "rule",
-        "verdict", "command",
+        "verdict", "small", "command",
     ]  # fmt: skip
     rows = [
         [
@@ -44,6 +44,7 @@ def parts(entries: Sequence[Entry]) -> pd.DataFrame:
             part.margin,
             part.rule.name,
             str(part.verdict),
+            part.small,
             entry.command,
         ]
         for entry in entries
