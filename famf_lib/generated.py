@@ -18,6 +18,7 @@ def texts(root: Path, every: list[Page], records: dict[str, dict], left_out: dic
     ``records`` says of each page of this book how it was executed, ``left_out`` of each other why it is not there.
     """
     made = [page for page in every if page.name in records]
+    records = {page.name: records[page.name] for page in made}  # in the book's order, whichever was executed first
     return {
         f"{PARAMETERS}.md": _parameters_page(root, every, left_out),
         f"{EXECUTION}.md": _execution_page(made, records, left_out),

@@ -108,3 +108,10 @@ def test_data_of_one_name_are_told_apart_and_older_records_have_none(tmp_path, p
 def test_a_book_without_an_executed_page(tmp_path, pages):
     text = generated.texts(tmp_path, pages, {}, {page.name: "absent" for page in pages})
     assert "0 pages" in text["book/execution.md"] and "|" not in text["book/execution.md"]
+
+
+def test_what_was_executed_first_does_not_show(tmp_path, pages):
+    """Pages are executed side by side and end in any order: the same book must come out, or it is rendered again."""
+    records = {page.name: RECORD | {"data": [FACES | {"fingerprint": page.name}]} for page in pages}
+    backwards = dict(reversed(records.items()))
+    assert generated.texts(tmp_path, pages, backwards, {}) == generated.texts(tmp_path, pages, records, {})
