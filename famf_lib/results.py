@@ -3,6 +3,7 @@
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -149,24 +150,35 @@ def record(results: Results, experiment: str, dataset: str, profile: Profile, co
 
 
 def _columns(table: pd.DataFrame) -> dict[str, Any]:
-    """A table as JSON can hold it: floats of five digits, and words as their places in a list of them."""
+    """A table as small JSON: floats of five digits, words as places in a list, and runs of equal values once."""
     columns = {}
-    for name, values in table.items():
-        if values.dtype.kind == "f":
-            columns[name] = [None if np.isnan(v) else round(float(v), 5) for v in values]
-        elif values.dtype.kind in "iub":
-            columns[name] = values.tolist()
+    for name, column in table.items():
+        if column.dtype.kind == "f":
+            columns[name] = {"values": _runs([None if np.isnan(v) else round(v, 5) for v in column.tolist()])}
+        elif column.dtype.kind in "iub":
+            columns[name] = {"values": _runs(column.tolist())}
         else:
-            codes, words = pd.factorize(values)
-            columns[name] = {"words": words.tolist(), "codes": codes.tolist()}
+            codes, words = pd.factorize(column)
+            columns[name] = {"values": _runs(codes.tolist()), "words": words.tolist()}
     return columns
 
 
-def _table(columns: dict[str, Any]) -> pd.DataFrame:
-    def values(given: Any) -> Any:
-        return np.array(given["words"], dtype=object)[given["codes"]] if isinstance(given, dict) else given
+def _runs(values: list) -> list | dict[str, list]:
+    """The values, or where it is shorter each value of a run of equal ones and how often it stands there."""
+    found = [(value, len(list(same))) for value, same in groupby(values)]
+    if 2 * len(found) >= len(values):
+        return values
+    return {"each": [value for value, _ in found], "times": [times for _, times in found]}
 
-    return pd.DataFrame({name: values(given) for name, given in columns.items()})
+
+def _table(columns: dict[str, Any]) -> pd.DataFrame:
+    table = {}
+    for name, column in columns.items():
+        values = column["values"]
+        if isinstance(values, dict):
+            values = [v for v, n in zip(values["each"], values["times"], strict=True) for _ in range(n)]
+        table[name] = np.array(column["words"], dtype=object)[values] if "words" in column else values
+    return pd.DataFrame(table)
 
 
 def find_recording(experiment: str, dataset: str, profile: Profile) -> Results | None:
