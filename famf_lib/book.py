@@ -26,7 +26,13 @@ from famf_lib.fingerprint import source_fingerprint
 from famf_lib.pages import BookError, Page, pages, pruned, stage, table_of_contents
 
 RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline")
-NOT_USED = ("famf_lib.cli", "famf_lib.book", "famf_lib.generated", "famf_lib.pages")  # by any notebook
+NOT_USED = (
+    "famf_lib.cli",
+    "famf_lib.commands",
+    "famf_lib.book",
+    "famf_lib.generated",
+    "famf_lib.pages",
+)  # by any notebook
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "trusted", "language_info", "kernelspec")
 
 

@@ -11,12 +11,13 @@ def source_fingerprint(*modules: str, without: Collection[str] = ()) -> str:
     """Hash of what the code of ``modules`` does, so that results can tell whether they are out of date.
 
     A module is given by its dotted name and found without being imported. A package stands for everything that lies
-    in it: its modules, its packages and its data files. ``without`` names modules to leave out.
+    in it: its modules, its packages and its data files. ``without`` names modules and packages to leave out.
 
     Returns: 64 hexadecimal digits, equal for equal code whatever its comments, docstrings and layout.
     Raises: ModuleNotFoundError if a module is not there; SyntaxError if one is not Python.
     """
-    files = {name: path for module in modules for name, path in _files(module) if name not in without}
+    left_out = tuple(f"{name}." for name in without)
+    files = {name: path for module in modules for name, path in _files(module) if not f"{name}.".startswith(left_out)}
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
         content = _code(path).encode() if path.suffix == ".py" else path.read_bytes()

@@ -37,6 +37,7 @@ LAYERS = (
     ("ledger", "challenging", "generated"),
     ("figures",),
     ("book",),
+    ("commands",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

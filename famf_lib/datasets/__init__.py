@@ -1,6 +1,7 @@
 """The sources of the book: each turns what lies in the user's data folder, or a seed, into a ClipSet.
 
-A dataset is made once and kept in the store under a key of everything that decided it; later it is only opened.
+Most are *made* on first use and kept in the store under a key of everything that decided them. The official files and
+a user's own features are *imported* by a command, once, under a name (see ``imported``). Later both are only opened.
 """
 
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 
 from filelock import FileLock
 
-from famf_lib.datasets import chimera, imfdb, synthetic
+from famf_lib.datasets import chimera, imfdb, imported, iqiyi, synthetic
 from famf_lib.features import ClipSet
 from famf_lib.files import store
 from famf_lib.splits import Protocol
@@ -20,10 +21,11 @@ class DatasetAbsent(LookupError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A source: ``make(profile)`` gives its ClipSet, ``key(profile)`` names everything that decides it.
+    """A source: ``key(profile)`` names everything that decides its ClipSet, and ``make(profile)`` gives it.
 
-    ``absence()`` is None where the dataset can be made, otherwise one sentence that says what is missing and how to
+    ``absence()`` is None where the dataset can be had, otherwise one sentence that says what is missing and how to
     get it. ``protocol`` is the split that the book reports (see ``splits``), ``modalities`` the clip-level ones.
+    ``make`` is None for what was imported: it is there already.
     """
 
     name: str
@@ -32,7 +34,7 @@ class Dataset:
     modalities: tuple[str, ...]
     absence: Callable[[], str | None]
     key: Callable[[str], str]
-    make: Callable[[str], ClipSet]
+    make: Callable[[str], ClipSet] | None
 
 
 DATASETS = {
@@ -50,6 +52,12 @@ DATASETS = {
         chimera.make,
     ),
 }
+"""Those that are made."""
+
+
+def names() -> list[str]:
+    """All that can be asked for: what is made, iQIYI-VID whether it was imported or not, and what was imported."""
+    return list(dict.fromkeys([*DATASETS, iqiyi.NAME, *imported.names()]))
 
 
 def get(name: str) -> Dataset:
@@ -58,13 +66,20 @@ def get(name: str) -> Dataset:
     Raises:
         ValueError: no such dataset.
     """
-    if name not in DATASETS:
-        raise ValueError(f"dataset: {name!r} is not known, expected one of {', '.join(DATASETS)}")
-    return DATASETS[name]
+    if name in DATASETS:
+        return DATASETS[name]
+    if name in imported.names():
+        clipset = imported.open(name)
+        title = clipset.info.get("title", f"{name}, imported")
+        protocol, modalities = imported.protocol(clipset), tuple(clipset.modalities)
+        return Dataset(name, title, protocol, modalities, lambda: None, lambda profile: clipset.fingerprint, None)
+    if name == iqiyi.NAME:
+        return Dataset(name, iqiyi.TITLE, "given", iqiyi.MODALITIES, iqiyi.absence, lambda profile: "", None)
+    raise ValueError(f"dataset: {name!r} is not known, expected one of {', '.join(names())}")
 
 
 def load(name: str, profile: str = "standard") -> ClipSet:
-    """The ClipSet of a dataset, made on first use and opened from the store afterwards.
+    """The ClipSet of a dataset: imported, or made on first use and opened from the store afterwards.
 
     Raises:
         DatasetAbsent: the dataset is not here.
@@ -72,6 +87,8 @@ def load(name: str, profile: str = "standard") -> ClipSet:
     dataset = get(name)
     if reason := dataset.absence():
         raise DatasetAbsent(reason)
+    if dataset.make is None:
+        return imported.open(name)
     folder = store() / "clipsets" / f"{name}-{dataset.key(profile)}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):  # two processes that ask at once make it once

@@ -1,0 +1,54 @@
+"""What a user imported: ClipSets that lie in the store under a name of their own, made once by ``famf data import``."""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from famf_lib.features import ClipSet
+from famf_lib.files import store
+from famf_lib.splits import Protocol
+
+
+class ImportedError(ValueError):
+    """A name that cannot be one."""
+
+
+def place(name: str) -> Path:
+    """The folder of an import of that name, whether it is there or not.
+
+    Raises:
+        ImportedError: the name would not do for a folder, a page of the book and a command alike.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
+        raise ImportedError(f"name: {name!r} found, expected small letters, digits and hyphens, 40 at most")
+    return store() / "imported" / name
+
+
+def names() -> list[str]:
+    """Every import that is here."""
+    return sorted(path.parent.name for path in (store() / "imported").glob("[a-z]*/arrays.safetensors"))
+
+
+def open(name: str) -> ClipSet:
+    """The ClipSet of an import; asked for again it is the same object, unless the import was made again.
+
+    Raises:
+        ClipSetError: there is none of that name, or it is damaged.
+    """
+    folder = place(name)
+    arrays = folder / "arrays.safetensors"
+    return _opened(folder, arrays.stat().st_mtime_ns if arrays.exists() else 0)
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: Path, changed: int) -> ClipSet:
+    return ClipSet.open(folder)
+
+
+def protocol(clipset: ClipSet) -> Protocol:
+    """How results on it are reported: by its own split if it has one, else by its groups, else by drawing clips."""
+    clips = clipset.clips
+    if {"train", "val"} <= set(clips["split"].dropna().unique()):
+        return "given"
+    grouped = clips[clips["person"].notna() & clips["group"].notna()]
+    return "groups" if (grouped.groupby("person")["group"].nunique() >= 2).any() else "random"
