@@ -1,28 +1,32 @@
 """ClipSet: the features of a set of clips, ragged, as everything else in this library eats them.
 
-On disk a ClipSet is a folder of three files that run no code when read::
+On disk a ClipSet is a folder of files that run no code when read::
 
     arrays.safetensors   faces (F, D) float16 · offsets (V + 1,) int64 · for each clip-level modality m:
                          m (V, D_m) float16 and m.present (V,) bool
     faces.parquet        one row a face, in the order of `faces`
     clips.parquet        one row a clip: name, person, split, group, and whatever the source adds
+    SHA256SUMS           of these three, as sha256sum writes and checks them
 
 The arrays are memory-mapped: opening a ClipSet takes milliseconds and no copy.
 """
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float16, Int64
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from famf_lib.files import written_whole
@@ -30,6 +34,10 @@ from famf_lib.files import written_whole
 FORMAT = "famf-clipset-1"
 CLIP_COLUMNS = ("name", "person", "split", "group")
 SPLITS = ("train", "val", "test")
+FILES = ("arrays.safetensors", "faces.parquet", "clips.parquet")
+CHECKSUMS = "SHA256SUMS"
+PIECE = 65_536  # faces that are looked at together
+DTYPES = {torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL", torch.uint8: "U8"}
 
 
 class ClipSetError(ValueError):
@@ -78,19 +86,16 @@ class ClipSet:
         Raises:
             ClipSetError: one sentence with the field, what was found and what was expected.
         """
-        counts = np.asarray(counts, dtype=np.int64)
-        offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
         built = cls(
             faces=_half(faces, "faces"),
-            offsets=offsets,
+            offsets=_offsets(counts),
             modalities={name: _modality(name, *given) for name, given in (modalities or {}).items()},
             clips=clips.reset_index(drop=True),
             face_table=face_table.reset_index(drop=True),
             info=dict(info or {}),
         )
-        if (counts < 0).any():
-            raise ClipSetError(f"counts: clip {int(np.argmax(counts < 0))} has {counts.min()}, expected 0 or more")
         built._check()
+        _finite(built.faces, "faces")
         return replace(built, fingerprint=_fingerprint(built))
 
     @classmethod
@@ -136,20 +141,12 @@ class ClipSet:
 
     def save(self, folder: Path) -> Path:
         """Writes the folder whole or not at all; an earlier one at the same place is replaced at the last moment."""
-        arrays = {"faces": self.faces, "offsets": self.offsets}
-        for name, modality in self.modalities.items():
-            arrays[name], arrays[f"{name}.present"] = modality.vectors, modality.present
-        metadata = {
-            "format": FORMAT,
-            "fingerprint": self.fingerprint,
-            "modalities": json.dumps(list(self.modalities)),
-            "info": json.dumps(self.info),
-        }
-        with written_whole(folder) as new:
-            new.mkdir()
-            save_file({k: v.contiguous().cpu() for k, v in arrays.items()}, new / "arrays.safetensors", metadata)
-            self.clips.to_parquet(new / "clips.parquet", index=False)
-            self.face_columns().to_parquet(new / "faces.parquet", index=False)
+        table, start = self.face_columns(), 0
+        with writing(folder, self.dim, pa.Schema.from_pandas(table, preserve_index=False)) as out:
+            for piece in self.faces.split(PIECE):
+                out.add(piece.cpu(), table[start : start + len(piece)])
+                start += len(piece)
+            out.finish(self.counts.cpu().numpy(), self.clips, self.modalities, self.info)
         return Path(folder)
 
     def to(self, device: torch.device | str) -> "ClipSet":
@@ -215,7 +212,13 @@ class ClipSet:
                 found = f"{len(modality.vectors)} vectors and {len(modality.present)} presence flags"
                 raise ClipSetError(f"{name}: {found}, expected one of each for {clips} clips")
             _finite(modality.vectors[modality.present], name)
-        _finite(self.faces, "faces")
+
+
+def _offsets(counts: np.ndarray) -> Int64[Tensor, " V_plus_1"]:
+    counts = np.asarray(counts, dtype=np.int64)
+    if (counts < 0).any():
+        raise ClipSetError(f"counts: clip {int(np.argmax(counts < 0))} has {counts.min()}, expected 0 or more")
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
 
 
 def _half(array: np.ndarray | Tensor, name: str) -> Float16[Tensor, "..."]:
@@ -237,28 +240,159 @@ def _modality(name: str, vectors: np.ndarray | Tensor, present: np.ndarray) -> M
     return Modality(half, there)
 
 
-def _finite(vectors: Float16[Tensor, "n d"], name: str) -> None:
+def finite(vectors: Float16[Tensor, "n d"]) -> Bool[Tensor, " n"]:
+    """Which vectors hold finite numbers only. Comparing bits as integers is several times as fast as isfinite."""
+    if vectors.shape[1] == 0:
+        return torch.ones(len(vectors), dtype=torch.bool)
+    return (vectors.contiguous().view(torch.int16) & 0x7FFF).amax(dim=1) < 0x7C00
+
+
+def _finite(vectors: Float16[Tensor, "n d"], name: str, start: int = 0) -> None:
+    """``start``: the row that the first one is among all."""
     # A value beyond float16 has become infinite by now: the same sentence covers it.
-    start = 0
-    for piece in vectors.split(65_536):  # in pieces: the check of all at once would need more memory than the vectors
-        bad = ~torch.isfinite(piece).all(dim=1)
-        if bad.any():
-            row = start + int(bad.nonzero()[0])
-            raise ClipSetError(
-                f"{name}: row {row} of {len(vectors)} is not finite in float16, expected it within ±65504"
-            )
+    for piece in vectors.split(PIECE):  # in pieces: the check of all at once would need more memory than the vectors
+        if not (good := finite(piece)).all():
+            row = start + int(good.logical_not().nonzero()[0])
+            raise ClipSetError(f"{name}: row {row} is not finite in float16, expected it within ±65504")
         start += len(piece)
 
 
-def _fingerprint(clipset: ClipSet) -> str:
-    """SHA-256 over what a result can depend on: arrays, names, persons, splits, groups. Not over file encodings."""
+def _fingerprint(clipset: ClipSet, faces: Iterable[bytes] | None = None) -> str:
+    """SHA-256 over what a result can depend on: arrays, names, persons, splits, groups. Not over file encodings.
+
+    ``faces`` are the bytes of the faces, for who has them at hand otherwise than in memory.
+    """
     digest = hashlib.sha256(FORMAT.encode())
     arrays = {"faces": clipset.faces, "offsets": clipset.offsets}
     for name in sorted(clipset.modalities):
         arrays[name], arrays[f"{name}.present"] = clipset.modalities[name].vectors, clipset.modalities[name].present
     for name, array in arrays.items():
         digest.update(f"{name}{tuple(array.shape)}".encode())
-        digest.update(memoryview(array.contiguous().numpy()).cast("B"))
+        for piece in faces if name == "faces" and faces is not None else [_bytes(array)]:
+            digest.update(piece)
     for column in CLIP_COLUMNS:
         digest.update(json.dumps([None if pd.isna(v) else str(v) for v in clipset.clips[column]]).encode())
     return digest.hexdigest()[:16]
+
+
+def _bytes(array: Tensor) -> np.ndarray:
+    return array.cpu().flatten().view(torch.uint8).numpy()
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(folder: Path, dim: int, columns: pa.Schema) -> Iterator["Writer"]:
+    """Writes a ClipSet piece by piece, so that its faces need not fit into memory.
+
+    The folder comes into being whole when the block ends, and not at all where it ends in an error.
+
+    Args:
+        dim: D, the length of a face vector.
+        columns: of the table of faces.
+    """
+    with written_whole(folder) as new:
+        new.mkdir()
+        with (
+            (new / "arrays.safetensors").open("w+b") as arrays,
+            pq.ParquetWriter(new / "faces.parquet", columns) as table,
+        ):
+            yield (writer := Writer(arrays, table, dim))
+            if not writer.finished:
+                raise ClipSetError(f"{folder}: the clips of its faces are missing, expected a call of finish")
+        writer.clips.to_parquet(new / FILES[2], index=False)
+        sums = [f"{_checksum(new / name)}  {name}\n" for name in FILES]
+        (new / CHECKSUMS).write_text("".join(sums))
+
+
+class Writer:
+    """Takes faces in the order of their clips, and then the clips. ``writing`` makes one.
+
+    The arrays of a safetensors file follow a header that says where each begins, and how many faces come is not known
+    before the last. So room is left for the header, and blanks, which the format allows, fill what it does not need.
+    """
+
+    HEADER = 1 << 16
+
+    def __init__(self, arrays: BinaryIO, table: pq.ParquetWriter, dim: int):
+        self.arrays, self.table, self.dim = arrays, table, dim
+        self.faces, self.finished = 0, False
+        arrays.seek(8 + self.HEADER)
+
+    def add(self, faces: np.ndarray | Float16[Tensor, "n D"], rows: pd.DataFrame | pa.Table) -> None:
+        """Adds n faces and their rows of the table.
+
+        Raises:
+            ClipSetError: a vector that float16 cannot hold, of another length, or without a row.
+        """
+        half = _half(faces, "faces")
+        if half.shape[1] != self.dim:
+            raise ClipSetError(f"faces: {half.shape[1]} numbers in row {self.faces}, expected {self.dim}")
+        if len(rows) != len(half):
+            raise ClipSetError(f"face_table: {len(rows)} rows, expected one for each of {len(half)} faces")
+        _finite(half, "faces", self.faces)
+        self.arrays.write(_bytes(half))
+        if not isinstance(rows, pa.Table):
+            rows = pa.Table.from_pandas(rows, self.table.schema, preserve_index=False)
+        self.table.write_table(rows)
+        self.faces += len(half)
+
+    def finish(
+        self, counts: np.ndarray, clips: pd.DataFrame, modalities: dict[str, Modality], info: dict | None = None
+    ) -> str:
+        """Adds what belongs to clips, as ``ClipSet.build`` takes it; the fingerprint of the whole.
+
+        Raises:
+            ClipSetError: as ``ClipSet.build`` does.
+        """
+        clipset = ClipSet(
+            faces=torch.empty(1, dtype=torch.float16).expand(self.faces, self.dim),  # they are in the file already
+            offsets=_offsets(counts),
+            modalities=modalities,
+            clips=clips.reset_index(drop=True),
+            face_table=pd.DataFrame(index=pd.RangeIndex(self.faces)),
+            info=dict(info or {}),
+        )
+        clipset._check()
+        self.arrays.flush()
+        size = 2 * self.faces * self.dim
+        fingerprint = _fingerprint(clipset, self._read(size))
+        arrays = {name: m.vectors for name, m in modalities.items()}
+        aligned = -(size + sum(2 * v.numel() for v in arrays.values())) % 8
+        arrays |= {"_": torch.zeros(aligned, dtype=torch.uint8)} if aligned else {}  # int64 begins at a multiple of 8
+        arrays |= {"offsets": clipset.offsets} | {f"{name}.present": m.present for name, m in modalities.items()}
+        header = {
+            "__metadata__": {
+                "format": FORMAT,
+                "fingerprint": fingerprint,
+                "modalities": json.dumps(list(modalities)),
+                "info": json.dumps(clipset.info),
+            },
+            "faces": {"dtype": "F16", "shape": [self.faces, self.dim], "data_offsets": [0, size]},
+        }
+        self.arrays.seek(8 + self.HEADER + size)
+        for name, array in arrays.items():
+            content = _bytes(array)
+            header[name] = {"dtype": DTYPES[array.dtype], "shape": list(array.shape)}
+            header[name]["data_offsets"] = [size, size := size + len(content)]
+            self.arrays.write(content)
+        text = json.dumps(header).encode()
+        if len(text) > self.HEADER:
+            raise ClipSetError(f"info: {len(text):,} bytes with the names of arrays, expected {self.HEADER:,} at most")
+        self.arrays.seek(0)
+        self.arrays.write(self.HEADER.to_bytes(8, "little") + text.ljust(self.HEADER))
+        self.clips, self.finished = clipset.clips, True
+        return fingerprint
+
+    def _read(self, size: int) -> Iterator[bytes]:
+        """The bytes of the faces, from the file: a memory map of them would count as memory in use."""
+        self.arrays.seek(8 + self.HEADER)
+        while size > 0:
+            size -= len(piece := self.arrays.read(min(size, 1 << 22)))
+            yield piece
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -42,3 +42,10 @@ def written_whole(target: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def clear_unfinished(target: Path) -> None:
+    """Removes what killed processes left of ``written_whole(target)``. The caller knows that none is under way."""
+    for left in target.parent.glob(f".{target.name}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,9 +1,11 @@
 """The ClipSet: what it takes, what it refuses, how it is kept, and what its fingerprint stands for."""
 
 import os
+import subprocess
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -113,14 +115,14 @@ def test_opening_maps_the_file_and_copies_nothing(tmp_path):
         assert any(int(low, 16) <= address < int(high, 16) for low, high in mapped), "an array was copied"
 
 
-@pytest.mark.parametrize("breaks", ["save_file", "to_parquet"])
+@pytest.mark.parametrize("breaks", ["add", "finish", "to_parquet"])
 def test_an_interrupted_save_leaves_the_old_one_whole(tmp_path, monkeypatch, breaks):
     build().save(tmp_path / "set")
 
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    place = features if breaks == "save_file" else pd.DataFrame
+    place = pd.DataFrame if breaks == "to_parquet" else features.Writer
     monkeypatch.setattr(place, breaks, interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(faces=np.zeros((5, D))).save(tmp_path / "set")
@@ -250,9 +252,9 @@ REFUSED = {
     "audio: an array of 3 dimensions, expected 2 (a row a vector)": {
         "modalities": {"audio": (np.zeros((3, 1, 1)), AUDIO[1])}
     },
-    "faces: row 3 of 5 is not finite in float16, expected it within ±65504": spoilt(np.nan),
-    "faces: row 4 of 5 is not finite in float16, expected it within ±65504": spoilt(70_000.0, row=4),
-    "audio: row 1 of 2 is not finite in float16, expected it within ±65504": {
+    "faces: row 3 is not finite in float16, expected it within ±65504": spoilt(np.nan),
+    "faces: row 4 is not finite in float16, expected it within ±65504": spoilt(70_000.0, row=4),
+    "audio: row 1 is not finite in float16, expected it within ±65504": {
         "modalities": {"audio": (np.array([[1, 1], [1, 1], [1, np.inf]]), AUDIO[1])}
     },
 }
@@ -316,3 +318,65 @@ def test_another_format_gives_its_sentence(tmp_path, monkeypatch):
     with pytest.raises(ClipSetError) as refusal:
         ClipSet.open(tmp_path / "set")
     assert str(refusal.value) == f"{tmp_path}/set: the format is 'famf-clipset-0', expected 'famf-clipset-1'"
+
+
+# --- written piece by piece ---
+
+
+def columns_of(clips):
+    return pa.Schema.from_pandas(clips.face_columns(), preserve_index=False)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 8])  # of which the first two leave int64 arrays without their alignment
+@pytest.mark.parametrize("pieces", [[0, 5], [1, 2, 5], [3, 3, 5]])
+def test_pieces_make_what_the_whole_makes(tmp_path, dim, pieces):
+    whole = build(faces=np.random.default_rng(3).normal(size=(5, dim)))
+    with features.writing(tmp_path / "set", dim, columns_of(whole)) as out:
+        for start, end in zip([0, *pieces], pieces, strict=False):
+            out.add(whole.faces[start:end], whole.face_columns()[start:end])
+        fingerprint = out.finish(whole.counts.numpy(), whole.clips, whole.modalities, whole.info)
+    opened = ClipSet.open(tmp_path / "set")
+    assert fingerprint == opened.fingerprint == whole.fingerprint
+    assert torch.equal(opened.faces, whole.faces) and torch.equal(opened.offsets, whole.offsets)
+    for name, modality in whole.modalities.items():
+        assert torch.equal(opened.modalities[name].vectors, modality.vectors)
+        assert torch.equal(opened.modalities[name].present, modality.present)
+    pd.testing.assert_frame_equal(opened.face_columns(), whole.face_columns())
+    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / "set", capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("OK") == 3
+
+
+def test_the_bad_row_is_counted_from_the_first_piece(tmp_path):
+    whole = build()
+    bad = torch.full_like(whole.faces[:2], torch.inf)
+    with pytest.raises(ClipSetError, match="faces: row 5 is not finite"):
+        with features.writing(tmp_path / "set", whole.dim, columns_of(whole)) as out:
+            out.add(whole.faces, whole.face_columns())
+            out.add(bad, whole.face_columns()[:2])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("mistake", "sentence"),
+    [
+        (lambda out, w: out.add(w.faces[:, :-1], w.face_columns()), f"faces: {D - 1} numbers in row 0, expected {D}"),
+        (lambda out, w: out.add(w.faces, w.face_columns()[:4]), "face_table: 4 rows, expected one for each of 5 faces"),
+        (lambda out, w: out.add(w.faces, w.face_columns()), "the clips of its faces are missing"),
+        (
+            lambda out, w: out.finish(w.counts.numpy(), w.clips, w.modalities),
+            "counts: they add up to 5, expected the 0 rows of faces",
+        ),
+        (
+            lambda out, w: (
+                out.add(w.faces, w.face_columns()),
+                out.finish(w.counts.numpy(), w.clips, w.modalities, {"x": "y" * features.Writer.HEADER}),
+            ),
+            "info: 6",
+        ),
+    ],
+)
+def test_half_a_clipset_does_not_come_into_being(tmp_path, mistake, sentence):
+    whole = build()
+    with pytest.raises(ClipSetError, match=sentence), features.writing(tmp_path / "set", D, columns_of(whole)) as out:
+        mistake(out, whole)
+    assert not list(tmp_path.iterdir())
