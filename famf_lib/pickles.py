@@ -86,7 +86,8 @@ _CODES = {"f2": 2, "f4": 4, "f8": 8, "i1": 1, "i2": 2, "i4": 4, "i8": 8, "u1": 1
 _unsigned = {n: struct.Struct(f"<{c}").unpack_from for n, c in ((2, "H"), (4, "I"), (8, "Q"))}
 _int4 = struct.Struct("<i").unpack_from
 _float8 = struct.Struct(">d").unpack_from
-_four_floats = struct.Struct(">xdxdxdxd").unpack
+_four_floats = struct.Struct(">" + 4 * "xd").unpack
+_SCORES = {n * 9: struct.Struct(">" + n * "xd").unpack for n in range(3)}
 _MARK = object()
 _unsigned1 = struct.Struct("B").unpack_from
 _READ = {0x47: (_float8, 8), 0x4B: (_unsigned1, 1), 0x4D: (_unsigned[2], 2), 0x4A: (_int4, 4)}
@@ -96,24 +97,31 @@ _READ = {0x47: (_float8, 8), 0x4B: (_unsigned1, 1), 0x4D: (_unsigned[2], 2), 0x4
 # a record puts into the memo only the frame is kept: Python 2 had each text of one character once, and refers to it.
 # Nothing refers to the rest, and a file that does is read again without this.
 _PUT = rb"(?:q.|r....)?"
-_REFERENCE = rb"(?:h(.)|j(....))"
 _NUMBERS = rb"((?:G.{8}|K.|M..|J....){4})"
 _RECORD = (
-    rb"(?:U(.)(\d{1,19})(?:q(.)|r(....))?|%(ref)s)"  # the frame
+    rb"(?:U(.)(\d{1,19})(?:q(.)|r(....))?|h(.)|j(....))"  # the frame
     rb"(?:\]%(put)s\(%(numbers)se|\(%(numbers)st%(put)s)"  # the box, a list or a tuple
-    rb"(?:G(.{8}))?(?:G(.{8}))?"  # scores
-    rb"%(ref)s%(ref)sK\x00\x85%(put)s(?:U\x01b%(put)s|h.|j....)\x87%(put)sR%(put)s"  # _reconstruct, ndarray
-    rb"\(K\x01%(side)s\x85%(put)s%(ref)s\x89%(length)s(.{%(bytes)d})%(put)st%(put)sb"  # side, dtype, bytes
+    rb"((?:G.{8}){0,2})"  # scores
+    rb"%(reconstruct)s%(ndarray)sK\x00\x85%(put)s(?:U\x01b%(put)s|h.|j....)\x87%(put)sR%(put)s"
+    rb"\(K\x01%(side)s\x85%(put)s%(type)s\x89%(length)s(.{%(bytes)d})%(put)st%(put)sb"
 )
+Match = Callable[[bytes, int], re.Match[bytes] | None]
 
 
 @cache
-def _records(side: int, length: int) -> dict[int, Callable[[bytes, int], re.Match[bytes] | None]]:
-    """By its first operation, what finds a record (a list or a tuple) with an array of one side and so many bytes."""
-    parts = {b"put": _PUT, b"ref": _REFERENCE, b"numbers": _NUMBERS, b"bytes": length}
-    parts[b"side"] = re.escape(b"K" + bytes([side]) if side < 256 else b"M" + side.to_bytes(2, "little"))
-    parts[b"length"] = re.escape(b"U" + bytes([length]) if length < 256 else b"T" + length.to_bytes(4, "little"))
-    middle = _RECORD % parts
+def _records(side: int, length: int, reconstruct: int, ndarray: int, type_: int) -> dict[int, Match]:
+    """By its first operation, what finds a record: a list or a tuple, with an array of one side and so many bytes.
+
+    The last three are the places in the memo of what each array refers to.
+    """
+
+    def number(value: int, short: bytes, long: bytes, width: int) -> bytes:
+        return re.escape(short + bytes([value]) if value < 256 else long + value.to_bytes(width, "little"))
+
+    parts = {b"put": _PUT, b"numbers": _NUMBERS, b"bytes": length}
+    parts |= {b"side": number(side, b"K", b"M", 2), b"length": number(length, b"U", b"T", 4)}
+    places = {b"reconstruct": reconstruct, b"ndarray": ndarray, b"type": type_}
+    middle = _RECORD % (parts | {name: number(place, b"h", b"j", 4) for name, place in places.items()})
     return {
         0x5D: re.compile(rb"%s\(%se" % (_PUT, middle), re.DOTALL).match,
         0x28: re.compile(rb"%st%s" % (middle, _PUT), re.DOTALL).match,
@@ -153,9 +161,8 @@ class _Reader:
         self.kept = 0  # how much of the memo is older than the batch
         self.memoised = self.memoised_before = 0  # how many times MEMOIZE came, and how many before the batch
         self.since, self.strings = 0, 0  # where the batch began, and the bytes of strings in it
-        self.fast, self.records = True, {}  # whether whole records are looked for, and what finds them
+        self.fast, self.records = True, dict[int, Match]()  # whether whole records are looked for, and what finds them
         self.type, self.shape, self.longest = "", (), 0  # of the arrays in them: the longest that was met
-        self.references: list[bytes | None] = []
 
     # --- the window ---
 
@@ -321,35 +328,27 @@ class _Reader:
                 window, limit, pos, records = self.window, -1, 0, self.records
 
     def record(self, found: re.Match[bytes]) -> list[Any] | tuple[Any, ...] | None:
-        """The record that was found, if what it refers to is what records refer to."""
-        memo = self.memo
-        length, frame, put_1, put_4, get_1, get_4, listed, tupled, first, second, *references, raw = found.groups()
-        if references != self.references:  # they are the same for all but the first
-            reconstruct, ndarray, kind = (
-                memo[short[0] if short else _unsigned[4](long)[0]]
-                for short, long in zip(references[::2], references[1::2], strict=True)
-            )
-            if reconstruct is not _RECONSTRUCT or ndarray is not _NDARRAY or type(kind) is not _Type:
-                return None
-            if kind.order + kind.code != self.type:
-                return None
-            self.references = references
+        """The record that was found; None if its frame is not what it seems to be."""
+        length, frame, put_1, put_4, get_1, get_4, listed, tupled, scores, raw = found.groups()
         if frame is None:
-            frame = memo[get_1[0] if get_1 else _unsigned[4](get_4)[0]]
+            frame = self.memo[get_1[0] if get_1 else _unsigned[4](get_4)[0]]
         elif length[0] != len(frame):
             return None
         elif put_4:
-            memo[_unsigned[4](put_4)[0]] = frame
+            self.memo[_unsigned[4](put_4)[0]] = frame
         elif put_1:
-            memo[put_1[0]] = frame
+            self.memo[put_1[0]] = frame
         self.strings += len(raw)
-        record = [frame, _numbers(listed) if listed else tuple(_numbers(tupled))]
-        if first:
-            record.append(_float8(first)[0])
-            if second:
-                record.append(_float8(second)[0])
-        record.append(Array(self.type, self.shape, raw))
+        box = _numbers(listed) if listed else tuple(_numbers(tupled))
+        record = [frame, box, *_SCORES[len(scores)](scores), Array(self.type, self.shape, raw)]
         return record if found.string[found.start() - 1] == 0x5D else tuple(record)
+
+    def learn(self, array: Array, kind: _Type) -> None:
+        """Looks for records with arrays such as this one from now on: the longest that was met."""
+        places = [next((k for k, v in self.memo.items() if v is what), -1) for what in (_RECONSTRUCT, _NDARRAY, kind)]
+        if min(places) >= 0 and max(places) < 1 << 32:
+            self.type, self.shape, self.longest = array.dtype, array.shape, len(array.raw)
+            self.records = _records(array.shape[0], len(array.raw), *places)
 
     def rare(self, op: int, pos: int) -> int:
         """An operation that a file of numbers hardly has; the place behind it."""
@@ -489,6 +488,8 @@ class _Reader:
             if by_columns and type(shape) is tuple and len(shape) > 1:
                 self.fail(pos, "an array that lies column by column", "row by row")
             self.filled(pos, what, kind, shape, raw)
+            if self.fast and len(shape) == 1 and self.longest < len(what.raw) < LINE // 2:
+                self.learn(what, kind)
         elif type(what) is _Type and type(state) is tuple and len(state) >= 2 and _text(state[1]) in tuple("<>|="):
             what.order = _text(state[1])
         else:
@@ -504,9 +505,6 @@ class _Reader:
                 count *= side if type(side) is int and side >= 0 else -1
             if count * size == len(raw) and count >= 0:
                 array.dtype, array.shape, array.raw = kind.order + kind.code, shape, raw
-                if self.fast and len(shape) == 1 and self.longest < len(raw) < LINE // 2:
-                    self.type, self.shape, self.longest = array.dtype, shape, len(raw)
-                    self.records = _records(shape[0], len(raw))
                 return array
         found = f"an array of shape {brief(shape)} in {len(raw) if type(raw) is bytes else 'no'} bytes"
         self.fail(pos, found, f"one or two sides of {size} bytes a number")

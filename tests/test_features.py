@@ -380,3 +380,10 @@ def test_half_a_clipset_does_not_come_into_being(tmp_path, mistake, sentence):
     with pytest.raises(ClipSetError, match=sentence), features.writing(tmp_path / "set", D, columns_of(whole)) as out:
         mistake(out, whole)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("row", [[65504.0] * 7, [-65504.0] * 7, [torch.inf, -torch.inf, *[0.0] * 5], [torch.nan] * 7])
+def test_a_sum_that_overflows_is_no_infinite_number(row):
+    vectors = torch.zeros(3, 7, dtype=torch.float16)
+    vectors[1] = torch.tensor(row)
+    assert features.finite(vectors).tolist() == torch.isfinite(vectors).all(dim=1).tolist()
