@@ -1,35 +1,119 @@
-"""``famf data``: the datasets that are here, and how to get what is not."""
+"""``famf data``: the datasets that are here, what is in them, and how to get what is not."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from famf_lib.commands.options import Dataset, Profile, checked_profile
+from famf_lib.commands.options import Profile, checked_profile
 
-app = typer.Typer(no_args_is_help=True, help="The datasets: what is here, and how to get what is not.")
+app = typer.Typer(no_args_is_help=True, help="The datasets: what is here, what is in it, and how to get what is not.")
+bringing = typer.Typer(no_args_is_help=True, help="Bring data of your own into the store, under a name.")
+app.add_typer(bringing, name="import")
+
+Clips = Annotated[str, typer.Argument(help="synthetic, imfdb …, the name of an import, or the folder of a ClipSet")]
 
 
 @app.command("list")
 def data_list() -> None:
     """Every dataset, and whether it is here."""
     from famf_lib import datasets
+    from famf_lib.features import ClipSetError
 
-    for dataset in map(datasets.get, datasets.names()):
-        absence = dataset.absence()
-        typer.echo(f"{dataset.name:10} {'here' if absence is None else 'absent'}  {absence or dataset.title}")
+    for name in datasets.names():
+        try:
+            dataset = datasets.get(name)
+            absence = dataset.absence()
+            told = f"{'here' if absence is None else 'absent':7}  {absence or dataset.title}"
+        except ClipSetError as error:  # one that is damaged hides none of the others
+            told = f"damaged  {error}"
+        typer.echo(f"{name:10} {told}")
 
 
 @app.command("info")
-def data_info(dataset: Dataset, profile: Profile = "standard") -> None:
-    """A dataset in a few lines; it is made first if need be."""
-    from famf_lib import datasets
+def data_info(dataset: Clips, profile: Profile = "standard") -> None:
+    """A dataset on one screen; it is made first if need be."""
+    from famf_lib import datasets, inspection
+    from famf_lib.features import ClipSet
 
-    clipset = datasets.load(dataset, checked_profile(profile))
-    clips = clipset.clips
-    typer.echo(f"{clipset.folder}\nfingerprint {clipset.fingerprint}")
-    typer.echo(
-        f"{len(clipset):,} clips, {len(clipset.persons):,} persons, {len(clipset.faces):,} faces of {clipset.dim}"
-    )
-    typer.echo(
-        f"{int(clips['person'].isna().sum()):,} noise clips, {int((clipset.counts == 0).sum()):,} without a face"
-    )
-    for name, modality in clipset.modalities.items():
-        typer.echo(f"{name}: {modality.vectors.shape[1]} numbers, {modality.present.float().mean():.1%} of the clips")
+    clipset = ClipSet.open(_folder(dataset, profile))
+    title = datasets.get(dataset).title if dataset in datasets.names() else ""
+    typer.echo(inspection.summary(clipset, title))
+
+
+@app.command("verify")
+def data_verify(dataset: Clips, profile: Profile = "standard") -> None:
+    """Compare a dataset in the store with its checksums and its fingerprint; say what differs."""
+    from famf_lib import inspection
+    from famf_lib.features import CHECKSUMS
+
+    folder = _folder(dataset, profile)
+    for fault in (faults := inspection.faults(folder)):
+        typer.echo(f"famf: {fault}", err=True)
+    if faults:
+        raise typer.Exit(1)
+    sums = (folder / CHECKSUMS).exists()
+    typer.echo(f"ok  {folder}" + ("" if sums else f"\nno {CHECKSUMS} in it: columns of faces were not compared"))
+
+
+@app.command("export")
+def data_export(
+    dataset: Clips,
+    folder: Annotated[Path, typer.Argument(help="a new folder for the tables")],
+    npz: Annotated[bool, typer.Option("--npz", help="features.npz in place of two Parquet files")] = False,
+    profile: Profile = "standard",
+) -> None:
+    """Write a dataset as tables, which famf data import table reads (data/README.md says what is in them)."""
+    from famf_lib.datasets import exported
+    from famf_lib.features import ClipSet
+
+    clipset = ClipSet.open(_folder(dataset, profile))
+    typer.echo(f"{exported.export(clipset, folder, npz=npz)}, fingerprint {clipset.fingerprint}")
+
+
+@bringing.command("table")
+def import_table(
+    folder: Annotated[Path, typer.Argument(help="faces.parquet and clips.parquet in a folder, or an .npz file")],
+    name: Annotated[str, typer.Option(help="what it is called from then on; otherwise as the folder")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="an earlier import of that name gives way")] = False,
+) -> None:
+    """Import features of your own (data/README.md says what the tables hold)."""
+    from famf_lib import inspection
+    from famf_lib.datasets import tables
+
+    clipset = tables.import_tables(folder, name, replacing=replace)
+    typer.echo(inspection.summary(clipset, f"{clipset.folder.name}, imported"))
+
+
+@bringing.command("iqiyi")
+def import_iqiyi(
+    folder: Annotated[Path, typer.Argument(help="the official files, as data/README.md tells")],
+    name: Annotated[str, typer.Option(help="what it is called from then on")] = "iqiyi",
+    faults: Annotated[str, typer.Option(help="stop at the first fault, or skip and count them")] = "stop",
+) -> None:
+    """Import the official files of iQIYI-VID-2019, and say where they differ from what is published of them."""
+    from typing import get_args
+
+    from famf_lib import inspection
+    from famf_lib.datasets import iqiyi
+    from famf_lib.official import Faults
+
+    if faults not in get_args(Faults):
+        raise ValueError(f"--faults: {faults!r} is not known, expected one of {', '.join(get_args(Faults))}")
+    clipset, found = iqiyi.import_folder(folder, name, faults)
+    typer.echo(found.report())
+    typer.echo(inspection.summary(clipset, iqiyi.TITLE))
+
+
+def _folder(dataset: str, profile: str) -> Path:
+    """Where the ClipSet lies that a user means by the name of a dataset, or by a folder."""
+    from famf_lib import datasets
+    from famf_lib.datasets import imported
+
+    if dataset in imported.names():  # not opened: it may be damaged
+        return imported.place(dataset)
+    if dataset not in datasets.names() and Path(dataset).is_dir():
+        return Path(dataset).resolve()
+    folder = datasets.load(dataset, checked_profile(profile)).folder
+    assert folder is not None  # what is loaded lies in the store
+    return folder

@@ -1,0 +1,124 @@
+"""The import of official files of full size: its time beside that of reading the bytes, and its peak memory.
+
+    python benchmarks/import_iqiyi.py [--faces 1700000] > results/import-iqiyi-cpu.json
+
+The files are made first (random vectors, as Python 2 wrote them), in a temporary folder that goes away. Each step runs
+in a process of its own. ``pickle.load`` is what everybody uses; it runs whatever a file asks for.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from famf_lib import provenance
+from famf_lib.files import ROOT
+from famf_lib.paper import IQIYI
+
+sys.path.insert(0, str(ROOT / "tests"))
+from python2_pickle import Python2Pickler  # noqa: E402
+
+MEAN, SEED = 29.5, 0
+STEPS = {
+    "reading the bytes": "for p in paths:\n    with open(p, 'rb') as f:\n        while f.read(1 << 22): pass",
+    "pickle.load": "import pickle\nfor p in paths: pickle.load(open(p, 'rb'), encoding='bytes')",
+    "import": "from famf_lib.datasets import iqiyi\niqiyi.import_folder(Path(folder))",
+    "libraries alone": "from famf_lib.datasets import iqiyi",
+}
+FRAME = """
+import json, resource, sys, time
+from pathlib import Path
+folder = sys.argv[1]
+paths = sorted(Path(folder).glob("feat/*.pickle"))
+begin = time.perf_counter()
+{step}
+print(json.dumps([time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+"""
+
+
+def clips(prefix: bytes, faces: int, rng: np.random.Generator) -> Iterator[tuple[bytes, list]]:
+    """Clips with faces as many as published: 29.5 in the mean, up to 100."""
+    vectors = rng.normal(size=(4096, 512)).astype(np.float16)
+    made = number = 0
+    while made < faces:
+        count = min(int(rng.gamma(2.0, MEAN / 2.0)) % 100 + 1, faces - made)
+        frames = np.sort(rng.integers(0, 3000, count))
+        corners = rng.uniform(0, 400, (count, 2))
+        boxes = np.hstack([corners, corners + rng.uniform(10, 200, (count, 2))])
+        yield (
+            prefix + b"%07d" % number,
+            [
+                [b"%d" % frame, box, 0.97, float(quality), vectors[(made + n) % 4096]]
+                for n, (frame, box, quality) in enumerate(
+                    zip(frames, boxes.tolist(), rng.normal(80, 30, count), strict=True)
+                )
+            ],
+        )
+        made, number = made + count, number + 1
+
+
+def make(folder: Path, faces: int) -> None:
+    """Training faces as many as asked for, and a small validation part."""
+    rng = np.random.default_rng(SEED)
+    (folder / "feat").mkdir()
+    names: dict[str, list[bytes]] = {}
+    for split, prefix, number in (("train", b"IQIYI_VID_TRAIN_", faces), ("val", b"IQIYI_VID_VAL_", faces // 100)):
+        names[split] = []
+        with (folder / "feat" / f"face_{split}_v2.pickle").open("wb") as out:
+            pickler = Python2Pickler(out)
+            pickler.dump((names[split].append(name) or name, value) for name, value in clips(prefix, number, rng))
+    persons = min(IQIYI["persons"], len(names["val"]))
+    train = b"".join(b"%s.mp4 %d\n" % (name, n % persons + 1) for n, name in enumerate(names["train"]))
+    (folder / "train_gt.txt").write_bytes(train)
+    lines = [
+        b"%d " % (p + 1) + b"".join(b"%s.mp4 " % n for n in names["val"][p::persons]) + b"\n" for p in range(persons)
+    ]
+    (folder / "val_gt.txt").write_bytes(b"".join(lines))
+
+
+def measure(step: str, folder: Path) -> tuple[float, float]:
+    """Seconds, and the most memory that the process held, in bytes."""
+    environment = os.environ | {"FAMF_STORE": str(folder / "store"), "FAMF_PROGRESS": "silent"}
+    code = FRAME.format(step=STEPS[step])
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    return tuple(json.loads(done.stdout))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faces", type=int, default=IQIYI["train_faces"])
+    faces = parser.parse_args().faces
+    with tempfile.TemporaryDirectory(prefix="famf-import-") as place:
+        folder = Path(place)
+        make(folder, faces)
+        size = sum(path.stat().st_size for path in (folder / "feat").iterdir())
+        found = {step: measure(step, folder) for step in STEPS}
+        made = sum(path.stat().st_size for path in (folder / "store" / "imported" / "iqiyi").iterdir())
+    seconds = {step: round(s, 2) for step, (s, _) in found.items()}
+    memory = {step: round(m / 2**20) for step, (_, m) in found.items()}
+    told = {
+        "command": f"python benchmarks/import_iqiyi.py --faces {faces}",
+        "faces": faces,
+        "pickles, MiB": round(size / 2**20),
+        "ClipSet, MiB": round(made / 2**20),
+        "seconds": seconds,
+        "peak memory, MiB": memory,
+        "import / pickle.load, seconds": round(seconds["import"] / seconds["pickle.load"], 2),
+        "import / reading the bytes, seconds": round(seconds["import"] / seconds["reading the bytes"], 2),
+        "import, peak memory / ClipSet": round(found["import"][1] / made, 2),
+        "pickle.load, peak memory / ClipSet": round(found["pickle.load"][1] / made, 2),
+        "origin": provenance.origin(ROOT),
+    }
+    print(json.dumps(told, indent=1))
+
+
+if __name__ == "__main__":
+    main()

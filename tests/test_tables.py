@@ -1,0 +1,620 @@
+"""A user's own tables: what they become, what of them is refused and how, and that an export is their inverse."""
+
+import io
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from famf_lib import datasets, notebooks
+from famf_lib.datasets import exported, imported, table_files, tables
+from famf_lib.datasets.table_files import TableError
+from famf_lib.features import ClipSet
+from famf_lib.files import ROOT
+
+D, A = 3, 2  # length of a face, of an audio vector
+
+
+def user_tables():
+    """Two tables as a user has them: faces in any order, a clip without any, one that is noise; audio of some."""
+    rng = np.random.default_rng(0)
+    faces = pd.DataFrame(
+        {
+            "clip": ["z", "x", "z", "x", "z", "x", "z"],
+            "frame": [9, 4, 2, 4, 5, 1, 2],
+            "embedding": list(rng.normal(size=(7, D)).astype(np.float32)),
+            "x1": np.arange(7) * 1.0,
+            "y1": 0.0,
+            "x2": np.arange(7) + 5.0,
+            "y2": 8.0,
+            "score": rng.random(7),
+            "quality": rng.random(7),
+            "yaw": rng.normal(size=7),
+            "path": [f"picture {n}" for n in range(7)],
+        }
+    )
+    clips = pd.DataFrame(
+        {
+            "clip": ["x", "y", "z"],
+            "label": ["ann", "bob", None],
+            "split": ["train", "val", "val"],
+            "group": ["film", None, "film"],
+            "audio": [None, rng.normal(size=A), rng.normal(size=A)],
+            "year": [1999, 2001, 2010],
+        }
+    )
+    return faces, clips
+
+
+def written(folder, faces=None, clips=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    good = user_tables()
+    for name, table, otherwise in (("faces", faces, good[0]), ("clips", clips, good[1])):
+        table = otherwise if table is None else table
+        if isinstance(table, pd.DataFrame):
+            table.to_parquet(folder / f"{name}.parquet", index=False)
+        else:
+            pq.write_table(table, folder / f"{name}.parquet")
+    return folder
+
+
+def user_arrays():
+    """The same as arrays: what NumPy cannot leave out is an empty text or a flag."""
+    faces, clips = user_tables()
+    audio = np.stack([np.full(A, np.nan) if v is None else v for v in clips["audio"]])
+    return {
+        "faces": np.stack(faces["embedding"]),
+        "face_clip": faces["clip"].to_numpy(str),
+        "frame": faces["frame"].to_numpy(),
+        "box": faces[["x1", "y1", "x2", "y2"]].to_numpy(),
+        "score": faces["score"].to_numpy(),
+        "quality": faces["quality"].to_numpy(),
+        "clip": clips["clip"].to_numpy(str),
+        "label": np.array(["ann", "bob", ""]),
+        "split": clips["split"].to_numpy(str),
+        "group": np.array(["film", "", "film"]),
+        "audio": audio,
+        "audio_present": np.array([False, True, True]),
+    }
+
+
+# --- What they become ---
+
+
+def check(clipset, faces, clips):
+    """The ClipSet against the tables, face by face and from the definition."""
+    order = [r for name in clips["clip"] for r in sorted(np.flatnonzero(faces["clip"] == name), key=faces["frame"].get)]
+    expected = np.stack(faces["embedding"][order]).astype(np.float16)
+    np.testing.assert_array_equal(clipset.faces, expected)
+    assert clipset.counts.tolist() == [int((faces["clip"] == name).sum()) for name in clips["clip"]]
+    columns = clipset.face_columns()
+    for column, ours in (
+        ("frame", "frame"),
+        ("x1", "x1"),
+        ("y2", "y2"),
+        ("score", "det_score"),
+        ("quality", "quality"),
+    ):
+        assert columns[ours].tolist() == faces[column][order].tolist()
+    for column, ours in (("clip", "name"), ("label", "person"), ("split", "split"), ("group", "group")):
+        assert clipset.clips[ours].fillna("none").tolist() == clips[column].fillna("none").tolist()
+    audio = clipset.modalities["audio"]
+    assert audio.present.tolist() == clips["audio"].notna().tolist()
+    np.testing.assert_array_equal(
+        audio.vectors[audio.present], np.stack(clips["audio"].dropna().tolist()).astype(np.float16)
+    )
+    return columns
+
+
+@pytest.mark.parametrize("piece", [1, 2, 8_192])
+def test_parquet_tables_become_a_clipset_whatever_the_order_of_the_faces(piece, tmp_path, monkeypatch):
+    monkeypatch.setattr(table_files, "PIECE", piece)
+    faces, clips = user_tables()
+    clipset = tables.build(written(tmp_path))
+    columns = check(clipset, faces, clips)
+    assert columns["path"].tolist() == [f"picture {n}" for n in (5, 1, 3, 2, 6, 4, 0)]
+    assert list(columns) == ["frame", "x1", "y1", "x2", "y2", "det_score", "quality", "yaw", "path"]
+    assert list(clipset.clips) == ["name", "person", "split", "group", "year"]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 8_192])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_become_the_same_clipset(piece, order, tmp_path, monkeypatch):
+    monkeypatch.setattr(table_files, "PIECE", piece)
+    arrays = user_arrays()
+    arrays["faces"] = np.asarray(arrays["faces"], order=order).astype(">f4" if order == "C" else "<f4")
+    np.savez_compressed(tmp_path / "mine.npz", **arrays)
+    clipset = tables.build(tmp_path / "mine.npz")
+    check(clipset, *user_tables())
+    assert clipset.fingerprint == tables.build(written(tmp_path / "parquet")).fingerprint
+
+
+def test_what_means_the_same_gives_the_same_clipset(tmp_path):
+    """Boxes as lists, names as numbers or categories, vectors in half or double precision or of a fixed size."""
+    faces, clips = user_tables()
+    numbers = {"x": 7, "y": 11, "z": 13}
+    spelt = written(
+        tmp_path / "spelt",
+        faces.assign(clip=faces["clip"].map({name: str(n) for name, n in numbers.items()})),
+        clips.assign(clip=clips["clip"].map({name: str(n) for name, n in numbers.items()})),
+    )
+    box = pd.Series(faces[["x1", "y1", "x2", "y2"]].to_numpy().tolist())
+    others = faces.drop(columns=["x1", "y1", "x2", "y2", "embedding"]).assign(box=box, clip=faces["clip"].map(numbers))
+    values = pa.array(np.stack(faces["embedding"]).astype(np.float64).ravel())
+    fixed = pa.FixedSizeListArray.from_arrays(values, D)
+    mine = pa.Table.from_pandas(others, preserve_index=False).append_column("embedding", fixed)
+    kinds = clips.assign(
+        clip=clips["clip"].map(numbers),
+        label=clips["label"].astype("category"),
+        split=clips["split"].astype("category"),
+    )
+    one, other = tables.build(spelt), tables.build(written(tmp_path / "other", mine, kinds))
+    assert one.fingerprint == other.fingerprint
+    pd.testing.assert_frame_equal(one.face_columns(), other.face_columns()[list(one.face_columns())])
+
+
+def test_only_some_columns_must_be_there(tmp_path):
+    faces, clips = user_tables()
+    folder = written(tmp_path, faces[["embedding", "frame", "clip"]], clips[["split", "label", "clip"]])
+    clipset = tables.build(folder)
+    assert list(clipset.face_columns()) == ["frame"] and not clipset.modalities and clipset.clips["group"].isna().all()
+
+
+def test_a_file_of_one_row_group_is_read_in_little_memory(tmp_path, monkeypatch):
+    rows, dim = 30_011, 131  # 16 MB
+    values = np.random.default_rng(0).random(rows * dim, np.float32)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values), dim)
+    pq.write_table(pa.table({"embedding": vectors, "frame": np.arange(rows)}), tmp_path / "big.parquet")
+    del values, vectors
+    monkeypatch.setattr(table_files, "PIECE", 1_009)
+    table = table_files.ParquetTable(tmp_path / "big.parquet")
+    before, most = pa.total_allocated_bytes(), 0
+    table.read(["frame"])
+    for _ in table.pieces("embedding"):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert 0 < most < 8e6, f"{most / 1e6:.0f} MB"
+
+
+# --- There and back ---
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=5)
+halves = st.floats(width=16, allow_nan=False, allow_infinity=False)
+words = st.sampled_from(["audio", "body", "tête", "file", "_x"])
+
+
+@st.composite
+def clipsets(draw):
+    """What any ClipSet is built from: clips or all without faces, noise clips, missing groups, splits, modalities."""
+    names = draw(st.lists(texts, min_size=1, max_size=5, unique=True))
+    v = len(names)
+
+    def column(values):
+        return pd.Series(draw(st.lists(st.none() | values, min_size=v, max_size=v)), dtype=object)
+
+    counts = draw(st.just([0] * v) | st.lists(st.integers(0, 3), min_size=v, max_size=v))
+    total, dim = sum(counts), draw(st.sampled_from([1, 2, 5]))
+    table = pd.DataFrame(index=range(total))
+    if draw(st.booleans()):
+        table["frame"] = [f for n in counts for f in sorted(draw(st.lists(st.integers(-9, 9), min_size=n, max_size=n)))]
+    if draw(st.booleans()):
+        corners = draw(hnp.arrays(np.float32, (total, 4), elements=halves))
+        corners[:, 2:] = np.maximum(corners[:, :2], corners[:, 2:])
+        table[["x1", "y1", "x2", "y2"]] = corners
+    for name in draw(st.sets(st.sampled_from(["det_score", "quality", "blur"]))):
+        table[name] = draw(hnp.arrays(np.float64, total, elements=halves | st.just(np.nan)))
+    modalities = {}
+    for name in draw(st.sets(words)):
+        vectors = draw(hnp.arrays(np.float16, (v, draw(st.sampled_from([1, 3]))), elements=halves))
+        modalities[name] = (vectors, draw(hnp.arrays(bool, v)))
+    return dict(
+        faces=draw(hnp.arrays(np.float16, (total, dim), elements=halves)),
+        counts=np.array(counts),
+        clips=pd.DataFrame(
+            {
+                "name": names,
+                "person": column(texts),
+                "split": column(st.sampled_from(["train", "val", "test"])),
+                "group": column(texts),
+            }
+        ),
+        face_table=table,
+        modalities=modalities,
+    )
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(parts=clipsets(), npz=st.booleans())
+def test_an_export_imports_with_the_same_fingerprint(parts, npz):
+    clipset = ClipSet.build(**parts)
+    with tempfile.TemporaryDirectory() as folder:
+        back = tables.build(exported.export(clipset, Path(folder) / "tables", npz=npz))
+    assert back.fingerprint == clipset.fingerprint
+    assert set(back.modalities) == set(clipset.modalities)
+    there = clipset.face_columns()
+    for column in set(there) - ({"blur"} if npz else set()):
+        np.testing.assert_array_equal(back.face_columns()[column], there[column])
+
+
+@pytest.mark.parametrize("npz", [False, True])
+def test_a_long_clipset_goes_there_and_back_in_pieces(npz, tmp_path, monkeypatch, made_up):
+    monkeypatch.setattr(table_files, "PIECE", 7)
+    monkeypatch.setattr(exported, "ROW_GROUP", 11)
+    clipset = made_up()
+    back = tables.build(exported.export(clipset, tmp_path / "tables", npz=npz))
+    assert back.fingerprint == clipset.fingerprint and len(clipset.faces) > 100
+    assert back.face_columns()["quality"].tolist() == clipset.face_columns()["quality"].tolist()
+
+
+def test_an_export_takes_no_place_that_is_taken(tmp_path, made_up):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for place in (tmp_path / "mine", tmp_path / "mine" / "notes.txt"):
+        with pytest.raises(TableError, match="there is something already, expected a new folder"):
+            exported.export(made_up(), place)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    assert exported.export(made_up(), tmp_path / "empty") == tmp_path / "empty"
+
+
+@pytest.mark.parametrize(
+    ("clips", "faces", "modality", "npz", "sentence"),
+    [
+        ({"label": "a"}, {}, "audio", False, "the clip column 'label'"),
+        ({}, {"embedding": 1.0}, "audio", False, "the face column 'embedding'"),
+        ({"age": "a"}, {}, "age", False, "the modality 'age'"),
+        ({}, {}, "frame", True, "the modality 'frame'"),
+        ({"person": ""}, {}, "audio", False, "'' for the label of clip 0"),
+        ({"group": "a\0"}, {}, "audio", True, "for the group of clip 0"),
+        ({}, {"frame": [2, 1, 3, 4]}, "audio", False, "frame of face 1 is 1, expected integers in order"),
+        ({}, {"frame": 1.5}, "audio", False, "frame of face 0 is 1.5, expected integers"),
+    ],
+)
+def test_what_tables_cannot_say_is_not_exported(clips, faces, modality, npz, sentence, tmp_path):
+    table = pd.DataFrame({"name": ["x", "y"], "person": "p", "split": "val", "group": None}).assign(**clips)
+    clipset = ClipSet.build(
+        np.ones((4, D)),
+        np.array([2, 2]),
+        table,
+        face_table=pd.DataFrame({"frame": [1, 2, 1, 2]}).assign(**faces),
+        modalities={modality: (np.ones((2, A)), np.ones(2))},
+    )
+    with pytest.raises(TableError, match="^export: .*expected") as error:
+        exported.export(clipset, tmp_path / "tables", npz=npz)
+    assert sentence in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_a_fall_of_frames_from_clip_to_clip_is_none(tmp_path):
+    clips = pd.DataFrame({"name": list("abcd"), "person": "p", "split": "val", "group": None})
+    table = pd.DataFrame({"frame": [5, 6, 1, 2]})
+    clipset = ClipSet.build(np.ones((4, D)), np.array([0, 2, 0, 2]), clips, face_table=table)
+    assert tables.build(exported.export(clipset, tmp_path / "t")).face_columns()["frame"].tolist() == [5, 6, 1, 2]
+
+
+# --- What is refused ---
+
+
+def refused(source, *words):
+    """The sentence with which the tables are refused: one line that names the file."""
+    with pytest.raises(TableError) as error:
+        tables.build(source)
+    sentence = str(error.value)
+    assert sentence.startswith(str(source)) and "expected" in sentence and len(sentence.splitlines()) == 1
+    for word in words:
+        assert word in sentence, f"{word!r} is not in: {sentence}"
+
+
+def vectors(of, row, value):
+    """A column of vectors with another value in one row."""
+    of = of.copy()
+    of[row] = None if value is None else np.array(value, dtype=np.float32)
+    return of
+
+
+OF_FACES = {
+    "no embedding": (lambda f: f.drop(columns="embedding"), "embedding is missing", "found clip, frame, x1"),
+    "no clip": (lambda f: f.drop(columns="clip"), "clip is missing"),
+    "no frame": (lambda f: f.drop(columns="frame"), "frame is missing"),
+    "embedding of text": (lambda f: f.assign(embedding="0.5 0.1"), "embedding holds text, expected lists of numbers"),
+    "lists of text": (lambda f: f.assign(embedding=[["a"]] * 7), "embedding holds", "expected lists of numbers"),
+    "frames as text": (lambda f: f.assign(frame="1"), "frame holds text, expected integers"),
+    "no integer": (lambda f: f.assign(frame=0.5), "frame holds numbers, expected integers"),
+    "clips of numbers": (lambda f: f.assign(clip=0.5), "clip holds numbers, expected text or integers"),
+    "dates": (lambda f: f.assign(day=pd.Timestamp("2026-01-01")), "day holds timestamp", "expected text"),
+    "text for quality": (
+        lambda f: f.assign(quality="good"),
+        "quality holds text",
+        "expected integers or numbers or nothing",
+    ),
+    "ragged": (
+        lambda f: f.assign(embedding=vectors(f["embedding"], 4, np.zeros(5))),
+        "embedding of row 4 (clip 'z') is 5 numbers long, expected 3",
+    ),
+    "empty vectors": (lambda f: f.assign(embedding=[[]] * 6 + [[1.0]]), "embedding of row 0", "is an empty list"),
+    "no vector": (
+        lambda f: f.assign(embedding=vectors(f["embedding"], 3, None)),
+        "embedding of row 3 (clip 'x') is missing",
+    ),
+    "a hole": (
+        lambda f: f.assign(embedding=pd.Series([[1.0, 2.0, 3.0]] * 4 + [[1.0, None, 2.0]] + [[1.0, 2.0, 3.0]] * 2)),
+        "embedding of row 4 (clip 'z') has nothing or NaN at place 1",
+    ),
+    "not a number": (
+        lambda f: f.assign(embedding=vectors(f["embedding"], 2, [0, np.nan, 0])),
+        "embedding of row 2 (clip 'z') has nothing or NaN at place 1, expected a number",
+    ),
+    "not a number, not from pandas": (
+        lambda f: pa.Table.from_pandas(f.drop(columns="embedding")).append_column(
+            "embedding", pa.FixedSizeListArray.from_arrays(pa.array([0.5] * 7 + [np.nan] + [0.5] * 13), 3)
+        ),
+        "embedding of row 2 (clip 'z') holds nan at place 1, expected finite numbers",
+    ),
+    "infinite": (
+        lambda f: f.assign(embedding=vectors(f["embedding"], 5, [0, 0, -np.inf])),
+        "embedding of row 5 (clip 'x') holds -inf at place 2",
+    ),
+    "beyond float16": (
+        lambda f: f.assign(embedding=vectors(f["embedding"], 6, [65520, 0, 0])),
+        "embedding of row 6 (clip 'z') holds 65520 at place 0, expected finite numbers within ±65504",
+    ),
+    "unknown clip": (
+        lambda f: f.assign(clip=[*"zxzxz", "w", "z"]),
+        "clip of row 5 is 'w', expected one of the 3 clips",
+    ),
+    "missing clip": (lambda f: f.assign(clip=[*"zxzx", None, "x", "z"]), "clip of row 4 is nothing, expected a name"),
+    "missing frame": (
+        lambda f: f.assign(frame=pd.array([1, None, 3, 4, 5, 6, 7], "Int64")),
+        "frame of row 1 (clip 'x') is missing",
+    ),
+    "three corners": (lambda f: f.drop(columns="y2"), "y2 is missing", "expected all of x1, y1, x2, y2 or none"),
+    "unordered box": (
+        lambda f: f.assign(x2=[9, 9, 9, 2, 9, 9, 9]),
+        "x1 of row 3 (clip 'x') is (3, 0, 2, 8)",
+        "x1 ≤ x2",
+    ),
+    "half a box": (lambda f: f.assign(y2=[9, np.nan] + [9] * 5), "x1 of row 1 (clip 'x') is (1, 0, 6, nan)"),
+    "boxes of five": (
+        lambda f: f.drop(columns=["x1", "y1", "x2", "y2"]).assign(box=[[0, 0, 1, 1]] * 6 + [[0, 0, 1, 1, 1]]),
+        "box of row 6 (clip 'z') is 5 numbers long, expected x1, y1, x2, y2",
+    ),
+    "two boxes": (lambda f: f.assign(box=[[0, 0, 1, 1]] * 7), "x1 is a name of the ClipSet's own"),
+    "two scores": (lambda f: f.assign(det_score=0.5), "det_score is a name of the ClipSet's own"),
+    "infinite score": (lambda f: f.assign(score=[0.5] * 6 + [np.inf]), "score of row 6 (clip 'z') is infinite"),
+    "nothing tells D": (lambda f: f.iloc[:0], "embedding"),
+}
+OF_CLIPS = {
+    "no split": (lambda c: c.drop(columns="split"), "split is missing, found clip, label, group"),
+    "no label": (lambda c: c.drop(columns="label"), "label is missing"),
+    "unknown split": (
+        lambda c: c.assign(split=["train", "validation", "val"]),
+        "split of row 1 is 'validation' (clip 'y'), expected one of train, val, test",
+    ),
+    "clip twice": (lambda c: c.assign(clip=[*"xyx"]), "clip of row 2 is 'x' again, expected once"),
+    "empty label": (lambda c: c.assign(label=["ann", "", None]), "label of row 1 is an empty text, expected a name or"),
+    "labels of numbers": (lambda c: c.assign(label=[0.0, 1.0, None]), "label holds numbers, expected text or integers"),
+    "no clips": (lambda c: c.iloc[:0].astype({"clip": str, "label": str, "split": str}), "clip has no row"),
+    "ragged audio": (
+        lambda c: c.assign(audio=[np.zeros(2), None, np.zeros(3)]),
+        "audio of row 2 (clip 'z') is 3 numbers long, expected 2",
+    ),
+    "a modality of another's name": (
+        lambda c: c.rename(columns={"audio": "faces"}),
+        "'faces' is no name of a modality, expected a word",
+    ),
+    "a modality of two words": (lambda c: c.rename(columns={"audio": "the audio"}), "'the audio' is no name"),
+    "a name of our own": (lambda c: c.assign(person="ann"), "person is a name of the ClipSet's own"),
+    "audio of nobody": (
+        lambda c: pa.Table.from_pandas(c.drop(columns="audio")).append_column(
+            "audio", pa.array([None] * 3, pa.list_(pa.float32()))
+        ),
+        "audio has no vector",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", OF_FACES)
+def test_a_fault_in_the_faces_is_one_sentence(fault, tmp_path):
+    change, *words = OF_FACES[fault]
+    refused(written(tmp_path, faces=change(user_tables()[0])), "faces.parquet: ", *words)
+
+
+@pytest.mark.parametrize("fault", OF_CLIPS)
+def test_a_fault_in_the_clips_is_one_sentence(fault, tmp_path):
+    change, *words = OF_CLIPS[fault]
+    refused(written(tmp_path, clips=change(user_tables()[1])), "clips.parquet: ", *words)
+
+
+ARRAYS = {
+    "a missing one": ({"face_clip": None}, "the array face_clip is missing, found faces, frame"),
+    "no flags": ({"audio_present": None}, "the array audio means nothing, expected", "audio_present"),
+    "flags of nothing": ({"audio": None}, "the array audio is missing"),
+    "flags of a field": ({"split_present": np.ones(3, bool)}, "the array split_present means nothing"),
+    "flags of numbers": ({"audio_present": np.ones(3)}, "audio_present is float64, expected booleans"),
+    "too short": ({"frame": np.arange(5)}, "the shape of frame is (5,), expected (7,)"),
+    "flat vectors": ({"faces": np.ones(7)}, "the shape of faces is (7,), expected (7, D)"),
+    "no numbers": ({"faces": np.ones((7, 0))}, "the shape of faces is (7, 0), expected (7, D)"),
+    "one number": ({"clip": np.array("x")}, "the shape of clip is ()"),
+    "complex": ({"faces": np.ones((7, D), complex)}, "faces is complex128, expected text, numbers or booleans"),
+    "long doubles": ({"faces": np.ones((7, D), np.longdouble)}, "faces is", "expected text, numbers or booleans"),
+    "not a number": ({"faces": np.full((7, D), np.nan)}, "faces of row 0 (clip 'z') holds nan at place 0"),
+    "unknown clip": ({"face_clip": np.array([*"zxzxzxw"])}, "face_clip of row 6 is 'w'"),
+    "empty clip": ({"clip": np.array(["x", "", "z"])}, "clip of row 1 is nothing, expected a name"),
+    "three corners": ({"box": np.ones((7, 3))}, "box of row 0 (clip 'z') is 3 numbers long"),
+    "unordered box": ({"box": np.tile([3.0, 1, 2, 5], (7, 1))}, "box of row 0 (clip 'z') is (3, 1, 2, 5)"),
+}
+
+
+@pytest.mark.parametrize("fault", ARRAYS)
+def test_a_fault_in_the_arrays_is_one_sentence(fault, tmp_path):
+    change, *words = ARRAYS[fault]
+    arrays = {name: array for name, array in (user_arrays() | change).items() if array is not None}
+    np.savez(tmp_path / "features.npz", **arrays)
+    refused(tmp_path, "features.npz: ", *words)
+
+
+def test_a_folder_without_tables_is_refused(tmp_path):
+    refused(tmp_path / "nowhere", "there is no such folder")
+    refused(tmp_path, "none of them found, expected faces.parquet and clips.parquet, or features.npz alone")
+    (written(tmp_path) / "clips.parquet").rename(tmp_path / "features.npz")
+    refused(tmp_path, "faces.parquet and features.npz found")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"clip,frame\nx,1\n", b"PK\x03\x04"])
+def test_what_is_no_table_is_refused(content, tmp_path):
+    (written(tmp_path / "parquet") / "faces.parquet").write_bytes(content)
+    refused(tmp_path / "parquet", "faces.parquet: it cannot be read (", "expected a Parquet file")
+    (tmp_path / "mine.npz").write_bytes(content)
+    refused(tmp_path / "mine.npz", "it cannot be read (", "expected an .npz file")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    columns = [pa.array(["x"]), pa.array([1]), pa.array([[1.0]]), pa.array([2])]
+    written(tmp_path, faces=pa.Table.from_arrays(columns, ["clip", "frame", "embedding", "frame"]))
+    refused(tmp_path, "'frame' stands twice among the columns")
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("code from the file was run",))
+
+
+@pytest.mark.parametrize("name", ["label", "faces", "audio_present", "more"])
+def test_python_objects_are_refused_and_nothing_of_them_is_run(name, tmp_path):
+    path = tmp_path / "features.npz"
+    np.savez(path, **(user_arrays() | {name: np.array([Bomb()], dtype=object)}))
+    with pytest.raises(pytest.fail.Exception):
+        np.load(path, allow_pickle=True)[name]
+    refused(path, f"{name} holds Python objects, expected text, numbers or booleans")
+
+
+def test_a_pickle_in_place_of_an_array_is_refused_and_not_run(tmp_path):
+    path = tmp_path / "features.npz"
+    np.savez(path, **{name: array for name, array in user_arrays().items() if name != "label"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("label.npy", pickle.dumps(Bomb()))
+    refused(path, "it cannot be read (")
+
+
+# --- Anything at all ---
+
+
+def mutated(draw, content):
+    """A good file with some bytes changed, left out or put in, or cut off."""
+    content = bytearray(content)
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, len(content) - 1))
+        how = draw(st.sampled_from(["change", "change", "cut", "insert", "end"]))
+        if how == "change":
+            content[place] = draw(st.integers(0, 255))
+        elif how == "cut":
+            del content[place : place + draw(st.integers(1, 30))]
+        elif how == "insert":
+            content[place:place] = draw(st.binary(min_size=1, max_size=8))
+        else:
+            del content[place:]
+        content = content or bytearray(b"x")
+    return bytes(content)
+
+
+@pytest.fixture(scope="module")
+def good_files(tmp_path_factory):
+    folder = written(tmp_path_factory.mktemp("good"))
+    stream = io.BytesIO()
+    np.savez(stream, **user_arrays())
+    return {path.name: path.read_bytes() for path in folder.iterdir()} | {"features.npz": stream.getvalue()}
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_bytes_give_a_clipset_or_one_sentence(data, good_files):
+    name = data.draw(st.sampled_from(sorted(good_files)))
+    if data.draw(st.integers(0, 4)) == 0:
+        content = data.draw(st.binary(max_size=200))
+    elif name.endswith(".npz") and data.draw(st.booleans()):  # within an array, with a checksum that is right again
+        good, stream = zipfile.ZipFile(io.BytesIO(good_files[name])), io.BytesIO()
+        hit = data.draw(st.sampled_from(good.namelist()))
+        with zipfile.ZipFile(stream, "w") as archive:
+            for member in good.namelist():
+                read = good.read(member)
+                archive.writestr(member, mutated(data.draw, read) if member == hit else read)
+        content = stream.getvalue()
+    else:
+        content = mutated(data.draw, good_files[name])
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        others = [] if name.endswith(".npz") else ["faces.parquet", "clips.parquet"]
+        for file in {*others, name}:
+            (folder / file).write_bytes(content if file == name else good_files[file])
+        try:
+            clipset = tables.build(folder)
+        except TableError as error:
+            assert str(error).startswith(place) and len(str(error).splitlines()) == 1 and len(str(error)) < 1000
+        else:
+            assert len(clipset) and torch.isfinite(clipset.faces).all()
+
+
+# --- Under a name ---
+
+
+def test_an_import_is_a_dataset_of_that_name(tmp_path):
+    clipset = tables.import_tables(written(tmp_path / "own-faces"))
+    assert imported.names() == ["own-faces"] and clipset.folder == imported.place("own-faces")
+    assert (
+        datasets.load("own-faces").fingerprint
+        == clipset.fingerprint
+        == tables.build(tmp_path / "own-faces").fingerprint
+    )
+    assert datasets.get("own-faces").modalities == ("audio",) and datasets.get("own-faces").protocol == "given"
+    told = clipset.info["tables"]["faces.parquet"]
+    assert told["bytes"] == (tmp_path / "own-faces" / "faces.parquet").stat().st_size and len(told["sha256"]) == 64
+
+
+def test_an_earlier_import_stays_until_the_new_one_is_whole(tmp_path):
+    source = written(tmp_path / "mine")
+    first = tables.import_tables(source).fingerprint
+    faces = user_tables()[0]
+    written(source, faces.iloc[1:])
+    with pytest.raises(TableError, match="there is an import 'mine' already, expected another name, or --replace"):
+        tables.import_tables(source)
+    (source / "faces.parquet").write_bytes(b"broken")
+    with pytest.raises(TableError):
+        tables.import_tables(source, replacing=True)
+    assert imported.open("mine").fingerprint == first
+    written(source, faces.iloc[1:])
+    assert tables.import_tables(source, replacing=True).fingerprint != first
+    assert len(imported.open("mine").faces) == len(faces) - 1
+
+
+@pytest.mark.parametrize("name", ["synthetic", "imfdb", "chimera", "iqiyi"])
+def test_a_dataset_of_the_book_keeps_its_name(name, tmp_path):
+    with pytest.raises(TableError, match=f"'{name}' is a dataset of the book"):
+        tables.import_tables(written(tmp_path), name)
+
+
+def test_a_name_that_cannot_be_one_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="small letters, digits and hyphens"):
+        tables.import_tables(tmp_path, "../up")
+
+
+# --- The page about it ---
+
+
+def test_the_page_imports_trains_asks_and_leaves_nothing_behind(store, tiny, capsys, monkeypatch):
+    monkeypatch.setenv("FAMF_PROGRESS", "silent")
+    names = {}
+    for cell in notebooks.read(ROOT / "book" / "own-features.ipynb").cells:
+        if cell.cell_type == "code":
+            exec(cell.source.replace("persons: int = 11", "persons: int = 3"), names)
+    shown = capsys.readouterr().out
+    assert names["clipset"].fingerprint in shown and "embedding of row 3" in shown
+    assert len(names["of_faces"]) >= 5 and np.isfinite(names["of_faces"]["weight"]).all()
+    assert not Path(names["place"].name).exists() and not store.exists()
