@@ -96,7 +96,7 @@ class ClipSet:
         )
         built._check()
         _finite(built.faces, "faces")
-        return replace(built, fingerprint=_fingerprint(built))
+        return replace(built, fingerprint=content_fingerprint(built))
 
     @classmethod
     def open(cls, folder: Path) -> "ClipSet":
@@ -261,7 +261,7 @@ def _finite(vectors: Float16[Tensor, "n d"], name: str, start: int = 0) -> None:
         start += len(piece)
 
 
-def _fingerprint(clipset: ClipSet, faces: Iterable[bytes] | None = None) -> str:
+def content_fingerprint(clipset: ClipSet, faces: Iterable[bytes] | None = None) -> str:
     """SHA-256 over what a result can depend on: arrays, names, persons, splits, groups. Not over file encodings.
 
     ``faces`` are the bytes of the faces, for who has them at hand otherwise than in memory.
@@ -361,7 +361,7 @@ class Writer:
         clipset._check()
         self.arrays.flush()
         size = 2 * self.faces * self.dim
-        fingerprint = _fingerprint(clipset, self._read(size))
+        fingerprint = content_fingerprint(clipset, self._read(size))
         arrays = {name: m.vectors for name, m in modalities.items()}
         aligned = -(size + sum(2 * v.numel() for v in arrays.values())) % 8
         arrays |= {"_": torch.zeros(aligned, dtype=torch.uint8)} if aligned else {}  # int64 begins at a multiple of 8

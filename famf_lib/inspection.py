@@ -28,8 +28,8 @@ def summary(clipset: ClipSet, title: str = "") -> str:
     clips, counts = clipset.clips, clipset.counts.numpy()
     splits = clips["split"].value_counts()
     dealt = ", ".join(f"{splits[name]:,} {name}" for name in ("train", "val", "test") if name in splits)
-    unsplit, noise = int(clips["split"].isna().sum()), int(clips["person"].isna().sum())
-    parts = [dealt] * bool(dealt) + [f"{unsplit:,} without a split"] * bool(unsplit) + [f"{noise:,} of them noise"]
+    unsplit, nobody = int(clips["split"].isna().sum()), int(clips["person"].isna().sum())
+    parts = [dealt] * bool(dealt) + [f"{unsplit:,} without a split"] * bool(unsplit) + [f"{nobody:,} of nobody known"]
     groups = clips["group"].nunique()
     lines = _line("persons", f"{len(clipset.persons):,}" + f", in {groups:,} groups" * bool(groups))
     lines += _line("clips", f"{len(clips):,}: {', '.join(parts)}", 2)
@@ -111,7 +111,7 @@ def faults(folder: Path) -> list[str]:
         clipset = ClipSet.open(folder)
         clipset.face_columns()
         _check(clipset)
-        fingerprint = features._fingerprint(clipset)
+        fingerprint = features.content_fingerprint(clipset)
     except Exception as error:  # whatever a damaged file makes its reader say
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
         return [*found, first if first.startswith(str(folder)) else f"{folder}: {first}"]

@@ -1,12 +1,12 @@
 """The run store: what a run was asked to be, and what it left behind.
 
 A run lies in a folder named by the hash of everything that decided it: configuration, seed, fingerprint of the data,
-code of the library modules that it went through, kind of device and precision, version of PyTorch. Asked for again it
-is read. ::
+code of the library modules that it went through, kind of device and precision, version of PyTorch, and the format of
+the saved model. Asked for again it is read. ::
 
     <key>/run.json             the request, the result, the losses, where and when it was made
     <key>/persons.parquet      person, ap
-    <key>/model.safetensors    the weights
+    <key>/model.safetensors    the trained model (see ``saved``)
     <key>.partial/             the checkpoint of a run that is under way or was interrupted
 """
 
@@ -28,9 +28,8 @@ import torch
 from filelock import FileLock
 from joblib import Parallel, delayed
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 
-from famf_lib import provenance, training
+from famf_lib import provenance, saved, training
 from famf_lib.features import ClipSet
 from famf_lib.files import ROOT, store, written_whole
 from famf_lib.fingerprint import source_fingerprint
@@ -43,6 +42,7 @@ DECIDING_MODULES = tuple(
     f"famf_lib.{name}"
     for name in ("features", "splits", "sampling", "aggregation", "fusion", "metrics", "model", "training")
 )
+LISTED = 10  # keys that a sentence names
 
 
 class RunSpec(Config):
@@ -77,17 +77,24 @@ class Run:
         """mAP at k, 0..1."""
         return float(self.ap.mean())
 
-    def model(self, clipset: ClipSet) -> FAMF:
-        """The trained model, on the device of the ClipSet it was trained on.
+    @property
+    def file(self) -> Path:
+        """The saved model of the run (see ``saved``).
 
         Raises:
             ValueError: the run was recorded elsewhere: its weights are not here.
         """
         if self.folder is None:
             raise ValueError(f"run {self.key}: only its numbers were recorded, expected a run trained on this machine")
-        model = training.build(self.spec.model, clipset, len(self.ap), self.spec.seed)
-        model.load_state_dict(load_file(self.folder / "model.safetensors", device=str(clipset.faces.device)))
-        return model.eval()
+        return self.folder / "model.safetensors"
+
+    def model(self, clipset: ClipSet) -> FAMF:
+        """The trained model, on the device of the ClipSet it was trained on.
+
+        Raises:
+            ValueError: the run was recorded elsewhere, or its model is damaged.
+        """
+        return saved.open(self.file, clipset.faces.device).model
 
     def split(self, clipset: ClipSet) -> Split:
         """The clips it was trained on and those it ranked."""
@@ -108,21 +115,53 @@ def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
         "device": device.type,
         "precision": str(training.precision_of(spec.training, device)),
         "torch": torch.__version__.split("+")[0],
+        "saved": saved.FORMAT,  # what an older build left behind in another one is trained again
     }
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def find(spec: RunSpec, clipset: ClipSet, device: torch.device) -> Run | None:
     """The run, if it was made before."""
-    key = run_key(spec, clipset.fingerprint, device)
-    folder = store() / "runs" / key
-    if not folder.is_dir():
-        return None
+    folder = store() / "runs" / run_key(spec, clipset.fingerprint, device)
+    return _read(folder) if folder.is_dir() else None
+
+
+def known(name: str | Path) -> Run:
+    """The run that a user means: its key in the store, the beginning of a single one, or the folder of a run.
+
+    Raises:
+        ValueError: no run or several fit; the run is damaged.
+    """
+    keys = sorted(path.parent.name for path in (store() / "runs").glob("*/run.json"))
+    fit = [key for key in keys if key == str(name)] or [key for key in keys if key.startswith(str(name))]
+    if len(fit) == 1:
+        return _read(store() / "runs" / fit[0])
+    if not fit and (Path(name) / "run.json").is_file():
+        return _read(Path(name))
+    listed = ", ".join((fit or keys)[:LISTED]) + (", …" if len(fit or keys) > LISTED else "")
+    if fit:
+        raise ValueError(f"run: {len(fit)} begin with {str(name)!r}, expected more digits of one of {listed}")
+    here = f"one of the {len(keys)} in {store() / 'runs'}" + (f": {listed}" if keys else "")
+    raise ValueError(f"run: {str(name)!r} is not known, expected {here}")
+
+
+def stored() -> list[Run]:
+    """Every run in the store, the latest last.
+
+    Raises:
+        ValueError: one of them is damaged.
+    """
+    found = [_read(path.parent) for path in (store() / "runs").glob("*/run.json")]
+    return sorted(found, key=lambda run: (run.origin["when"], run.key))
+
+
+def _read(folder: Path) -> Run:
     try:
         record = json.loads((folder / "run.json").read_text())
         ap = pd.read_parquet(folder / "persons.parquet").set_index("person")["ap"]
-        return Run(spec, key, ap, record["rank_1"], record["losses"], record["seconds"], record["origin"], folder)
-    except (OSError, ValueError, KeyError) as error:
+        numbers = (record["rank_1"], record["losses"], record["seconds"], record["origin"])
+        return Run(RunSpec(**record["spec"]), record["key"], ap, *numbers, folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: a damaged run ({error}); remove the folder to train it again") from error
 
 
@@ -174,7 +213,17 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
         pd.DataFrame({"person": parts.persons, "ap": scores.ap.numpy()}).to_parquet(
             new / "persons.parquet", index=False
         )
-        save_file({k: v.contiguous() for k, v in trained.model.state_dict().items()}, new / "model.safetensors")
+        card = saved.Card(
+            config=spec.model,
+            dim=clipset.dim,
+            modality_dims={m: clipset.modalities[m].vectors.shape[1] for m in spec.model.modalities},
+            persons=[str(person) for person in parts.persons],
+            evaluation=spec.evaluation,
+            seed=spec.seed,
+            run=key,
+            data=clipset.fingerprint,
+        )
+        saved.save(new / "model.safetensors", trained.model, card)
     shutil.rmtree(partial)
 
 

@@ -224,16 +224,30 @@ def _initialise(model: FAMF, clipset: ClipSet, sampler: Sampler, seed: int) -> N
     model.initialise(clipset.faces[faces[keep]].float(), seed)
 
 
-@torch.inference_mode()
 def evaluate(model: FAMF, evaluation: EvaluationConfig, clipset: ClipSet, split: Split, seed: int) -> Scores:
     """Ranks the gallery of the split, noise clips included, for every person: mAP at k and rank-1."""
+    return rank(model, evaluation, clipset, split, seed).compute()
+
+
+@torch.inference_mode()
+def rank(
+    model: FAMF,
+    evaluation: EvaluationConfig,
+    clipset: ClipSet,
+    split: Split,
+    seed: int,
+    report: Callable[[int], None] | None = None,
+) -> Ranking:
+    """The ranking that ``evaluate`` scores. ``report`` is called after every batch with the number of clips done."""
     device = clipset.faces.device
     ranking = Ranking(len(split.persons), evaluation.k, device)
     classes = split.gallery_classes.to(device)
     for rows, logits in logits_of(model, evaluation.faces, clipset, split.gallery, seed):
         scores = logits.log_softmax(dim=1) if evaluation.rank_by == "probability" else logits
         ranking.update(scores, classes[rows])
-    return ranking.compute()
+        if report is not None:
+            report(len(ranking.classes))
+    return ranking
 
 
 @torch.inference_mode()

@@ -93,14 +93,14 @@ def test_what_is_saved_is_what_is_opened(tmp_path):
     assert opened.face_columns(["quality"]).columns.tolist() == ["quality"]
     assert opened.info == clips.info and opened.fingerprint == clips.fingerprint
     assert opened.folder == tmp_path / "set"
-    assert features._fingerprint(opened) == opened.fingerprint, "the fingerprint depends on the way to the disk"
+    assert features.content_fingerprint(opened) == opened.fingerprint, "the fingerprint depends on the way to the disk"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["set"], "something was left behind"
 
 
 def test_what_was_opened_is_saved_again_even_over_itself(tmp_path):
     build().save(tmp_path / "set")
     ClipSet.open(tmp_path / "set").save(tmp_path / "set")
-    assert features._fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
+    assert features.content_fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="asks Linux which files are mapped")
@@ -126,7 +126,7 @@ def test_an_interrupted_save_leaves_the_old_one_whole(tmp_path, monkeypatch, bre
     monkeypatch.setattr(place, breaks, interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(faces=np.zeros((5, D))).save(tmp_path / "set")
-    assert features._fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
+    assert features.content_fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
     assert [p.name for p in tmp_path.iterdir()] == ["set"], "something was left behind"
 
 

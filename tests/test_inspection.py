@@ -52,7 +52,7 @@ def test_the_summary_says_what_is_in_it(tmp_path):
     lines = {line[:12].strip(): line[13:] for line in text.splitlines()}
     assert text.startswith("counted by hand\n") and text.endswith(str(tmp_path / "set"))
     assert lines["persons"] == "3, in 2 groups"
-    assert lines["clips"] == "7: 2 train, 3 val, 1 test, 1 without a split, 2 of them noise"
+    assert lines["clips"] == "7: 2 train, 3 val, 1 test, 1 without a split, 2 of nobody known"
     assert lines["faces"] == "11 of 3 numbers; 0 to 5 a clip, median 1, mean 1.6; 2 clips without"
     assert lines["face norms"] == "median 6; 5 to 95 %: 1.5 to 10.5"  # (11 - 1) / 20 = 0.5 from either end
     assert lines["audio"] == "2 numbers, 42.9% of the clips have it"

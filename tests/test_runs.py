@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
-from famf_lib import runs, training
+from famf_lib import runs, saved, training
+from famf_lib.cli import app
 from famf_lib.features import ClipSet
 from famf_lib.files import ROOT
 from famf_lib.fingerprint import source_fingerprint
@@ -129,6 +133,84 @@ def test_a_run_that_was_recorded_elsewhere_has_no_weights(clips):
         run.model(clips)
 
 
+def test_the_saved_model_knows_the_run_that_it_is_of(clips):
+    run = obtain(SPEC, clips, CPU)
+    card = saved.open(run.file).card
+    assert (card.run, card.data, card.seed) == (run.key, clips.fingerprint, SPEC.seed)
+    assert (card.config, card.evaluation) == (SPEC.model, SPEC.evaluation)
+    assert list(card.persons) == run.split(clips).persons == run.ap.index.tolist()
+    assert (card.dim, card.modality_dims) == (11, {"audio": 7})
+
+
+# --- The run that a user means ---
+
+
+@pytest.fixture
+def three(clips, store):
+    """Folders of runs with keys of our own; the last one's model is as older builds left it."""
+    folder = obtain(SPEC, clips, CPU).folder
+    for key in ("ab12", "abcd", "cafe"):
+        shutil.copytree(folder, store / "runs" / key)
+        record = json.loads((folder / "run.json").read_text()) | {"key": key}
+        (store / "runs" / key / "run.json").write_text(json.dumps(record))
+    shutil.rmtree(folder)
+    bare = load_file(store / "runs" / "cafe" / "model.safetensors")
+    save_file(bare, store / "runs" / "cafe" / "model.safetensors")
+    (store / "runs" / "abcd.partial").mkdir()
+    return store / "runs"
+
+
+def test_a_run_is_known_by_its_key_its_beginning_or_its_folder(three, clips, tmp_path):
+    for name in ("abcd", "abc", three / "abcd"):
+        run = runs.known(name)
+        assert (run.key, run.spec, run.folder) == ("abcd", SPEC, three / "abcd")
+        assert run.ap.index.tolist() == run.split(clips).persons
+    elsewhere = three.rename(tmp_path / "elsewhere")
+    assert runs.known(str(elsewhere / "abcd")).file == elsewhere / "abcd" / "model.safetensors"
+
+
+def test_a_whole_key_is_no_beginning_of_another(three):
+    shutil.copytree(three / "ab12", three / "ab1")
+    assert runs.known("ab1").folder == three / "ab1"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("ab", "run: 2 begin with 'ab', expected more digits of one of ab12, abcd"),
+        ("ff", "run: 'ff' is not known, expected one of the 3 in {three}: ab12, abcd, cafe"),
+        ("abcd.partial", "run: 'abcd.partial' is not known, expected one of the 3 in {three}: ab12, abcd, cafe"),
+        ("", "run: 3 begin with '', expected more digits of one of ab12, abcd, cafe"),
+    ],
+)
+def test_a_run_that_is_not_known_gives_a_sentence_with_those_that_are(three, name, sentence):
+    with pytest.raises(ValueError) as refusal:
+        runs.known(name)
+    assert str(refusal.value) == sentence.format(three=three)
+
+
+def test_many_runs_are_not_all_listed(store):
+    for number in range(30):
+        (store / "runs" / f"{number:04d}").mkdir(parents=True)
+        (store / "runs" / f"{number:04d}" / "run.json").touch()
+    with pytest.raises(ValueError, match=r"one of the 30 in .*: 0000, 0001, .*, 0009, …$"):
+        runs.known("x")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"spec": 3}', '{"spec": {"seeds": 1}}'])
+def test_a_damaged_run_is_one_sentence(three, content):
+    (three / "abcd" / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"/abcd: a damaged run \(.*\); remove the folder to train it again$"):
+        runs.known("abcd")
+
+
+def test_bare_weights_of_an_older_build_are_refused(three, clips):
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors: the format is None, expected 'famf-model-1': a model th"
+    ):
+        runs.known("cafe").model(clips)
+
+
 # --- What decides a run ---
 
 DECIDES = {
@@ -167,6 +249,9 @@ def test_whatever_decides_a_run_changes_its_key(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "2.0.0")
         keys["PyTorch"] = run_key(SPEC, "data", CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "FORMAT", "famf-model-0")
+        keys["the format of the saved model"] = run_key(SPEC, "data", CPU)
     monkeypatch.setattr(runs, "_code", lambda: "other code")
     keys["the code"] = run_key(SPEC, "data", CPU)
     assert len(set(keys.values())) == len(keys), keys
@@ -228,7 +313,8 @@ SCRIPT = """
 import functools, json, sys, time
 from pathlib import Path
 import torch
-from famf_lib import runs, training
+from famf_lib import runs, saved, training
+from famf_lib.cli import app
 from famf_lib.features import ClipSet
 
 folder, spec, stop = sys.argv[1:]
@@ -300,7 +386,7 @@ def test_a_failed_run_leaves_nothing_that_looks_finished(clips, monkeypatch, sto
         def full(*_args, **_kwargs):
             raise OSError("disk full")
 
-        patch.setattr(runs, "save_file", full)
+        patch.setattr(saved, "save", full)
         obtain(SPEC, clips, CPU)
     assert find(SPEC, clips, CPU) is None
     assert obtain(SPEC, clips, CPU).mean_ap > 0
@@ -367,3 +453,15 @@ def test_a_bad_request_gives_its_sentence(values, sentence):
 def test_the_defaults_evaluate_as_they_train():
     assert RunSpec().evaluation == EvaluationConfig(faces=24, k=100) and RunSpec().training.faces == 24
     assert Path(runs.__file__).parent == ROOT / "famf_lib"
+
+
+def test_what_is_stored_comes_by_time(store, clips):
+    keys = [obtain(changed(seed=seed), clips, CPU).key for seed in (2, 1)]
+    for key, when in zip(keys, ("2026-05-01", "2026-04-01"), strict=True):
+        path = store / "runs" / key / "run.json"
+        record = json.loads(path.read_text())
+        record["origin"]["when"] = when
+        path.write_text(json.dumps(record))
+    assert [run.key for run in runs.stored()] == keys[::-1]
+    told = CliRunner().invoke(app, ["runs", "--last", "1"])
+    assert keys[0] in told.output and keys[1] not in told.output and "2 runs in the store" in told.output

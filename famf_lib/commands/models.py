@@ -1,0 +1,113 @@
+"""``famf predict`` and ``famf export``: what a trained model says of clips, and the model for other programs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from famf_lib.commands.options import Device, Profile, checked_profile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from famf_lib.features import ClipSet
+
+Model = Annotated[
+    str, typer.Argument(metavar="RUN", help="a run (its key, the beginning of it, or its folder), or a saved model")
+]
+
+
+def runs(last: Annotated[int, typer.Option(min=1, help="only the latest")] = 20) -> None:
+    """List the trained models in the store: key, when, mAP, what was trained on what."""
+    from famf_lib.runs import stored
+
+    found = stored()
+    for run in found[-last:]:
+        model = run.spec.model
+        what = f"{model.aggregation} + {model.fusion} ({', '.join(('face', *model.modalities))})"
+        typer.echo(f"{run.key}  {run.origin['when'][:16]}  mAP {run.mean_ap:.4f}  seed {run.spec.seed:<3}  {what}")
+    typer.echo(f"{len(found):,} runs in the store" + (f", of which the latest {last}" if len(found) > last else ""))
+
+
+def predict(
+    run: Model,
+    clips: Annotated[str, typer.Argument(metavar="CLIPSET", help="the name of a dataset, or the folder of a ClipSet")],
+    top: Annotated[int, typer.Option(min=1, help="persons a clip, the most probable first")] = 5,
+    out: Annotated[Path | None, typer.Option(help="write the answers here, as .parquet or .jsonl")] = None,
+    profile: Profile = "standard",
+    device: Device = "auto",
+) -> None:
+    """Say who is in each clip, with probabilities, and how much each of its faces weighs."""
+    from famf_lib import prediction, saved
+    from famf_lib.progress import progress
+    from famf_lib.training import pick_device
+
+    place = pick_device(device)
+    opened = saved.open(_saved(run), place)
+    clipset, lacking = prediction.fitting(_clipset(clips, profile), opened.card)
+    for name in lacking:
+        typer.echo(f"famf: {name}: these clips have none, so the model gets zero vectors (Sec. 4.3)", err=True)
+    tables = prediction.predict(opened, clipset.to(place), top)
+    if out is None:
+        for table in tables:
+            for line in _lines(table):
+                typer.echo(line)
+    else:
+        with _writing(out), progress("predicting", len(clipset)) as bar:
+            typer.echo(prediction.write(tables, out, bar.to))
+
+
+def export(
+    run: Model,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="what to write, as .onnx or .safetensors")],
+) -> None:
+    """Write a trained model for other programs: an ONNX graph, checked against PyTorch, or the saved model itself."""
+    from famf_lib import export, saved
+
+    source = _saved(run)
+    if out.suffix == ".onnx":
+        opened = saved.open(source)
+        with _writing(out):
+            worst = export.onnx(opened, out)
+        typer.echo(f"{out}\nthe same numbers as PyTorch's but for {worst:.1e} of the largest")
+    elif out.suffix == ".safetensors":
+        with _writing(out):
+            typer.echo(export.copy(source, out))
+    else:
+        raise ValueError(f"{out}: ends in {out.suffix!r}, expected .onnx or .safetensors")
+
+
+def _saved(run: str) -> Path:
+    from famf_lib import runs
+
+    return Path(run) if Path(run).is_file() else runs.known(run).file
+
+
+def _clipset(name: str, profile: str) -> "ClipSet":
+    from famf_lib import datasets
+    from famf_lib.features import ClipSet
+
+    if name not in datasets.names() and Path(name).is_dir():
+        return ClipSet.open(Path(name))
+    return datasets.load(name, checked_profile(profile))
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror}), expected a place for a file") from error
+
+
+def _lines(table: "pa.Table") -> list[str]:
+    """A line a clip: its name, the persons with their probabilities, the weights of its faces."""
+    lines = []
+    for row in table.to_pylist():
+        persons = (f"{name} {p:.3f}" for name, p in zip(row["persons"], row["probabilities"], strict=True))
+        faces = " ".join(f"{weight:.2f}" for weight in row["weights"]) or "none"
+        line = f"{row['name']}: {', '.join(persons)}; weights of its faces: {faces}"
+        lines.append("".join(c if c.isprintable() else "?" for c in line))  # a name may hold what moves a terminal
+    return lines

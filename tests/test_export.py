@@ -1,0 +1,221 @@
+"""The exported graph: other programs get the numbers of PyTorch from it, or it is not there."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from famf_lib import export, saved
+from famf_lib.aggregation import AGGREGATIONS
+from famf_lib.cli import app
+from famf_lib.export import ExportError, onnx
+from famf_lib.files import ROOT
+from famf_lib.fusion import FUSIONS
+from famf_lib.model import FAMF, ModelConfig
+from famf_lib.sampling import Batch
+from famf_lib.saved import Card, SavedModel, SavedModelError
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+
+DIMS = {"audio": 7, "body": 16}
+
+
+def made(modalities=("audio", "body"), seed=5, **config):
+    """A model with random weights; D = 16, for NeXtVLAD's groups, and one modality of another length."""
+    config = ModelConfig(modalities=modalities, hidden=13, **config)
+    dims = {name: DIMS.get(name, 3) for name in modalities}
+    values = {"evaluation": {"faces": 3}, "seed": 29, "run": "0a1b", "data": "2c3d"}
+    card = Card(config=config, dim=16, modality_dims=dims, persons=("Ann", "Božena", "陳", "d", "e"), **values)
+    torch.manual_seed(seed)
+    return SavedModel(FAMF(config, 16, dims, 5).eval(), card)
+
+
+def ran(path, **inputs):
+    """What ONNX Runtime makes of numpy arrays, by the names of the outputs."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, inputs), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "fusion"),
+    [*((aggregation, "mlma") for aggregation in AGGREGATIONS), *(("attentionvlad", f) for f in FUSIONS if f != "mlma")],
+)
+def test_the_graph_gives_the_numbers_of_pytorch(aggregation, fusion, tmp_path):
+    """For more clips and faces than it was made with, of which some are hidden, one clip's all, and modalities absent.
+
+    The numbers under a mask or an absence are other ones for ONNX Runtime: they must not matter.
+    """
+    modalities = ("audio", "body") if fusion == "mlma" else ("audio",)
+    opened = made(modalities, aggregation=aggregation, fusion=fusion, features="unit" if fusion == "mma" else "raw")
+    assert onnx(opened, tmp_path / "a.onnx") < 1e-5
+    draw = np.random.default_rng(3)
+    mask, there = draw.random((9, 13)) < 0.6, {name: draw.random(9) < 0.5 for name in modalities}
+    mask[4] = False
+    faces = draw.normal(size=(9, 13, 16)).astype("float32")
+    vectors = {name: draw.normal(size=(9, DIMS[name])).astype("float32") for name in modalities}
+    found = ran(
+        tmp_path / "a.onnx",
+        faces=np.where(mask[..., None], faces, 1e9).astype("float32"),
+        mask=mask,
+        **{name: np.where(there[name][:, None], v, -1e9).astype("float32") for name, v in vectors.items()},
+        **{f"{name}.present": flags for name, flags in there.items()},
+    )
+    tensors = [{name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in (vectors, there)]
+    batch = Batch(torch.from_numpy(faces), torch.from_numpy(mask), *tensors)
+    with torch.inference_mode():
+        logits, weights = opened.model(batch), opened.model.face_weights(batch)
+    np.testing.assert_allclose(found["logits"], logits, atol=1e-5)
+    np.testing.assert_allclose(found["probabilities"], logits.softmax(dim=1), atol=1e-5)
+    np.testing.assert_allclose(found["weights"], weights, atol=1e-5)
+    assert not found["weights"][~mask].any()
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    """The graph of a model of faces alone."""
+    path = tmp_path_factory.mktemp("graph") / "faces.onnx"
+    onnx(made(modalities=()), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def graph_with_audio(tmp_path_factory):
+    path = tmp_path_factory.mktemp("graph") / "audio.onnx"
+    onnx(made(modalities=("audio",)), path)
+    return path
+
+
+def test_a_model_of_faces_alone_takes_nothing_else(graph):
+    session = onnxruntime.InferenceSession(graph)
+    assert {i.name: (i.type, i.shape) for i in session.get_inputs()} == {
+        "faces": ("tensor(float)", ["clips", "faces", 16]),
+        "mask": ("tensor(bool)", ["clips", "faces"]),
+    }
+    shapes = {o.name: o.shape for o in session.get_outputs()}
+    assert shapes == {"logits": ["clips", 5], "probabilities": ["clips", 5], "weights": ["clips", "faces"]}
+
+
+def test_the_graph_says_who_its_persons_are_and_how_it_was_made(graph):
+    found = onnxruntime.InferenceSession(graph).get_modelmeta().custom_metadata_map
+    assert found == made(modalities=()).card.metadata()
+    assert json.loads(found["persons"]) == ["Ann", "Božena", "陳", "d", "e"]
+    assert json.loads(found["config"])["hidden"] == 13 and json.loads(found["run"]) == "0a1b"
+
+
+def test_the_graph_does_not_tell_of_the_machine(graph):
+    content = graph.read_bytes()
+    assert str(ROOT).encode() not in content and b".py" not in content
+
+
+# --- What would be wrong is not left behind ---
+
+
+def test_a_graph_with_other_numbers_is_not_left_behind(tmp_path, monkeypatch, graph):
+    class Program:
+        """A graph of other weights."""
+
+        def save(self, path, external_data):
+            path.write_bytes(graph.read_bytes())
+
+    monkeypatch.setattr(export, "_graph", lambda opened: Program())
+    assert onnx(made(modalities=()), tmp_path / "a.onnx") < 1e-5
+    sound = (tmp_path / "a.onnx").read_bytes()
+    with pytest.raises(
+        ExportError, match=r"a\.onnx: \d\.\de[+-]\d\d apart from PyTorch, expected 1e-04 at most; not k"
+    ):
+        onnx(made(modalities=(), seed=6), tmp_path / "a.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == sound and len(list(tmp_path.iterdir())) == 1
+
+
+class AllFaces(FAMF):
+    """A mistake: the mask is not looked at."""
+
+    def tokens(self, batch):
+        return super().tokens(Batch(batch.faces.nan_to_num(), None, batch.modalities, batch.present))
+
+
+class AllModalities(FAMF):
+    """Another one: no modality is ever absent."""
+
+    def tokens(self, batch):
+        vectors = {name: vector.nan_to_num() for name, vector in batch.modalities.items()}
+        present = {name: torch.ones_like(flags) for name, flags in batch.present.items()}
+        return super().tokens(Batch(batch.faces, batch.mask, vectors, present))
+
+
+@pytest.mark.parametrize("mistaken", [AllFaces, AllModalities])
+def test_the_comparison_sees_what_a_graph_overlooks(mistaken, graph_with_audio):
+    opened = made(modalities=("audio",))
+    assert export._difference(opened, graph_with_audio) < 1e-5
+    opened.model.__class__ = mistaken
+    assert export._difference(opened, graph_with_audio) > 10 * export.TOLERANCE
+
+
+def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    with pytest.raises(ExportError) as refusal:
+        onnx(made(modalities=()), tmp_path / "a.onnx")
+    assert str(refusal.value) == (
+        "onnxruntime: not installed, expected it for ONNX: pip install onnxscript onnxruntime"
+    )
+
+
+def test_a_modality_with_the_name_of_another_tensor_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="^modalities: 'mask' is the name of another tensor of the graph"):
+        onnx(made(modalities=("audio", "mask")), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+# --- The command ---
+
+
+def famf(*arguments):
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exception is None or isinstance(done.exception, SystemExit | ValueError), done.exception
+    return done
+
+
+@pytest.fixture
+def model(tmp_path):
+    opened = made(modalities=())
+    return saved.save(tmp_path / "model.safetensors", opened.model, opened.card)
+
+
+def test_the_command_writes_either_format(model, graph, tmp_path):
+    done = famf("export", model, tmp_path / "a.onnx")
+    assert (tmp_path / "a.onnx").read_bytes() == graph.read_bytes(), "the same model is the same file"
+    first, second = done.stdout.splitlines()
+    assert first == str(tmp_path / "a.onnx") and second.startswith("the same numbers as PyTorch's but for ")
+    assert famf("export", model, tmp_path / "b.safetensors").exit_code == 0
+    assert (tmp_path / "b.safetensors").read_bytes() == model.read_bytes()
+    assert famf("export", model, model).exit_code == 0 and saved.open(model), "onto itself"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("{model}", "a.pt"), "a.pt: ends in '.pt', expected .onnx or .safetensors"),
+        (("{model}", "{folder}/a.onnx"), "a folder found, expected the name of a file"),
+        (("{model}", "{folder}/a.safetensors"), "a folder found, expected the name of a file"),
+        (("{model}", "{model}/a.safetensors"), "a.safetensors: cannot be written ("),
+        (("nothing", "a.onnx"), "run: 'nothing' is not known"),
+        (("{folder}/text", "a.onnx"), "text: no saved model can be opened here ("),
+    ],
+)
+def test_bad_input_is_one_sentence(model, tmp_path, arguments, sentence):
+    for name in ("a.onnx", "a.safetensors"):
+        (tmp_path / "folder" / name / "own").mkdir(parents=True)
+    (tmp_path / "folder" / "text").write_text("no model")
+    done = famf("export", *(a.format(model=model, folder=tmp_path / "folder") for a in arguments))
+    assert done.exit_code == 1 and sentence in str(done.exception) and len(str(done.exception).splitlines()) == 1
+    assert (tmp_path / "folder" / "a.onnx" / "own").is_dir()
+
+
+def test_a_file_that_is_no_model_is_not_copied(tmp_path):
+    (tmp_path / "a").write_bytes(b"no model")
+    with pytest.raises(SavedModelError):
+        export.copy(tmp_path / "a", tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()

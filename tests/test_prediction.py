@@ -1,0 +1,297 @@
+"""What a saved model says of clips: the numbers of an evaluation, and the weight of each face, clip by clip."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+from typer.testing import CliRunner
+
+from famf_lib import prediction, runs, saved, training
+from famf_lib.aggregation import AGGREGATIONS
+from famf_lib.cli import app
+from famf_lib.features import ClipSet, Modality
+from famf_lib.model import FAMF, ModelConfig
+from famf_lib.prediction import SCHEMA, PredictionError, fitting, predict, write
+from famf_lib.saved import Card, SavedModel
+
+PERSONS = ("Ann", "Bo", "Cy", "Di", "Ed", "Flo", "Gus")
+
+
+def made(clips, aggregation="attentionvlad", persons=PERSONS, modalities=("audio", "body"), **card):
+    """A model with random weights that fits the clips."""
+    config = ModelConfig(aggregation=aggregation, modalities=modalities, hidden=13)
+    dims = {name: clips.modalities[name].vectors.shape[1] for name in modalities}
+    values = {"evaluation": {"faces": 3}, "seed": 29, "run": "", "data": ""} | card
+    described = Card(config=config, dim=clips.dim, modality_dims=dims, persons=persons, **values)
+    torch.manual_seed(5)
+    return SavedModel(FAMF(config, clips.dim, dims, len(persons)).eval(), described)
+
+
+def part(clips, rows):
+    """A ClipSet of some clips, built anew from their faces."""
+    offsets = clips.offsets.tolist()
+    faces = [face for row in rows for face in range(offsets[row], offsets[row + 1])]
+    return ClipSet.build(
+        clips.faces[faces],
+        clips.counts[rows].numpy(),
+        clips.clips.iloc[rows],
+        face_table=pd.DataFrame({"quality": np.zeros(len(faces))}),
+        modalities={n: (m.vectors[rows].numpy(), m.present[rows].numpy()) for n, m in clips.modalities.items()},
+    )
+
+
+@pytest.fixture(scope="module")
+def clips(made_up):
+    return made_up(dim=16)
+
+
+def whole(tables):
+    return pa.concat_tables(tables).to_pandas()
+
+
+# --- The persons ---
+
+
+def test_every_clip_has_the_probabilities_of_its_logits(clips):
+    opened = made(clips)
+    logits = dict(zip(clips.clips["name"], logits_one_by_one(opened, clips), strict=True))
+    table = whole(predict(opened, clips, top=len(PERSONS)))
+    assert table["name"].tolist() == clips.clips["name"].tolist()
+    for row in table.itertuples():
+        probability = np.exp(logits[row.name]) / np.exp(logits[row.name]).sum()
+        order = np.argsort(-probability)
+        assert list(row.persons) == [PERSONS[n] for n in order]
+        np.testing.assert_allclose(row.probabilities, probability[order], rtol=1e-5)
+        assert sum(row.probabilities) == pytest.approx(1)
+
+
+def logits_one_by_one(opened, clips):
+    parts = list(training.logits_of(opened.model, 3, clips, torch.arange(len(clips)), seed=29))
+    return (
+        torch.cat([logits for _, logits in parts])[torch.cat([rows for rows, _ in parts])]
+        .detach()
+        .numpy()
+        .astype(float)
+    )
+
+
+def test_top_cuts_the_list_and_nothing_else(clips):
+    opened = made(clips)
+    every, few = (whole(predict(opened, clips, top)) for top in (99, 2))
+    for a, b in zip(every.itertuples(), few.itertuples(), strict=True):
+        assert list(b.persons) == list(a.persons[:2]) and list(b.probabilities) == list(a.probabilities[:2])
+    assert {len(persons) for persons in every["persons"]} == {len(PERSONS)}
+
+
+def test_ranked_by_the_answers_a_gallery_has_the_scores_of_its_run(made_up):
+    """The mAP of a run, from what is predicted of its gallery alone and another library's average precision."""
+    clips = made_up(spread=1.5)
+    evaluation = {"faces": 5, "k": 10_000}
+    small = {"aggregation_options": {"clusters": 3}, "modalities": ["audio"], "hidden": 13}
+    spec = runs.RunSpec(model=small, training={"epochs": 3, "batch_size": 16, "faces": 5}, evaluation=evaluation)
+    run = runs.obtain(spec, clips, torch.device("cpu"))
+    split = run.split(clips)
+    table = whole(predict(saved.open(run.file), part(clips, split.gallery.tolist()), top=99))
+    scores = pd.DataFrame([dict(zip(r.persons, r.probabilities, strict=True)) for r in table.itertuples()])
+    for n, person in enumerate(split.persons):
+        expected = average_precision_score(split.gallery_classes.numpy() == n, scores[person])
+        assert run.ap[person] == pytest.approx(expected)
+    assert 0.2 < run.mean_ap < 0.99, "too easy or too hard to tell"
+
+
+def test_batches_come_as_they_are_asked_for(clips, monkeypatch):
+    opened = made(clips)
+    at_once = whole(predict(opened, clips))
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 10)
+    seen = []
+    opened.model.register_forward_hook(lambda *_: seen.append(1))
+    tables = predict(opened, clips)
+    first = next(tables)
+    assert len(seen) == 1 and len(first) == 10 and first.schema == SCHEMA
+    rest = list(tables)
+    assert [len(table) for table in rest] == [10, 10, 10, 3]
+    apart = whole([first, *rest])
+    assert apart["name"].equals(at_once["name"]) and apart["first_face"].equals(at_once["first_face"])
+    for column in ("persons", "probabilities", "weights"):
+        for a, b in zip(at_once[column], apart[column], strict=True):
+            assert list(a) == pytest.approx(list(b), rel=1e-5) if column != "persons" else list(a) == list(b)
+
+
+def test_no_clip_at_all_is_no_row(clips, tmp_path):
+    table = pq.read_table(write(predict(made(clips), part(clips, [])), tmp_path / "a.parquet"))
+    assert table.schema == SCHEMA and len(table) == 0
+
+
+def test_a_model_that_gives_no_numbers_is_refused(clips):
+    opened = made(clips, run="0a1b")
+    opened.model.classifier[1].running_var.fill_(-1)
+    with pytest.raises(PredictionError, match=r"^model: run '0a1b' gives no numbers, expected prob"):
+        next(predict(opened, clips))
+
+
+# --- The faces ---
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("at_once", [1, 20, 10_000])
+def test_the_weights_are_those_of_the_faces_of_a_clip_in_their_order(clips, aggregation, at_once, monkeypatch):
+    """As the aggregation weighs the faces of one clip without a mask; 1 and 20 faces at once make other pieces."""
+    monkeypatch.setattr(prediction, "FACES_AT_ONCE", at_once)
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 17)
+    opened = made(clips, aggregation)
+    table = whole(predict(opened, clips))
+    assert (table["weights"].map(len) == 0).sum() == 5, "five clips have no face"
+    for row in table.itertuples():
+        faces = clips.faces[row.first_face : row.first_face + len(row.weights)].float()
+        assert len(faces) == clips.counts[row.Index] and row.first_face == clips.offsets[row.Index]
+        if len(faces):
+            with torch.inference_mode():
+                expected = opened.model.aggregation.face_weights(faces[None])[0]
+            np.testing.assert_allclose(row.weights, expected, rtol=1e-5)
+
+
+def test_a_clip_without_a_face_is_judged_by_the_rest(clips):
+    opened = made(clips)
+    table = whole(predict(opened, clips))
+    deaf = replace(clips, modalities=clips.modalities | {"audio": absent(clips.modalities["audio"])})
+    without = whole(predict(opened, deaf))
+    bare = [v for v in range(len(clips)) if clips.counts[v] == 0 and clips.modalities["audio"].present[v]]
+    assert bare and all(list(table["probabilities"][v]) != list(without["probabilities"][v]) for v in bare)
+
+
+# --- What clips lack ---
+
+
+def absent(modality):
+    return Modality(modality.vectors, torch.zeros_like(modality.present))
+
+
+def test_clips_without_a_modality_are_clips_that_each_lack_it(clips):
+    opened = made(clips)
+    fewer = replace(clips, modalities={"body": clips.modalities["body"]})
+    fitted, lacking = fitting(fewer, opened.card)
+    assert lacking == ["audio"]
+    deaf = replace(clips, modalities=clips.modalities | {"audio": absent(clips.modalities["audio"])})
+    assert pa.concat_tables(predict(opened, fitted)).equals(pa.concat_tables(predict(opened, deaf)))
+    assert fitting(clips, opened.card)[1] == []
+
+
+def test_what_the_model_does_not_know_is_left_alone(clips):
+    opened = made(clips, modalities=("body",))
+    fitted, lacking = fitting(clips, opened.card)
+    assert lacking == [] and len(whole(predict(opened, fitted))) == len(clips)
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"dim": 13}, "faces: vectors of 13 numbers found, expected 16, as in training"),
+        ({"dim": 16, "audio": 5}, "audio: vectors of 5 numbers found, expected 7, as in training"),
+    ],
+)
+def test_vectors_of_another_length_are_refused(clips, made_up, other, sentence):
+    with pytest.raises(PredictionError) as refusal:
+        fitting(made_up(**other), made(clips).card)
+    assert str(refusal.value) == sentence
+
+
+# --- Written ---
+
+
+def test_parquet_and_json_lines_hold_the_same(clips, tmp_path):
+    opened = made(clips, persons=('a "quoted"\nname', "Božena", *PERSONS[2:]))
+    rows = pa.concat_tables(predict(opened, clips)).to_pylist()
+    done = []
+    parquet = write(predict(opened, clips), tmp_path / "a.parquet", done.append)
+    lines = write(predict(opened, clips), tmp_path / "a.jsonl")
+    assert pq.read_table(parquet).to_pylist() == rows and pq.read_schema(parquet).equals(SCHEMA)
+    assert [json.loads(line) for line in lines.read_text().splitlines()] == rows
+    assert done == [len(clips)] and sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "a.parquet"]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_what_fails_on_the_way_leaves_the_earlier_file(clips, tmp_path, ending):
+    def broken():
+        yield next(predict(made(clips), clips))
+        raise RuntimeError("the device is gone")
+
+    place = tmp_path / f"a.{ending}"
+    place.write_bytes(b"earlier")
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        write(broken(), place)
+    assert place.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [place]
+
+
+def test_a_bad_place_is_refused_before_anything_is_worked_out(tmp_path):
+    def never():
+        raise AssertionError("it began")
+        yield
+
+    folder = tmp_path / "spark.parquet"
+    (folder / "part").mkdir(parents=True)
+    for place, sentence in ((tmp_path / "a.csv", "'.csv', expected .parquet or .jsonl"), (folder, "a folder found")):
+        with pytest.raises(PredictionError, match=sentence):
+            write(never(), place)
+    assert (folder / "part").is_dir()
+
+
+# --- The command ---
+
+
+def famf(*arguments):
+    """The command, with the sentence of an error at the end of what it says."""
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exception is None or isinstance(done.exception, SystemExit | ValueError), done.exception
+    return done, f"{done.stderr}{done.exception or ''}".strip()
+
+
+@pytest.fixture
+def kept(clips, tmp_path):
+    """The clips on disk, and a saved model that fits them."""
+    opened = made(clips)
+    return clips.save(tmp_path / "clips"), saved.save(tmp_path / "model.safetensors", opened.model, opened.card)
+
+
+def test_the_command_writes_what_the_model_says(clips, kept, tmp_path):
+    folder, model = kept
+    done, said = famf("predict", model, folder, "--top", 2, "--out", tmp_path / "out.parquet")
+    assert done.exit_code == 0 and said == "" and done.stdout == f"{tmp_path / 'out.parquet'}\n"
+    assert pq.read_table(tmp_path / "out.parquet").equals(pa.concat_tables(predict(made(clips), clips, 2)))
+
+
+def test_without_a_file_it_prints_a_line_a_clip(clips, kept):
+    done, _ = famf("predict", kept[1], kept[0], "--top", 1)
+    row = pa.concat_tables(predict(made(clips), clips, 1)).to_pylist()[1]
+    weights = " ".join(f"{weight:.2f}" for weight in row["weights"])
+    line = f"{row['name']}: {row['persons'][0]} {row['probabilities'][0]:.3f}; weights of its faces: {weights}"
+    assert done.stdout.splitlines()[1] == line and len(done.stdout.splitlines()) == len(clips)
+    assert done.stdout.splitlines()[0].endswith("weights of its faces: none"), "the first clip has no face"
+
+
+def test_it_says_so_when_the_clips_lack_a_modality(clips, kept, tmp_path):
+    folder = replace(clips, modalities={}).save(tmp_path / "faces")
+    done, said = famf("predict", kept[1], folder)
+    assert done.exit_code == 0 and len(said.splitlines()) == 2
+    assert said.splitlines()[0] == "famf: audio: these clips have none, so the model gets zero vectors (Sec. 4.3)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("nothing", "{clips}"), "run: 'nothing' is not known, expected one of the 0 in "),
+        (("{model}", "nothing"), "dataset: 'nothing' is not known, expected one of synthetic, "),
+        (("{clips}/clips.parquet", "{clips}"), "clips.parquet: no saved model can be opened here ("),
+        (("{model}", "{clips}", "--out", "a.csv"), "a.csv: ends in '.csv', expected .parquet or .jsonl"),
+        (("{model}", "{clips}", "--out", "{model}/a.jsonl"), "a.jsonl: cannot be written ("),
+        (("{model}", "{clips}", "--device", "abacus"), "device: 'abacus' cannot be used here"),
+    ],
+)
+def test_bad_input_is_one_sentence(kept, arguments, sentence):
+    done, said = famf("predict", *(a.format(clips=kept[0], model=kept[1]) for a in arguments))
+    assert done.exit_code == 1 and sentence in said and len(said.splitlines()) == 1

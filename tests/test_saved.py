@@ -1,0 +1,282 @@
+"""A saved model: what was saved comes back, and no file does more than that."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from famf_lib import saved
+from famf_lib.aggregation import AGGREGATIONS
+from famf_lib.files import ROOT
+from famf_lib.fusion import FUSIONS
+from famf_lib.model import FAMF, ModelConfig
+from famf_lib.sampling import Batch
+from famf_lib.saved import Card, SavedModelError
+
+DIMS = {"audio": 7, "body": 12}
+PERSONS = ("Ann", "Božena", "陳", "d")
+
+
+def card(**changes):
+    config = {"modalities": ("audio", "body"), "hidden": 13, "fusion_options": {"hidden": [3, 2]}}
+    values = {"config": ModelConfig(**config), "dim": 12, "modality_dims": DIMS, "persons": PERSONS}
+    values |= {"evaluation": {"faces": 5, "rank_by": "logit"}, "seed": 17, "run": "0a1b", "data": "2c3d"}
+    return Card(**(values | changes))
+
+
+def model_of(of):
+    torch.manual_seed(5)
+    return FAMF(of.config, of.dim, of.modality_dims, len(of.persons)).eval()
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A saved model that no test changes."""
+    return saved.save(tmp_path_factory.mktemp("good") / "model.safetensors", model_of(card()), card())
+
+
+def rewritten(good, place, metadata=None, **tensors):
+    """The good file with other metadata, or other tensors (None takes one away), by the format's own library."""
+    with safe_open(good, framework="pt") as file:
+        entries = file.metadata() | (metadata or {})
+    state = load_file(good) | tensors
+    kept = {name: tensor for name, tensor in state.items() if tensor is not None}
+    save_file(kept, place, {name: text for name, text in entries.items() if text is not None})
+    return place
+
+
+# --- What was saved comes back ---
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_a_model_comes_back_as_it_was_saved(aggregation, fusion, tmp_path):
+    config = ModelConfig(aggregation=aggregation, fusion=fusion, modalities=("audio",), hidden=13, features="unit")
+    described = card(config=config, modality_dims={"audio": 7}, dim=16)
+    model = model_of(described)
+    for buffer in model.buffers():  # as training leaves them, not as they begin
+        buffer.add_(3)
+    opened = saved.open(saved.save(tmp_path / "a.safetensors", model, described))
+    assert opened.card == described and not opened.model.training
+    batch = Batch(
+        torch.randn(3, 5, 16), None, {"audio": torch.randn(3, 7)}, {"audio": torch.tensor([True, False, True])}
+    )
+    with torch.inference_mode():
+        assert torch.equal(opened.model(batch), model(batch))
+        assert torch.equal(opened.model.face_weights(batch), model.face_weights(batch))
+
+
+def test_the_file_says_what_it_is_to_any_reader(good):
+    with safe_open(good, framework="np") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "famf-model-1" and json.loads(metadata["persons"]) == list(PERSONS)
+    assert json.loads(metadata["config"])["hidden"] == 13 and json.loads(metadata["dim"]) == 12
+    assert json.loads(metadata["evaluation"]) == {"faces": 5, "k": 100, "rank_by": "logit"}
+    assert [json.loads(metadata[name]) for name in ("seed", "run", "data")] == [17, "0a1b", "2c3d"]
+
+
+def test_an_opened_model_is_one_of_its_own(good):
+    """It stays as it is when the file goes, and the file when it is changed."""
+    before = good.read_bytes()
+    copy = good.with_name("copy.safetensors")
+    copy.write_bytes(before)
+    opened = saved.open(copy)
+    kept = {name: tensor.clone() for name, tensor in opened.model.state_dict().items()}
+    copy.write_bytes(bytes(len(before)))
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in opened.model.state_dict().items())
+    with torch.no_grad():
+        saved.open(good).model.classifier[0].weight.zero_()
+    assert good.read_bytes() == before
+
+
+def test_a_failed_save_leaves_the_earlier_file(good, tmp_path, monkeypatch):
+    place = tmp_path / "a.safetensors"
+    place.write_bytes(good.read_bytes())
+
+    def full(state, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(saved, "save_file", full)
+    with pytest.raises(OSError, match="disk full"):
+        saved.save(place, model_of(card()), card())
+    assert place.read_bytes() == good.read_bytes() and list(tmp_path.iterdir()) == [place]
+
+
+# --- What is wrong is one sentence ---
+
+
+def edited(**changes):
+    """The configuration of the good file with other values, as JSON."""
+    return json.dumps(card().config.model_dump(mode="json") | changes)
+
+
+METADATA = {
+    "another format": ({"format": "famf-model-0"}, "the format is 'famf-model-0', expected 'famf-model-1'"),
+    "bare weights": ({"format": None}, "the format is None, expected 'famf-model-1'"),
+    "a field too few": ({"persons": None}, "persons is missing, expected config, dim, modality_dims, persons, eval"),
+    "a field too many": ({"colour": '"red"'}, "colour: no such key, expected one of config, dim"),
+    "no JSON": ({"dim": "twelve"}, "dim: not JSON (Expecting value"),
+    "JSON too deep": ({"dim": "[" * 100_000}, "dim: not JSON"),
+    "a number too long": ({"dim": "1" * 10_000}, "dim: not JSON"),
+    "no number": ({"dim": '"twelve"'}, "dim: 'twelve' found; input should be a valid integer"),
+    "half a person": ({"persons": '["Ann", 2, "c", "d"]'}, "persons.1: 2 found; input should be a valid string"),
+    "nobody": ({"persons": "[]"}, "persons: [] found; tuple should have at least 1 item"),
+    "a person too many": ({"persons": '["a", "b", "c", "d", "e"]'}, "persons: 5 names found, expected one for each of"),
+    "a person twice": ({"persons": '["a", "b", "c", "a"]'}, "persons: a name stands twice"),
+    "an unknown key": ({"config": edited(hiden=4)}, "hiden: no such key, expected one of aggregation"),
+    "an unknown module": ({"config": edited(fusion="sum")}, "fusion: 'sum' is not known, expected one of concat, mma"),
+    "another module": ({"config": edited(fusion="concat", fusion_options={})}, "tensor 'fusion.first.weight' found"),
+    "more modules": ({"config": edited(modalities=["audio", "body", "text"])}, "modality_dims: those of 'audio', 'b"),
+    "a modality twice": ({"config": edited(modalities=["audio", "body", "body"])}, "modality_dims: those of 'audio',"),
+    "a host of them": ({"config": edited(modalities=["audio"] * 10**6)}, "modalities: 1000000 found, expected 100 at"),
+    "another width": ({"config": edited(hidden=14)}, "tensor 'classifier.0.weight': shape (13, 120) found"),
+    "a width beyond memory": ({"config": edited(hidden=10**9)}, "tensor 'classifier.0.weight': shape (13, 120) found"),
+    "a width beyond any tensor": ({"config": edited(hidden=10**30)}, "config: no model can be put together from it ("),
+    "vectors beyond any tensor": ({"dim": "9" * 400}, "config: no model can be put together from it ("),
+    "another length": ({"modality_dims": '{"audio": 8, "body": 12}'}, "tensor 'projections.audio.weight': shape (12"),
+    "no evaluation": ({"evaluation": '{"faces": 0}'}, "faces: 0 found; input should be greater than or equal to 1"),
+    "a control character": ({"\x1b[2J\n": "1"}, "[2J : no such key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("metadata", "sentence"), METADATA.values(), ids=METADATA)
+def test_what_the_metadata_contradict_is_one_sentence(good, tmp_path, metadata, sentence):
+    refused(rewritten(good, tmp_path / "a.safetensors", metadata), sentence)
+
+
+LAST = "classifier.6.bias"
+TENSORS = {
+    "missing": ({"score": None}, "is missing, expected one for each of the model's"),
+    "extra": ({"more": torch.zeros(2)}, "tensor 'aggregation.more' found, expected none but the model's"),
+    "another shape": ({"score": torch.zeros(12, 1)}, "shape (12, 1) found, expected (1, 12)"),
+    "another type": ({"score": torch.zeros(1, 12, dtype=torch.float16)}, "torch.float16 found, expected torch.float32"),
+    "infinite": ({"score": torch.full((1, 12), torch.inf)}, "a value that is not finite found, expected numbers"),
+}
+
+
+@pytest.mark.parametrize(("tensors", "sentence"), TENSORS.values(), ids=TENSORS)
+def test_what_the_tensors_contradict_is_one_sentence(good, tmp_path, tensors, sentence):
+    names = {"score": "aggregation.score.weight", "more": "aggregation.more"}
+    refused(rewritten(good, tmp_path / "a.safetensors", **{names[k]: v for k, v in tensors.items()}), sentence)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\xff" * 64, (10**15).to_bytes(8, "little") + b"{}"])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    refused(tmp_path / "a", "no saved model can be opened here (")
+
+
+def test_no_file_and_a_folder_are_refused(tmp_path):
+    refused(tmp_path / "nothing", "no saved model can be opened here (")
+    refused(tmp_path, "no saved model can be opened here (")
+
+
+def refused(place, sentence):
+    with pytest.raises(SavedModelError) as refusal:
+        saved.open(place)
+    text = str(refusal.value)
+    assert text.startswith(f"{place}: ") and sentence in text
+    assert text.isprintable() and len(text) < len(str(place)) + saved.LENGTH + 200
+
+
+WATCHED = """
+import resource, sys
+from famf_lib import saved
+good, large = sys.argv[1:]
+saved.open(good)  # whatever is imported late is there by now
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def watch(event, arguments):
+    if event in ("exec", "compile", "import", "pickle.find_class", "subprocess.Popen", "os.system"):
+        raise SystemExit(f"it ran {event} {arguments}")
+
+sys.addaudithook(watch)
+saved.open(good)
+try:
+    saved.open(large)
+except saved.SavedModelError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_opening_runs_no_code_and_takes_no_memory_before_the_sizes_agree(good, tmp_path):
+    """A second layer of 20,000 × 20,000 would be 1.6 GB, which most machines would give."""
+    large = rewritten(good, tmp_path / "large.safetensors", {"config": edited(hidden=20_000)})
+    done = subprocess.run([sys.executable, "-c", WATCHED, good, large], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and int(done.stdout) < 100_000, done.stderr  # KiB
+
+
+# --- Whatever the bytes ---
+
+
+def opened_or_refused(content, place):
+    place.write_bytes(content)
+    try:
+        found = saved.open(place)
+    except SavedModelError as error:
+        assert str(error).isprintable() and len(str(error)) < len(str(place)) + saved.LENGTH + 200
+    else:
+        assert isinstance(found.model, FAMF) and len(found.card.persons) == found.model.persons
+        assert all(tensor.isfinite().all() for tensor in found.model.state_dict().values())
+
+
+many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@many
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes(tmp_path, content, framed):
+    opened_or_refused((len(content).to_bytes(8, "little") if framed else b"") + content, tmp_path / "a")
+
+
+@many
+@given(st.data())
+def test_any_change_of_a_good_file(good, tmp_path, data):
+    content = bytearray(good.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(data.draw(st.integers(1, 3))):
+        end = data.draw(st.sampled_from([min(9, len(content)), min(header, len(content)), len(content)]))
+        place = data.draw(st.integers(0, max(end - 1, 0)))
+        taken = data.draw(st.sampled_from([0, 1, 8, len(content)]))
+        content[place : place + taken] = data.draw(st.binary(max_size=9))
+    opened_or_refused(bytes(content), tmp_path / "a")
+
+
+# The text of a header is sound more often when what changes are its words.
+@many
+@given(st.data())
+def test_any_change_of_the_words_of_a_good_file(good, tmp_path, data):
+    content = good.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header, body = content[8 : 8 + size], content[8 + size :]
+    digits = data.draw(
+        st.sampled_from([b"0", b"1", b"7", b"12", b"13", b"4", b"F32", b"I64", b"audio", b"true", b"mlma"])
+    )
+    other = data.draw(
+        st.sampled_from([b"0", b"-1", b"9" * 20, b"1e9", b"F4", b"C64", b"null", b"[]", b'\\"', b"\\ud800"])
+    )
+    header = header.replace(digits, other, data.draw(st.integers(1, 4)))
+    opened_or_refused(len(header).to_bytes(8, "little") + header + body, tmp_path / "a")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from([*DIMS, *PERSONS]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+fields = st.sampled_from([*Card.model_fields, *(f"config.{name}" for name in ModelConfig.model_fields)])
+
+
+@many
+@given(fields, json_values)
+def test_any_value_of_a_field(good, tmp_path, field, value):
+    name, _, inner = field.partition(".")
+    text = edited(**{inner: value}) if inner else json.dumps(value)
+    opened_or_refused(rewritten(good, tmp_path / "b", {name: text}).read_bytes(), tmp_path / "a")

@@ -1,0 +1,313 @@
+"""Ranked lists of clips: the file of a run is its ranking, and any file is scored as the official evaluation does."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from famf_lib import official, runs, saved, submission, training
+from famf_lib.cli import app
+from famf_lib.datasets import DatasetAbsent
+from famf_lib.features import ClipSet
+from famf_lib.files import ROOT
+from famf_lib.official import read_submission, read_val
+from famf_lib.runs import RunSpec
+from famf_lib.splits import split
+from famf_lib.training import logits_of
+
+CPU = torch.device("cpu")
+SPEC = RunSpec(
+    model={"aggregation_options": {"clusters": 3}, "modalities": ["audio"], "hidden": 13},
+    training={"epochs": 2, "decay_after": 1, "batch_size": 64, "faces": 5},
+    evaluation={"faces": 7},
+    seed=3,
+)
+
+
+def official_map(submitted, truth):
+    """The official evaluation, from its description, with nothing but lists: mAP of two files of text."""
+    answers = {line.split()[0]: line.split()[1:] for line in submitted.splitlines()}
+    precisions = []
+    for line in truth.splitlines():
+        person, *positives = line.split()
+        seen, total = [], 0.0
+        for name in answers.get(person, []):
+            if name in seen or len(seen) == 100:
+                continue
+            seen.append(name)
+            if name in positives:
+                total += sum(other in positives for other in seen) / len(seen)
+        precisions.append(total / len(positives))
+    return sum(precisions) / len(precisions)
+
+
+def truth_file(path, truth):
+    path.write_text("".join(f"{person} " + "".join(f"{n}.mp4 " for n in own) + "\n" for person, own in truth.items()))
+    return path
+
+
+def famf(*arguments):
+    """The lines that the command prints; what it refuses is raised."""
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    if done.exception is not None:
+        raise done.exception
+    return done.output.splitlines()
+
+
+# --- Scored ---
+
+
+def test_the_precision_at_each_hit_over_all_positives_and_all_ids():
+    truth = {"1": ["a", "b", "c"], "2": ["d"], "3": ["e"], "4": ["f", "g"]}
+    ranked = {"1": ["a", "noise", "a", "b"], "2": ["a", "e", "d"], "4": [], "5": ["a"]}
+    found = submission.score(ranked, truth)
+    expected = [(1 + 2 / 3) / 3, 1 / 3, 0, 0]
+    assert found.persons["ap"].tolist() == pytest.approx(expected, rel=1e-12)
+    assert found.mean_ap == pytest.approx(sum(expected) / 4, rel=1e-12)
+    assert found.persons[["person", "positives", "listed", "hits"]].values.tolist() == [
+        ["1", 3, 3, 2],
+        ["2", 1, 3, 1],
+        ["3", 1, 0, 0],
+        ["4", 2, 0, 0],
+    ]
+    assert (found.answered, found.strangers, found.clips, found.noise) == (2, 1, 5, 1)  # a b d e and noise
+    assert (found.repeated, found.cut) == (1, 0)
+
+
+def test_the_hundredth_clip_counts_and_the_next_does_not():
+    noise = [f"n{n}" for n in range(99)]
+    truth = {"1": ["x"], "2": ["y", "z"], "3": ["w"]}
+    found = submission.score(
+        {"1": [*noise, *noise, "x"], "2": [*noise, "y", "z"], "3": [*noise, "more", "w"]}, truth
+    )  # x and y are the 100th, z and w the 101st
+    assert found.persons["ap"].tolist() == pytest.approx([1 / 100, 1 / 100 / 2, 0])
+    assert found.persons["hits"].tolist() == [1, 1, 0] and found.persons["listed"].tolist() == [100] * 3
+    assert (found.repeated, found.cut) == (1, 2)
+
+
+CLIPS = [f"clip_{n}" for n in range(150)]
+
+
+@st.composite
+def files(draw):
+    """A ground truth that leaves some clips out, and a submission with repetitions, strangers and long lists."""
+    shuffled = draw(st.permutations(CLIPS))
+    ids = draw(st.lists(st.integers(1, 10034).map(str), min_size=1, max_size=5, unique=True))
+    cuts = sorted(draw(st.lists(st.integers(1, 140), min_size=len(ids), max_size=len(ids), unique=True)))
+    truth = {p: shuffled[a:b] for p, a, b in zip(ids, [0, *cuts], cuts, strict=False)}
+    asked = [p for p in [*ids, "10035", "ann"] if draw(st.booleans())] or ["1"]
+    sizes = [draw(st.sampled_from([0, 1, 4, 7, 99, 100, 140, 149])) for _ in asked]
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    ranked = {
+        p: rng.choice(CLIPS, n, replace=bool(rng.random() < 0.5)).tolist() for p, n in zip(asked, sizes, strict=True)
+    }
+    return ranked, truth
+
+
+@given(files())
+def test_any_file_scores_as_the_plain_evaluation_says(tmp_path_factory, found):
+    ranked, truth = found
+    folder = tmp_path_factory.getbasetemp()
+    submitted = official.write_submission(folder / "submission.txt", ranked)
+    known = truth_file(folder / "val_gt.txt", truth)
+    report = submission.score(read_submission(submitted), read_val(known))
+    assert report.mean_ap == pytest.approx(official_map(submitted.read_text(), known.read_text()), rel=1e-12)
+    assert report.persons["person"].tolist() == list(truth)
+    named = {name for person in truth for name in ranked.get(person, [])}
+    assert report.clips == len(named) and report.noise == len(named - {n for own in truth.values() for n in own})
+
+
+# --- Ranked ---
+
+
+@pytest.fixture(scope="module")
+def clips(made_up):
+    """Clips as the official ones are: persons are numbers, noise only in val, test clips without a person.
+
+    Person 30 has no training clip, person 4 none in val; the gallery is of more than 100 clips.
+    """
+    base = made_up(persons=5, clips=44, noise=83)
+    table = base.clips.assign(name=base.clips["name"].str.replace("clip ", "V_"))
+    table["person"] = table["person"].map({f"person {n}": p for n, p in enumerate(["2", "17", "10034", "4", "30"])})
+    table.loc[table["person"] == "4", "split"] = "train"
+    unseen = (table["person"] == "30") & (table["split"] == "train")
+    table.loc[unseen, ["split", "person"]] = ["test", None]
+    given = {name: (m.vectors.numpy(), m.present.numpy()) for name, m in base.modalities.items()}
+    return ClipSet.build(base.faces, base.counts.numpy(), table, face_table=base.face_columns(), modalities=given)
+
+
+@pytest.fixture
+def imported(clips, store):
+    return ClipSet.open(clips.save(store / "imported" / "mine"))
+
+
+@pytest.fixture
+def run(imported):
+    return runs.obtain(SPEC, imported, CPU)
+
+
+def test_official_clips_train_and_are_ranked_as_their_lists_say(clips):
+    found, table = split(clips, "given"), clips.clips
+    train, gallery = table.iloc[found.train.tolist()], table.iloc[found.gallery.tolist()]
+    assert found.persons == ["10034", "17", "2", "4"]
+    assert set(train["split"]) == {"train"} and train["person"].notna().all() and len(gallery) > 100
+    assert gallery["name"].tolist() == table["name"][table["split"] == "val"].tolist()
+    assert [found.persons[c] if c >= 0 else None for c in found.gallery_classes] == [
+        p if p in found.persons else None for p in gallery["person"]
+    ]
+    assert gallery["person"].isna().sum() == 83 and (gallery["person"] == "30").sum() == 11
+    for protocol in ("given", "groups", "random"):
+        for part in ("report", "tune"):
+            dealt = split(clips, protocol, 5, part)
+            assert "test" not in set(table["split"].iloc[[*dealt.train.tolist(), *dealt.gallery.tolist()]])
+
+
+def test_a_run_lists_its_best_clips_a_person(run, imported):
+    found = submission.rank(saved.open(run.file), imported, run.split(imported))
+    parts = run.split(imported)
+    with torch.inference_mode():
+        logits = torch.cat([b for _, b in logits_of(run.model(imported), 7, imported, parts.gallery, 3)])
+    scores = logits.log_softmax(dim=1).tolist()
+    names = imported.clips["name"].iloc[parts.gallery.tolist()].tolist()
+    for c, person in enumerate(parts.persons):
+        order = sorted(range(len(names)), key=lambda v, c=c: (-scores[v][c], v))
+        assert found.lists[person] == [names[v] for v in order[:100]]
+    assert list(found.lists) == parts.persons == list(run.ap.index)
+    np.testing.assert_array_equal(found.scores.ap, run.ap)
+    assert found.scores.rank_1 == run.rank_1
+
+
+def test_a_ranking_tells_how_far_it_is(run, imported, monkeypatch):
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 50)
+    seen = []
+    parts = run.split(imported)
+    training.rank(run.model(imported), run.spec.evaluation, imported, parts, run.spec.seed, seen.append)
+    assert seen == [50, 100, 127]
+
+
+def test_the_file_of_a_run_scores_what_the_run_does(run, imported, tmp_path):
+    parts = run.split(imported)
+    found = submission.rank(saved.open(run.file), imported, parts)
+    submitted = official.write_submission(tmp_path / "submission.txt", found.lists)
+    gallery = imported.clips[imported.clips["split"] == "val"].dropna(subset="person")
+    truth = {p: gallery["name"][gallery["person"] == p].tolist() for p in ("2", "17", "30", "10034")}
+    assert found.truth == truth
+    # Over the ids that train and are in the ground truth the two are one; the official mean holds the others as 0.
+    both = {p: own for p, own in truth.items() if p != "30"}
+    scored = submission.score(read_submission(submitted), both)
+    assert scored.mean_ap == pytest.approx(run.mean_ap, rel=1e-12) and 0 < run.mean_ap < 1
+    assert scored.persons.set_index("person")["ap"].to_dict() == pytest.approx(run.ap.drop("4").to_dict(), rel=1e-12)
+    assert math.isnan(run.ap["4"]) and scored.strangers == 1
+    known = truth_file(tmp_path / "val_gt.txt", truth)
+    everybody = submission.score(read_submission(submitted), read_val(known))
+    assert everybody.mean_ap == pytest.approx(run.mean_ap * 3 / 4, rel=1e-12)
+    assert everybody.mean_ap == pytest.approx(official_map(submitted.read_text(), known.read_text()), rel=1e-12)
+
+
+def test_the_data_of_a_run_are_found_by_what_they_are(run, imported, clips, made_up, store, tmp_path):
+    card = saved.open(run.file).card
+    others = made_up(seed=9)
+    others.save(store / "imported" / "another")
+    others.save(store / "clipsets" / "synthetic-0123")
+    (store / "imported" / "broken").mkdir()
+    (store / "imported" / "broken" / "arrays.safetensors").write_text("no")
+    for dataset in ("", "mine", str(clips.save(tmp_path / "elsewhere"))):
+        assert submission.data_of(card, dataset).fingerprint == card.data == clips.fingerprint
+    for dataset in ("another", "synthetic", str(others.save(tmp_path / "wrong"))):
+        with pytest.raises(ValueError) as caught:
+            submission.data_of(card, dataset)
+        assert str(caught.value) == (
+            f"{dataset}: the fingerprint {others.fingerprint} found, expected {card.data}, the data of run {run.key}"
+        )
+    with pytest.raises(ValueError, match="dataset: 'nobody' is not known, expected one of synthetic"):
+        submission.data_of(card, "nobody")
+    with pytest.raises(DatasetAbsent, match="iqiyi: not imported"):
+        submission.data_of(card, "iqiyi")
+
+
+def test_data_that_are_gone_are_a_sentence(run, store):
+    card = saved.open(run.file).card
+    (store / "imported" / "mine").rename(store / "away")
+    with pytest.raises(ValueError, match=f"{store}: no data found, expected {card.data}, the data of run {run.key}"):
+        submission.data_of(card)
+
+
+# --- The command ---
+
+
+def test_the_command_ranks_and_scores_its_own_file(run, imported, tmp_path):
+    out, table = tmp_path / "submission.txt", tmp_path / "persons.csv"
+    said = famf("evaluate", run.key[:6], "--out", out, "--device", "cpu")
+    official_mean = run.mean_ap * 3 / 4
+    assert said == [
+        f"mAP {run.mean_ap:.4f}, rank-1 {run.rank_1:.4f}",
+        "3 persons, 127 clips ranked, 83 of them noise",
+        "1 persons without a clip in the gallery, left out",
+        "1 persons of the gallery without a training clip, left out; with 0 for each of them",
+        f"mAP {official_mean:.4f}, as the official evaluation counts",
+        str(out),
+    ]
+    truth = submission.rank(saved.open(run.file), imported, run.split(imported)).truth
+    known = truth_file(tmp_path / "val_gt.txt", truth)
+    said = famf("evaluate", out, "--truth", known, "--per-person", table)
+    assert said[:3] + said[4:] == [
+        f"mAP {official_mean:.4f}",
+        "4 ids of the ground truth: 3 answered, 1 not",
+        f"44 clips of the ground truth: {pd.read_csv(table)['hits'].sum()} listed for their id",
+        "1 ids that are not in the ground truth, not scored",
+        str(table),
+    ]
+    written = pd.read_csv(table, dtype={"person": str})
+    assert list(written) == ["person", "positives", "listed", "hits", "ap"] and len(written) == 4
+    assert written["ap"].mean() == pytest.approx(official_mean, rel=1e-12)
+
+
+def test_without_a_file_to_write_only_the_scores_are_said(run, tmp_path):
+    assert famf("evaluate", run.folder, "--device", "cpu", "--dataset", "mine")[0].startswith("mAP ")
+
+
+def test_names_that_the_file_cannot_hold_stop_before_anything_is_ranked(made_up, store, tmp_path, monkeypatch):
+    run = runs.obtain(SPEC, ClipSet.open(made_up().save(store / "imported" / "spaced")), CPU)
+    monkeypatch.setattr(submission, "rank", None)
+    with pytest.raises(ValueError, match="the name 'person 0' cannot be written, expected printable characters and no"):
+        famf("evaluate", run.key, "--out", tmp_path / "out.txt", "--device", "cpu")
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_what_the_command_cannot_do_is_said(run, tmp_path):
+    file = tmp_path / "submission.txt"
+    file.write_text("1 a.mp4\n")
+    truth = truth_file(tmp_path / "val_gt.txt", {"1": ["a"]})
+    for arguments, sentence in (
+        ((file,), f"--truth: nothing found, expected the ground truth to score {file} by"),
+        ((run.key, "--per-person", tmp_path / "p.csv"), "--truth: nothing found"),
+        (
+            (file, "--truth", truth, "--out", file),
+            "--truth: found with --out or --dataset, expected it with a submission",
+        ),
+        ((file, "--truth", truth, "--per-person", tmp_path), f"--per-person: {tmp_path} is a folder, expected"),
+        ((file, "--truth", truth, "--per-person", file / "x"), "cannot be written"),
+        ((file, "--truth", truth, "--per-person", file), "is one of the files to read, expected another to write"),
+        ((file, "--truth", truth, "--per-person", truth), "is one of the files to read, expected another to write"),
+        ((run.key, "--truth", truth), f"{run.key}: it cannot be read"),
+        ((run.key, "--out", tmp_path), f"{tmp_path}: a folder found, expected"),
+        (("nobody",), "run: 'nobody' is not known"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            famf("evaluate", *arguments)
+        assert sentence in str(caught.value) and "\n" not in str(caught.value)
+    assert file.read_text() == "1 a.mp4\n" and truth.exists() and tmp_path.is_dir()
+
+
+def test_the_command_is_registered_and_looks_at_nothing_heavy():
+    code = "import sys; from famf_lib.commands import evaluate; print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()"
+    assert "submission" in " ".join(famf("evaluate", "--help"))
