@@ -12,7 +12,7 @@ import re
 import reprlib
 import struct
 from codecs import escape_decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
+from jaxtyping import Float64
 
 WINDOW = 4 << 20  # bytes that are read at a time
 LINE = 4096  # an operation without a string is shorter than this
@@ -128,7 +129,34 @@ def _records(side: int, length: int, reconstruct: int, ndarray: int, type_: int)
     }
 
 
-def items(path: Path, progress: Callable[[int], None] | None = None) -> Iterator[tuple[Any, Any]]:
+class Packed(tuple):
+    """A record as it lies in the file: its frame, the operations of its box and of its scores, the bytes of its vector,
+    and its form, which many share: type and shape of the vector, and the kinds of record and box."""
+
+    __slots__ = ()
+
+    def unpacked(self) -> list[Any] | tuple[Any, ...]:
+        """The record as Python would read it."""
+        frame, box, scores, raw, (dtype, shape, kind, kind_of_box) = self
+        numbers = _numbers(box), _SCORES[len(scores)](scores)
+        return kind([frame, kind_of_box(numbers[0]), *numbers[1], Array(dtype, shape, raw)])
+
+    def __repr__(self) -> str:
+        return brief(self.unpacked())
+
+
+def floats(packed: Sequence[bytes], width: int) -> Float64[np.ndarray, "n {width}"]:
+    """The numbers of many packed boxes, or scores, at once: ``width`` of them in each."""
+    if {9 * width}.issuperset(map(len, packed)):
+        found = np.frombuffer(b"".join(packed), np.uint8).reshape(len(packed), width, 9)  # an operation, eight bytes
+        if (found[:, :, 0] == ord("G")).all():
+            return np.ascontiguousarray(found[:, :, 1:]).view(">f8")[:, :, 0].astype(np.float64)
+    return np.array([_numbers(one) for one in packed], dtype=np.float64).reshape(len(packed), width)
+
+
+def items(
+    path: Path, progress: Callable[[int], None] | None = None, *, packed: bool = False
+) -> Iterator[tuple[Any, Any]]:
     """The items of the dict in a pickle, in the order of the file.
 
     Keys and values are made of ``None``, bool, int, float, str, bytes, list, tuple and ``Array``; numpy's scalars come
@@ -136,6 +164,7 @@ def items(path: Path, progress: Callable[[int], None] | None = None) -> Iterator
 
     Args:
         progress: told the bytes read so far, now and then.
+        packed: leave records of the official files as ``Packed`` where they can be, for those who unpack many at once.
 
     Raises:
         PickleError: one sentence with the file, the byte, what was found and what was expected. Items before the fault
@@ -144,7 +173,7 @@ def items(path: Path, progress: Callable[[int], None] | None = None) -> Iterator
     path = Path(path)
     try:
         with path.open("rb") as file:
-            yield from _Reader(path, file, progress).items()
+            yield from _Reader(path, file, progress, packed).items()
     except OSError as error:
         raise PickleError(f"{path}: it cannot be read ({error.strerror}), expected a pickle") from error
 
@@ -152,8 +181,8 @@ def items(path: Path, progress: Callable[[int], None] | None = None) -> Iterator
 class _Reader:
     """A stack, a memo and a window on the file. ``pos`` is where the next operation lies in the window."""
 
-    def __init__(self, path: Path, file: BinaryIO, progress: Callable[[int], None] | None):
-        self.path, self.file, self.progress = path, file, progress
+    def __init__(self, path: Path, file: BinaryIO, progress: Callable[[int], None] | None, packed: bool):
+        self.path, self.file, self.progress, self.packed = path, file, progress, packed
         self.size = path.stat().st_size
         self.window, self.start, self.ended = b"", 0, False  # start: of the window in the file
         self.stack: list[Any] = []
@@ -162,7 +191,7 @@ class _Reader:
         self.memoised = self.memoised_before = 0  # how many times MEMOIZE came, and how many before the batch
         self.since, self.strings = 0, 0  # where the batch began, and the bytes of strings in it
         self.fast, self.records = True, dict[int, Match]()  # whether whole records are looked for, and what finds them
-        self.type, self.shape, self.longest = "", (), 0  # of the arrays in them: the longest that was met
+        self.forms, self.longest = dict[tuple[int, bool], tuple](), 0  # of them, and their longest array
 
     # --- the window ---
 
@@ -327,7 +356,7 @@ class _Reader:
                 self.rewind(root)
                 window, limit, pos, records = self.window, -1, 0, self.records
 
-    def record(self, found: re.Match[bytes]) -> list[Any] | tuple[Any, ...] | None:
+    def record(self, found: re.Match[bytes]) -> Packed | list[Any] | tuple[Any, ...] | None:
         """The record that was found; None if its frame is not what it seems to be."""
         length, frame, put_1, put_4, get_1, get_4, listed, tupled, scores, raw = found.groups()
         if frame is None:
@@ -339,15 +368,20 @@ class _Reader:
         elif put_1:
             self.memo[put_1[0]] = frame
         self.strings += len(raw)
-        box = _numbers(listed) if listed else tuple(_numbers(tupled))
-        record = [frame, box, *_SCORES[len(scores)](scores), Array(self.type, self.shape, raw)]
-        return record if found.string[found.start() - 1] == 0x5D else tuple(record)
+        form = self.forms[found.string[found.start() - 1], bool(listed)]
+        record = Packed((frame, listed or tupled, scores, raw, form))
+        return record if self.packed else record.unpacked()
 
     def learn(self, array: Array, kind: _Type) -> None:
         """Looks for records with arrays such as this one from now on: the longest that was met."""
         places = [next((k for k, v in self.memo.items() if v is what), -1) for what in (_RECONSTRUCT, _NDARRAY, kind)]
         if min(places) >= 0 and max(places) < 1 << 32:
-            self.type, self.shape, self.longest = array.dtype, array.shape, len(array.raw)
+            self.longest = len(array.raw)
+            self.forms = {
+                (op, listed): (array.dtype, array.shape, list if op == 0x5D else tuple, list if listed else tuple)
+                for op in (0x5D, 0x28)
+                for listed in (True, False)
+            }
             self.records = _records(array.shape[0], len(array.raw), *places)
 
     def rare(self, op: int, pos: int) -> int:

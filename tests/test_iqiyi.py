@@ -355,8 +355,8 @@ def test_killed_in_the_middle_it_leaves_nothing_that_opens_and_the_next_one_clea
 def test_interrupted_it_clears_up_itself(folder, store, monkeypatch):
     items = pickles.items
 
-    def interrupted(path, progress=None):
-        for n, item in enumerate(items(path, progress)):
+    def interrupted(path, progress=None, **options):
+        for n, item in enumerate(items(path, progress, **options)):
             if "val" in path.name and n == 3:
                 raise KeyboardInterrupt
             yield item

@@ -129,6 +129,44 @@ def test_whole_records_are_found_and_tell_the_same(tmp_path, monkeypatch):
     assert [(k, plain(v)) for k, v in by_record] == [(k, plain(v)) for k, v in one_by_one]
 
 
+@settings(max_examples=60)
+@given(
+    st.lists(
+        records.filter(lambda r: isinstance(r, list) or len(r) > 3), min_size=2, max_size=9
+    ),  # a triple has no mark
+    st.sampled_from(["all", "some"]),
+)
+def test_packed_records_unpack_to_the_same(tmp_path_factory, value, puts):
+    path = tmp_path_factory.mktemp("p") / "x.pickle"
+    ((_, wanted),) = read(python_2({b"x": value}, puts), path)
+    ((_, found),) = pickles.items(path, packed=True)
+    packed = [record for record in found if isinstance(record, pickles.Packed)]
+    assert len(packed) >= len(found) - 1  # the first one teaches what records look like
+    unpacked = [record.unpacked() if record in packed else record for record in found]
+    assert plain(unpacked) == plain(wanted)
+
+
+@given(
+    st.integers(0, 3).flatmap(
+        lambda width: st.tuples(
+            st.just(width),
+            st.lists(
+                st.lists(st.integers(-(2**31), 2**31 - 1) | st.floats(allow_nan=False), min_size=width, max_size=width)
+            ),
+        )
+    )
+)
+def test_packed_numbers_are_read_many_at_once(given_):
+    width, values = given_
+    packed = []
+    for row in values:
+        out = io.BytesIO()
+        for value in row:
+            Python2Pickler(out).write(value)
+        packed.append(out.getvalue())
+    assert pickles.floats(packed, width).tolist() == values
+
+
 # --- what refers to what ---
 
 

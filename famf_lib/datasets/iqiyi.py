@@ -12,7 +12,7 @@ disk, so that the memory in use does not grow with them.
 import gc
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -32,7 +32,7 @@ from famf_lib.features import SPLITS, ClipSet, Modality, Writer, finite, writing
 from famf_lib.files import clear_unfinished
 from famf_lib.official import Faults
 from famf_lib.paper import IQIYI
-from famf_lib.pickles import Array, brief
+from famf_lib.pickles import Array, Packed, brief
 from famf_lib.progress import progress
 
 NAME = "iqiyi"
@@ -248,7 +248,7 @@ class _Import:
         def report(done: int) -> None:
             self.bar.to((self.read + done) >> 20, f"{kind} of {split}")
 
-        for key, value in pickles.items(path, report):
+        for key, value in pickles.items(path, report, packed=True):
             name = key.decode("latin-1") if type(key) is bytes else key
             if type(name) is not str or not name.isascii() or not name.isprintable() or not name.strip():
                 self._fault(path, "clips without a name", f"the name {brief(name)} found", "text in ASCII")
@@ -301,8 +301,14 @@ class _Import:
         if type(records) not in (list, tuple):
             self._fault(path, "clips without a list", f"clip {name}: {brief(records)} found", "a list of records")
             return []
-        sound = []
+        scores, sound = 9 * (len(fields) - 3), []
         for n, record in enumerate(records):
+            if type(record) is Packed:
+                _, _, packed, _, (dtype, shape, _, _) = record
+                if len(packed) == scores and shape == (DIM,) and dtype == "<f2":
+                    sound.append(record)
+                    continue
+                record = record.unpacked()
             if type(record) not in (list, tuple) or len(record) != len(fields):
                 found, kind, expected = record, "records of another form", f"{len(fields)} fields: {', '.join(fields)}"
             elif type(vector := record[-1]) is not Array or vector.shape != (DIM,) or vector.dtype[1] != "f":
@@ -317,37 +323,27 @@ class _Import:
         self, path: Path, rows: list[int], records: list[Any], fields: tuple[str, ...]
     ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
         """The records whose values are what they should be, as columns."""
-        vectors = _vectors([record[-1] for record in records])
-        columns, checks = (
-            {},
-            {
-                "vectors that are not finite": (
-                    finite(torch.from_numpy(vectors)).numpy(),
-                    -1,
-                    "finite numbers in float16",
-                )
-            },
-        )
-        for place, name in enumerate(fields[:-1]):
-            values = [record[place] for record in records]
-            if name == "frame":
-                columns[name] = _integers(values)
-                checks["frames that are no number"] = columns[name] >= 0, place, "up to nine digits"
-            elif name == "box":
-                columns[name] = box = _floats(values, 4)
-                with np.errstate(invalid="ignore"):  # NaN compares as false, which is what is wanted of it
-                    ordered = (
-                        (box >= 0).all(axis=1) & (box[:, :2] <= box[:, 2:]).all(axis=1) & (box < np.inf).all(axis=1)
-                    )
-                checks["boxes out of order"] = ordered, place, "0 <= x1 <= x2 and 0 <= y1 <= y2"
-            else:
-                columns[name] = _floats(values, 1)[:, 0]
-                checks[f"{name}s that are no number"] = np.isfinite(columns[name]), place, "a finite number"
+        columns = _columns(records, fields)
+        vectors, box = columns.pop("vector"), columns["box"]
+        low, high = box[:, :2], box[:, 2:]
+        ordered = ((low >= 0) & (low <= high) & (high < np.inf)).all(axis=1)  # NaN is in no order
+        checks = [
+            (
+                "vectors that are not finite",
+                "vector",
+                finite(torch.from_numpy(vectors)).numpy(),
+                "finite numbers in float16",
+            ),
+            ("frames that are no number", "frame", columns["frame"] >= 0, "up to nine digits"),
+            ("boxes out of order", "box", ordered, "0 <= x1 <= x2 and 0 <= y1 <= y2"),
+        ]
+        for score in fields[2:-1]:
+            checks.append((f"{score}s that are no number", score, np.isfinite(columns[score]), "a finite number"))
         kept = np.ones(len(records), dtype=bool)
-        for kind, (sound, place, expected) in checks.items():
+        for kind, name, sound, expected in checks:
             for n in np.flatnonzero(kept & ~sound).tolist():
-                found = brief(records[n][place]) if place >= 0 else "NaN, infinity or a number beyond 65504"
-                name = fields[place]
+                found = brief(_plain(records[n])[fields.index(name)])
+                found = "NaN, infinity or a number beyond 65504" if name == "vector" else found
                 self._fault(path, kind, f"{name} of a record of clip {self.names[rows[n]]}: {found} found", expected)
             kept &= sound
         if kept.all():
@@ -415,7 +411,25 @@ class _Import:
                 counts[f"{split}: clips without {kind}"] = int((~modality.present.numpy()[its]).sum())
 
 
-def _integers(values: list[Any]) -> Int64[np.ndarray, " n"]:
+def _columns(records: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The values of records of a sound form, field by field; -1 or NaN where a value is not of its kind."""
+    if all(type(record) is Packed for record in records):
+        frames, boxes, packed, vectors, _ = zip(*records, strict=True)
+        box, scores = pickles.floats(boxes, 4), pickles.floats(packed, len(fields) - 3)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
+            box, scores = box.astype(np.float32), scores.astype(np.float32)
+        found = {"frame": _integers(frames), "box": box, "vector": _halves(vectors)}
+        return found | {name: scores[:, n] for n, name in enumerate(fields[2:-1])}
+    frames, boxes, *scores, vectors = zip(*map(_plain, records), strict=True)
+    found = {"frame": _integers(frames), "box": _floats(boxes, 4), "vector": _vectors(vectors)}
+    return found | {name: _floats(score, 1)[:, 0] for name, score in zip(fields[2:-1], scores, strict=True)}
+
+
+def _plain(record: Any) -> Any:
+    return record.unpacked() if type(record) is Packed else record
+
+
+def _integers(values: Sequence[Any]) -> Int64[np.ndarray, " n"]:
     """Whole numbers of up to nine digits, which a file may hold as text; -1 for whatever is none."""
     digits = np.array([v[:10] if type(v) is bytes else _ascii(v)[:10] for v in values])
     sound = np.char.isdigit(digits) & (np.char.str_len(digits) < 10)
@@ -426,7 +440,7 @@ def _ascii(value: Any) -> bytes:
     return str(value).encode("ascii", "replace") if type(value) in (int, str) else b"?"
 
 
-def _floats(values: list[Any], width: int) -> Float32[np.ndarray, "n {width}"]:
+def _floats(values: Sequence[Any], width: int) -> Float32[np.ndarray, "n {width}"]:
     """Numbers, ``width`` of them in a value; NaN for a value that is something else."""
     parts = [v.numpy().tolist() if type(v) is Array else v for v in values] if width > 1 else values
     if width > 1 and LISTS.issuperset(map(type, parts)) and {width}.issuperset(map(len, parts)):
@@ -448,11 +462,13 @@ def _numbers(value: Any, width: int) -> list[int | float]:
     return list(given) if sound else [math.nan] * width
 
 
-def _vectors(arrays: list[Array]) -> Float16[np.ndarray, "n D"]:
+def _vectors(arrays: Sequence[Array]) -> Float16[np.ndarray, "n D"]:
     """Vectors of ``DIM`` floats as one array; infinite where float16 cannot hold a number."""
     if all(array.dtype == "<f2" for array in arrays):
-        return np.frombuffer(bytearray().join([array.raw for array in arrays]), np.dtype("<f2")).reshape(
-            len(arrays), DIM
-        )
+        return _halves([array.raw for array in arrays])
     with np.errstate(over="ignore"):
         return np.stack([array.numpy().astype(np.float16) for array in arrays])
+
+
+def _halves(vectors: Sequence[bytes]) -> Float16[np.ndarray, "n D"]:
+    return np.frombuffer(bytearray().join(vectors), np.dtype("<f2")).reshape(len(vectors), DIM)
