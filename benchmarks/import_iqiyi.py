@@ -29,7 +29,8 @@ MEAN, SEED = 29.5, 0
 STEPS = {
     "reading the bytes": "for p in paths:\n    with open(p, 'rb') as f:\n        while f.read(1 << 22): pass",
     "reading, writing and hashing them twice": (
-        "import hashlib, tempfile\nout = tempfile.TemporaryFile(dir=folder)\none, two = hashlib.sha256(), hashlib.sha256()\n"
+        "import hashlib, tempfile\nout = tempfile.TemporaryFile(dir=folder)\n"
+        "one, two = hashlib.sha256(), hashlib.sha256()\n"
         "for p in paths:\n    with open(p, 'rb') as f:\n"
         "        while piece := f.read(1 << 22): one.update(piece); two.update(piece); out.write(piece)"
     ),
