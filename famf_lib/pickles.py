@@ -196,6 +196,7 @@ class _Reader:
     # --- the window ---
 
     def fail(self, pos: int, found: str, expected: str) -> NoReturn:
+        found = "".join(c if c.isprintable() else "?" for c in found)  # it may be the file's own words
         raise PickleError(f"{self.path}: {found} at byte {self.start + pos:,}, expected {expected}")
 
     def refill(self, pos: int, need: int = LINE) -> int:

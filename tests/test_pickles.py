@@ -276,6 +276,11 @@ def test_who_asks_for_code_is_told_by_name(tmp_path):
         read(pickle.dumps({"x": touched(tmp_path / "evil")}, 2), tmp_path / "x")
 
 
+def test_the_words_of_a_file_stay_on_one_line(tmp_path):
+    with pytest.raises(PickleError, match=r"it asks for numpy\.lo\?ad\? at byte"):
+        read(b"\x80\x04}\x8c\x01x\x8c\x05numpy\x8c\x06lo\nad\x1b\x93s.", tmp_path / "x")
+
+
 def test_every_cut_is_told(tmp_path):
     content = python_2(clips(2))
     for end in range(len(content)):
