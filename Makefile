@@ -1,7 +1,9 @@
 # make book, make test: each does all the set-up it needs. PROFILE=quick makes a small book in seconds a page, and
-# SEEDS=1,2 with two runs a row; OPTIONS go to JupyterLab: make lab OPTIONS='--no-browser --port 9999'.
+# SEEDS=1,2 with two runs a row; DATASET=iqiyi, or 'iqiyi mine', adds the pages of datasets that were imported.
+# OPTIONS go to JupyterLab: make lab OPTIONS='--no-browser --port 9999'.
 PROFILE ?= standard
 SEEDS ?=
+DATASET ?=
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -9,7 +11,7 @@ BIN = $(VENV)/bin
 .PHONY: book test lab clean
 
 book: $(VENV)/.ready
-	$(BIN)/famf book --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/famf book --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach name,$(DATASET),--dataset $(name))
 
 test: $(VENV)/.ready
 	$(BIN)/ruff check .

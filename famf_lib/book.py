@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from joblib import cpu_count
 from famf_lib import generated, notebooks, provenance
 from famf_lib.files import written_whole
 from famf_lib.fingerprint import source_fingerprint
-from famf_lib.pages import BookError, Page, pages, pruned, stage, table_of_contents
+from famf_lib.pages import BookError, Further, Page, pages, pruned, stage, table_of_contents
 
 RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline")
 NOT_USED = (
@@ -40,6 +40,7 @@ def build(
     root: Path,
     *,
     parameters: dict[str, Any] | None = None,
+    further: Sequence[Further] = (),
     absent: Callable[[Page], str | None] = lambda page: None,
     inputs: Callable[[Page], dict[str, Any]] = lambda page: {},
     data: Callable[[Page], list[dict[str, Any]]] = lambda page: [],
@@ -52,6 +53,7 @@ def build(
     Args:
         root: the checkout, with ``_config.yml``, ``_toc.yml`` and ``book/``.
         parameters: for every notebook that declares them.
+        further: datasets that the book is to show besides those that ``book/pages.yml`` has.
         absent: the reason why a page cannot be made here, or None. Such a page is left out.
         inputs: what decides the outputs of a page besides its notebook and the library, such as fingerprints of data;
             whatever JSON can hold.
@@ -70,7 +72,7 @@ def build(
     place.mkdir(exist_ok=True)
     begin = time.monotonic()
     with _alone(place / ".lock"):
-        every = pages(root, parameters or {})
+        every = pages(root, parameters or {}, further)
         toc = table_of_contents(root, every)
         if unknown := set(only or ()) - {page.name for page in every}:
             names = ", ".join(page.name for page in every)

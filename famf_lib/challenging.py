@@ -1,11 +1,16 @@
 """The challenging cases of Fig. 2: which faces are of which kind, how many there are, and how long their vectors are.
 
 Where the makers of the data labelled the faces, the labels say what a face is. Blur has no label; it is measured in
-the picture. Of synthetic faces the generator's own variables tell.
+the picture. Of synthetic faces the generator's own variables tell. Other data have at most boxes and a quality score:
+then the kinds are what these tell.
 """
 
 import zlib
+from collections.abc import Iterable
+from functools import reduce
 from io import BytesIO
+from operator import and_
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,11 +34,12 @@ KINDS = {
     "pose": "turned away",
 }
 """The kinds in the order of the page, each with the word for a face."""
-CLEAR = "clear"
-NAMES = {CLEAR: CLEAR, **KINDS}
+CLEAR, POOR = "clear", "poor"
+NAMES = {CLEAR: CLEAR, **KINDS, POOR: "rated poor"}
 
 SMALL, LARGE = 40, 80  # pixels: a small face is lower than the one, a clear one at least as high as the other
 BLURRED = 0.1  # share of the measured faces, the least sharp
+POOREST = 0.1  # share of the faces with a score, the lowest
 LATENT = {"occlusion": ("occlusion", 0.35), "light": ("darkness", 0.5), "blur": ("blur", 0.5)}  # above
 YAW = 45.0  # degrees
 LEAST = 3  # faces of a person on both sides of a comparison of medians
@@ -56,24 +62,38 @@ RULES = {
         "pose": f"yaw beyond {YAW:.0f}° to either side",
         CLEAR: f"at most half of each of these values, at least {LARGE} pixels high",
     },
+    "scores": {
+        "small": f"the box is lower than {SMALL} pixels",
+        POOR: f"the source's own quality score is among the lowest {POOREST:.0%}",
+        CLEAR: f"at least {LARGE} pixels high and with a score in the upper half, where the data tell these",
+    },
 }
 
 
-def labelled(clipset: ClipSet) -> bool:
-    """Whether the makers of the data labelled the faces; otherwise a generator made them."""
-    return "path" in clipset.face_columns()
+def told_by(columns: Iterable[str]) -> Literal["labels", "generator", "scores"]:
+    """What tells of which kind a face is, by the columns of the table of faces."""
+    there = set(columns)
+    if {"path", "occlusion", "illumination", "pose", "y1", "y2"} <= there:
+        return "labels"
+    return "generator" if {"occlusion", "darkness", "blur", "yaw", "own", "y1", "y2"} <= there else "scores"
 
 
 def kinds(clipset: ClipSet, sharpness: Float[np.ndarray, " F"] | None = None) -> pd.DataFrame:
-    """For each face (F rows) and each of KINDS, and ``clear``, whether it is that; missing where nobody knows.
+    """For each face (F rows) and each kind, and ``clear``, whether it is that; missing where nobody knows.
+
+    The kinds are KINDS, or where there are neither labels nor a generator those that boxes and scores tell: ``small``
+    and ``poor``, or one of them, or none.
 
     Args:
         sharpness: of each face, NaN where it was not measured; labelled faces need it to tell which are blurred.
     """
     faces = clipset.face_columns()
+    told = told_by(faces)
+    if told == "scores":
+        return _by_scores(faces)
     height = (faces["y2"] - faces["y1"]).to_numpy()
     table = {}
-    if "path" in faces:
+    if told == "labels":
         if sharpness is None:
             raise ValueError("sharpness: labelled faces need one each, NaN where it was not measured")
         measured = np.isfinite(sharpness)
@@ -95,6 +115,21 @@ def kinds(clipset: ClipSet, sharpness: Float[np.ndarray, " F"] | None = None) ->
     return pd.DataFrame(table)[list(KINDS)].assign(**{CLEAR: clear}).astype("boolean").reset_index(drop=True)
 
 
+def _by_scores(faces: pd.DataFrame) -> pd.DataFrame:
+    table, clear = {}, []
+    if {"y1", "y2"} <= set(faces):
+        height = (faces["y2"] - faces["y1"]).astype("Float64")
+        table["small"] = height < SMALL
+        clear.append(height >= LARGE)
+    if "quality" in faces and faces["quality"].notna().any():
+        score = faces["quality"].astype("Float64")
+        table[POOR] = (score <= score.quantile(POOREST)) & (score < score.median())  # of equal scores none is poor
+        clear.append(score >= score.median())
+    nobody_knows = pd.Series(pd.NA, index=faces.index, dtype="boolean")
+    table[CLEAR] = reduce(and_, clear) if clear else nobody_knows
+    return pd.DataFrame(table).astype("boolean").reset_index(drop=True)
+
+
 def sharpness(picture: Image.Image) -> float:
     """How sharp a picture is: the variance of its Laplacian at 64 × 80 pixels, over the variance of its grey values.
 
@@ -105,10 +140,10 @@ def sharpness(picture: Image.Image) -> float:
 
 
 def sharpness_of(clipset: ClipSet) -> Float[np.ndarray, " F"]:
-    """The sharpness of every face that has a real picture of enough pixels; NaN for the others."""
+    """The sharpness of every face that has a real picture of enough pixels here; NaN for the others."""
     faces = clipset.face_columns()
     measured = np.full(len(faces), np.nan)
-    if "path" not in faces:
+    if told_by(faces) != "labels" or imfdb.absence():
         return measured
     enough = np.flatnonzero(faces["y2"] - faces["y1"] >= LARGE)
     paths = faces["path"].to_numpy()
@@ -123,8 +158,8 @@ def sharpness_of(clipset: ClipSet) -> Float[np.ndarray, " F"]:
 def alone(table: pd.DataFrame) -> pd.DataFrame:
     """The faces of one kind of which no other kind is known; clear faces as they are."""
     told = table.fillna(False).astype(bool)
-    only = told[list(KINDS)].sum(axis=1) == 1
-    return told[list(KINDS)].mul(only, axis=0).assign(**{CLEAR: told[CLEAR]})
+    hard = told.drop(columns=CLEAR)
+    return hard.mul(hard.sum(axis=1) == 1, axis=0).assign(**{CLEAR: told[CLEAR]})
 
 
 def chosen(clipset: ClipSet, table: pd.DataFrame, count: int, seed: int) -> dict[str, Int[np.ndarray, " n"]]:
@@ -135,7 +170,7 @@ def chosen(clipset: ClipSet, table: pd.DataFrame, count: int, seed: int) -> dict
     """
     person = persons_of_faces(clipset)
     lots, only = {}, alone(table)
-    for kind in NAMES:
+    for kind in (name for name in NAMES if name in table):
         rng = np.random.default_rng([seed, zlib.crc32(kind.encode())])
         rows = rng.permutation(np.flatnonzero(only[kind].to_numpy() & (person >= 0)))
         _, first = np.unique(person[rows], return_index=True)
@@ -192,17 +227,21 @@ def summary(clipset: ClipSet, table: pd.DataFrame) -> pd.DataFrame:
             ends = (found.mean, found.low, found.high, found.persons) if found else (np.nan, np.nan, np.nan, 0)
             row |= dict(zip((which, f"{which} low", f"{which} high", f"{which} persons"), ends, strict=True))
         rows[kind] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("kind")
+    columns = ["faces", "share", "median norm"]
+    columns += [f"{which}{end}" for which in ("all", "alone") for end in ("", " low", " high", " persons")]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("kind")
 
 
 def answer(found: pd.DataFrame) -> str:
     """Do hard faces have shorter vectors? In a sentence or two, from the table of ``summary``."""
+    if list(found.index) == [CLEAR]:
+        return "These data tell nothing of their faces, neither boxes nor scores: no kind can be told."
     hard = found.drop(index=CLEAR).dropna(subset=["all"]).sort_values("all")
     if hard.empty:
         return "Too few persons have faces of these kinds beside clear ones: nothing can be said."
 
     def words(rows: pd.DataFrame) -> str:
-        each = [f"{KINDS[kind]} {row['all']:+.1%} [{row['all low']:+.1%}, {row['all high']:+.1%}]"
+        each = [f"{NAMES[kind]} {row['all']:+.1%} [{row['all low']:+.1%}, {row['all high']:+.1%}]"
                 for kind, row in rows.iterrows()]  # fmt: skip
         return ", ".join(each).replace("-", "−")
 
@@ -224,23 +263,33 @@ def answer(found: pd.DataFrame) -> str:
 
 def caveat(clipset: ClipSet) -> str:
     """What the answer is worth on these data, in a sentence."""
-    if labelled(clipset):
-        return "The network that made these vectors was told nothing of the kinds."
-    return (
-        "On synthetic data this is no finding but how they were made: norms fall with the quality as was measured on "
-        "real faces. What is left to see is how the kinds compare."
-    )
+    return {
+        "labels": "The network that made these vectors was told nothing of the kinds.",
+        "generator": "On synthetic data this is no finding but how they were made: norms fall with the quality as was "
+        "measured on real faces. What is left to see is how the kinds compare.",
+        "scores": "These data have no labels: occlusion, weak light, blur and pose are not told.",
+    }[told_by(clipset.face_columns())]
 
 
-def rules(clipset: ClipSet) -> str:
+def rules(clipset: ClipSet, table: pd.DataFrame) -> str:
     """What counts as which kind, as a list in Markdown."""
-    said = RULES["labels" if labelled(clipset) else "generator"]
-    return "\n".join(f"- **{NAMES[kind]}**: {rule}" for kind, rule in said.items())
+    if list(table) == [CLEAR]:
+        return "- nothing that these data tell"
+    said = RULES[told_by(clipset.face_columns())]
+    return "\n".join(f"- **{NAMES[kind]}**: {rule}" for kind, rule in said.items() if kind in table)
 
 
 def method(clipset: ClipSet, table: pd.DataFrame) -> str:
     """How faces were counted and measured, in a paragraph."""
-    if not labelled(clipset):
+    told = told_by(clipset.face_columns())
+    if told == "scores":
+        tenth = "That a tenth of the faces is rated poor, or more where scores are the same, is so by definition. "
+        return (
+            "What the data do not tell is left out, and nothing is guessed from the vectors. "
+            f"{tenth if POOR in table else ''}Noise clips are left out. Every face counts alike, so long clips count "
+            "for more in the shares."
+        )
+    if told == "generator":
         return (
             "Every limit is set by hand, so the shares say how the limits lie and no more. Faces that are not of the "
             "clip's own person, and noise clips, are left out."
@@ -307,7 +356,7 @@ def kinds_figure(found: pd.DataFrame) -> Figure:
     shorter.axvline(0, color="0.35", linewidth=1)
     shorter.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     shorter.set(xlabel="length of the vector against clear faces")
-    often.set_yticks(y, [KINDS.get(kind, kind) for kind in hard.index])
+    often.set_yticks(y, [NAMES.get(kind, kind) for kind in hard.index])
     often.set_ylim(len(hard) - 0.4, -0.6)
     for axes in (often, shorter):
         axes.grid(axis="y", visible=False)

@@ -103,7 +103,7 @@ def specs(
 class Experiment:
     """Rows to train, and probes (see ``probes``) to put to every trained model of them.
 
-    ``needs_modalities``: on faces alone there is nothing to see. ``seeds`` are those of the book.
+    ``needs_modalities``: without any of those that its rows use there is nothing to see. ``seeds`` are the book's.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Experiment:
 
     def serves(self, dataset: str) -> bool:
         """Whether there is something to see on a dataset."""
-        return bool(datasets.get(dataset).modalities) or not self.needs_modalities
+        return not self.needs_modalities or any(variant.there(dataset) for variant in self.variants)
 
     def paper(self) -> dict[str, float | None]:
         """The paper's value of each row."""

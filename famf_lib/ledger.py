@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from famf_lib.aggregation import AttentionVLAD, GhostVLAD
 from famf_lib.claims import BETTER, MARGIN, NOT_WORSE, SAME, SHARE_MARGIN, Comparison, Rule, Verdict, combined
@@ -26,7 +27,7 @@ from famf_lib.traits import SIGNS
 CLEAR = 0.9  # "close to 1": what the clearest fifth of the faces has to weigh on average
 IDENTITY = 1e-5  # the unit in which float32's rounding is small
 CARD = 16  # GiB, a large graphics card of the paper's year; the paper does not name its own
-FACES_ALONE = "it has faces alone"
+LACKING = "it lacks what the claim is about"
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,17 @@ def _weights(claim: Claim, results: Results) -> Iterator[Comparison]:
         if trait in told:
             rho = SIGNS[trait] * results.answer("weights", FAMF.label, "rho", trait=trait)
             effect = f"rank correlation of weight with {'less ' * (SIGNS[trait] < 0)}{trait}"
-            yield Comparison(claim.short, words, effect, None, estimate(rho), BETTER, SHARE_MARGIN)
+            if _told(rho):
+                yield Comparison(claim.short, words, effect, None, estimate(rho), BETTER, SHARE_MARGIN)
     clear = results.answer("weights", FAMF.label, "fifth 5", trait="quality")
     effect = f"mean weight of the clearest fifth, less {CLEAR}"
-    yield Comparison(claim.short, "clear", effect, None, estimate(clear - CLEAR), BETTER, SHARE_MARGIN)
+    if _told(clear):
+        yield Comparison(claim.short, "clear", effect, None, estimate(clear - CLEAR), BETTER, SHARE_MARGIN)
+
+
+def _told(values: Float[np.ndarray, "S P"]) -> bool:
+    """Whether every run says something: of a trait that is the same for all faces none does."""
+    return bool((~np.isnan(values)).any(axis=1).all())
 
 
 def _graded(claim: Claim, results: Results) -> Iterator[Comparison]:
@@ -143,20 +151,21 @@ def ghost_identity(draws: int = 5) -> Estimate:
 
 
 def _modalities(claim: Claim, results: Results) -> Iterator[Comparison]:
-    face, audio = set_name(()), set_name(("audio",))
-    yield _over(claim, results, "audio helps", audio, face)
-    yield _over(claim, results, "text hurts", audio, set_name(("audio", "text")))
-    best = set_name(("audio", "body"))
-    for other in results.labels:
-        if other != best:
-            yield _over(claim, results, f"best: over {other}", best, other)
+    face, audio, best = set_name(()), set_name(("audio",)), set_name(("audio", "body"))
+    parts = [("audio helps", audio, face), ("text hurts", audio, set_name(("audio", "text")))]
+    parts += [(f"best: over {other}", best, other) for other in results.labels if other != best]
+    for case, a, b in parts:
+        if {a, b} <= set(results.labels):  # not every dataset has every set
+            yield _over(claim, results, case, a, b)
 
 
 def _attention(claim: Claim, results: Results) -> Iterator[Comparison]:
+    used = set(results.answers["attention"]["row"])
     for row, columns, case in (("body", "face", "body leans on the face"), ("audio", "audio", "audio stands apart")):
-        share, even = attention_share(results, FAMF.label, row, columns)
-        effect = f"attention of {row} on {'itself' if row == columns else f'the {columns}'}, less an even share"
-        yield Comparison(claim.short, case, effect, None, estimate(share - even), BETTER, SHARE_MARGIN)
+        if row in used:
+            share, even = attention_share(results, FAMF.label, row, columns)
+            effect = f"attention of {row} on {'itself' if row == columns else f'the {columns}'}, less an even share"
+            yield Comparison(claim.short, case, effect, None, estimate(share - even), BETTER, SHARE_MARGIN)
 
 
 def _clusters(claim: Claim, results: Results) -> Iterator[Comparison]:
@@ -360,9 +369,7 @@ def of(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = 
         used = tuple(seeds) or experiment.seeds
         if name not in found:
             try:
-                found[name] = (
-                    obtain(name, dataset, profile, used, device) if experiment.serves(dataset) else FACES_ALONE
-                )
+                found[name] = obtain(name, dataset, profile, used, device) if experiment.serves(dataset) else LACKING
             except DatasetAbsent as absence:
                 found[name] = str(absence)
         results = found[name]
@@ -371,5 +378,6 @@ def of(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = 
             rows.append(Entry(claim, dataset, (), here, results))
         else:
             shown = results.recorded["command"] if results.recorded else here
-            rows.append(Entry(claim, dataset, tuple(claim.comparisons(results)), shown))
+            parts = tuple(claim.comparisons(results))
+            rows.append(Entry(claim, dataset, parts, shown, "" if parts else LACKING))
     return rows

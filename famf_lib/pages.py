@@ -12,13 +12,16 @@
 A page is published as ``book/<page>``, and that is its name in ``_toc.yml``. Where one notebook makes several pages,
 its labels must differ from page to page: write ``{{page}}`` into them, in text cells and in the metadata of cells, as
 in ``(rows-of-{{page}})=`` or ``"mystnb": {"figure": {"name": "fig-{{page}}"}}``. It becomes the name of the page.
+
+A build may ask for further pages, those of other datasets (``Further``). They stand in neither file: the page of a
+dataset is made as the first page of its notebook is, and lies under that one in the table of contents.
 """
 
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +43,36 @@ class BookError(NotebookError):
 
 @dataclass(frozen=True)
 class Page:
-    """A page made from a notebook. ``parameters`` are those given to it, ``values`` with its defaults for the rest."""
+    """A page made from a notebook. ``parameters`` are those given to it, ``values`` with its defaults for the rest.
+
+    ``under`` is the page below which it stands where ``_toc.yml`` does not name it.
+    """
 
     name: str
     notebook: Path
     parameters: dict[str, Any]
     values: dict[str, Any]
     title: str | None = None
+    under: str | None = None
 
 
-def pages(root: Path, parameters: dict[str, Any]) -> list[Page]:
+@dataclass(frozen=True)
+class Further:
+    """A dataset that the book is to show besides those of ``book/pages.yml``, and what titles call it.
+
+    ``serves`` says whether a notebook with a parameter ``dataset`` has something to show of it.
+    """
+
+    dataset: str
+    called: str
+    serves: Callable[[Path], bool] = lambda notebook: True
+
+
+def pages(root: Path, parameters: dict[str, Any], further: Sequence[Further] = ()) -> list[Page]:
     """The pages of ``book/pages.yml``, each with the ``parameters`` that its notebook declares and its own, checked.
+
+    For each dataset of ``further`` they are joined by a page of every notebook that has a parameter ``dataset``, unless
+    there is that page already, and it becomes one of the ``datasets`` of every page that has several.
 
     Raises: NotebookError at the first thing that is wrong, before anything is executed.
     """
@@ -83,6 +105,8 @@ def pages(root: Path, parameters: dict[str, Any]) -> list[Page]:
     if unknown := sorted(parameters.keys() - declared_anywhere):
         known = ", ".join(sorted(declared_anywhere))
         raise BookError(f"no notebook of the book has a parameter {unknown[0]!r}; there are: {known}.")
+    for one in further:
+        made = _with(made, root, one)
 
     used = Counter(page.notebook for page in made)
     for page in made:
@@ -98,9 +122,50 @@ def pages(root: Path, parameters: dict[str, Any]) -> list[Page]:
     return made
 
 
+def _with(made: list[Page], root: Path, further: Further) -> list[Page]:
+    """The pages with those of a further dataset, each behind the last one of its notebook."""
+    added = [_showing(page, further.dataset) for page in made]
+    for notebook in dict.fromkeys(page.notebook for page in made):
+        of_it = [page for page in added if page.notebook == notebook]
+        first = of_it[0]
+        shown = [page.values.get("dataset") for page in of_it]
+        if "dataset" not in first.values or further.dataset in shown or not further.serves(notebook):
+            continue
+        name, own = f"{first.name}-{further.dataset}", {"dataset": further.dataset}
+        if name in (page.name for page in added) or (root / "book" / f"{name}.md").exists():
+            raise BookError(f"the page of {further.dataset!r} would be {name!r}: there is another page of that name.")
+        words = title(replace(first, title=None)).partition(":")[0]  # "Table 1: …" is known by its number
+        new = replace(
+            first,
+            name=name,
+            parameters=first.parameters | own,
+            values=first.values | own,
+            title=f"{words} {'On' if words.endswith('?') else 'on'} {further.called}",
+            under=first.name,
+        )
+        added.insert(added.index(of_it[-1]) + 1, new)
+    return added
+
+
+def _showing(page: Page, dataset: str) -> Page:
+    """The page with a dataset more, if it is one that shows several."""
+    if dataset in (several := page.values.get("datasets", [dataset])):
+        return page
+    own = {"datasets": [*several, dataset]}
+    return replace(page, parameters=page.parameters | own, values=page.values | own)
+
+
 def table_of_contents(root: Path, every: list[Page]) -> dict[str, Any]:
-    """``_toc.yml``. Raises: BookError if it names what is not there, or leaves out a page that the build makes."""
+    """``_toc.yml``, with the pages that lie ``under`` another as its last sections.
+
+    Raises: BookError if it names what is not there, or leaves out a page that the build makes.
+    """
     toc = _yaml(root / "_toc.yml")
+    for page in every:
+        if page.under:
+            for entry in _entries(toc):
+                if _document(entry["file"]) == f"book/{page.under}":
+                    entry.setdefault("sections", []).append({"file": f"book/{page.name}"})
     if not (root / "_config.yml").is_file():
         raise BookError(f"{root / '_config.yml'} does not exist.")
     for page in GENERATED:
@@ -128,6 +193,13 @@ def _files(toc: Any) -> Iterator[str]:
     elif isinstance(toc, list):
         for entry in toc:
             yield from _files(entry)
+
+
+def _entries(toc: Any) -> list[dict[str, Any]]:
+    """The entries of a table of contents that name a file, at any depth."""
+    if isinstance(toc, dict):
+        return [toc] * ("file" in toc) + _entries(list(toc.values()))
+    return [entry for inner in toc for entry in _entries(inner)] if isinstance(toc, list) else []
 
 
 def _document(file: str) -> str:

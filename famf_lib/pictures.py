@@ -1,6 +1,7 @@
 """Pictures of faces: the real ones where the data have them, drawn ones for synthetic persons, and a figure of them.
 
-Real pictures are read from the user's own files when a page is made, and lie in that page only.
+A face of data that have no pictures gets a card with what they tell of it. Real pictures are read from the user's own
+files when a page is made, and lie in that page only.
 """
 
 import base64
@@ -8,9 +9,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import SVG
 from jaxtyping import Int
 from matplotlib.figure import Figure
@@ -24,6 +27,7 @@ from famf_lib.plots import WIDTH
 
 PIXELS = (portraits.WIDTH, portraits.HEIGHT)
 LATENTS = ["blur", "darkness", "occlusion", "size", "yaw"]
+OF_IMFDB = ("imfdb", "chimera")
 
 
 def absence(dataset: str) -> str | None:
@@ -35,11 +39,14 @@ def absence(dataset: str) -> str | None:
     return datasets.get(dataset).absence()
 
 
-def faces_of(dataset: str, clipset: ClipSet, rows: Int[np.ndarray, " n"] | Sequence) -> list[Image.Image] | None:
+def faces_of(
+    dataset: str, clipset: ClipSet, rows: Int[np.ndarray, " n"] | Sequence
+) -> list[Image.Image] | list[str] | None:
     """A picture of 96 × 120 pixels for each of the faces ``rows`` (positions among all F faces), in their order.
 
-    A face with a ``path`` has a real picture, cut to that shape; where it is smaller, its pixels show. A synthetic one
-    is drawn (see ``portraits``) with its own blur, darkness, occlusion, size and yaw. None where ``absence`` says why.
+    A face of IMFDB has a real picture, cut to that shape; where it is smaller, its pixels show. A synthetic one is
+    drawn (see ``portraits``) with its own blur, darkness, occlusion, size and yaw. Any other has a card instead, a text
+    with its frame, its height and its quality. None where ``absence`` says why.
 
     Raises:
         ImfdbError: a picture is not in the user's files.
@@ -48,24 +55,42 @@ def faces_of(dataset: str, clipset: ClipSet, rows: Int[np.ndarray, " n"] | Seque
         return None
     rows = np.asarray(rows, dtype=int)
     columns = clipset.face_columns()
-    if "path" not in columns:
+    kind = _kind(dataset, columns)
+    if kind == "cards":
+        return [_card(face) for face in columns.iloc[rows].to_dict("records")]
+    if kind == "portraits":
         return _drawn(clipset, columns.iloc[rows], rows)
     paths = columns["path"].iloc[rows]
     contents = imfdb.pictures(imfdb.archive(), set(paths)) if len(paths) else {}
     return [fitted(Image.open(BytesIO(contents[path]))) for path in paths]
 
 
-def origin(clipset: ClipSet) -> str:
-    """What the pictures are, in a sentence for the page that shows them."""
-    if "path" in clipset.face_columns():
-        return (
-            "The pictures are from IMFDB and were read from the files of whoever made this page; they are for research "
-            "and do not come with the book."
-        )
-    return (
-        "*These portraits are illustrations.* Synthetic persons have no faces: looks are drawn from the person's name, "
-        "and blur, darkness, occlusion, size and yaw from the generator's own variables of that face."
-    )
+def origin(dataset: str, clipset: ClipSet, clips: Sequence[int] = ()) -> str:
+    """What the pictures are, in a sentence for the page that shows them; of cards, also of which ``clips`` they are."""
+    names = ", ".join(f"`{clipset.clips['name'][clip]}`" for clip in clips)
+    return {
+        "pictures": "The pictures are from IMFDB and were read from the files of whoever made this page; they are for "
+        "research and do not come with the book.",
+        "portraits": "*These portraits are illustrations.* Synthetic persons have no faces: looks are drawn from the "
+        "person's name, and blur, darkness, occlusion, size and yaw from the generator's own variables of that face.",
+        "cards": "*These data have no pictures.* A card stands for each face and says what they tell of it: the frame "
+        "in the video, the height of the box in pixels, the quality score."
+        + (f" The clips are, from above, {names}." if names else ""),
+    }[_kind(dataset, clipset.face_columns())]
+
+
+def _kind(dataset: str, columns: pd.DataFrame) -> Literal["pictures", "portraits", "cards"]:
+    if dataset in OF_IMFDB:
+        return "pictures"
+    return "portraits" if {*LATENTS, "own"} <= set(columns) else "cards"
+
+
+def _card(face: dict[str, Any]) -> str:
+    face = {name: value for name, value in face.items() if pd.notna(value)}
+    lines = [f"frame {face['frame']:.0f}"] if "frame" in face else []
+    lines += [f"{face['y2'] - face['y1']:.0f} px high"] if {"y1", "y2"} <= face.keys() else []
+    lines += [f"quality {face['quality']:.3g}"] if "quality" in face else []
+    return "\n".join(lines).replace("-", "−")
 
 
 def fitted(picture: Image.Image) -> Image.Image:
@@ -97,11 +122,12 @@ def _drawn(clipset: ClipSet, faces, rows: Int[np.ndarray, " n"]) -> list[Image.I
 class Strip:
     """Faces that belong together: those of a kind, or of a clip.
 
-    ``text`` stands above each picture. ``total`` is how many faces there are, where only some are given.
+    ``text`` stands above each picture. ``total`` is how many faces there are, where only some are given. A picture that
+    is a text becomes a card.
     """
 
     label: str
-    pictures: Sequence[Image.Image]
+    pictures: Sequence[Image.Image | str]
     text: Sequence[str] = ()
     note: str = ""  # small, below the label
     total: int | None = None
@@ -160,11 +186,15 @@ def sheet(strips: Sequence[Strip], columns: int = 6, lines: int = 1) -> Figure:
     return figure
 
 
-def _place(axes: plt.Axes, picture: Image.Image, x: float, y: float, wide: float, high: float) -> None:
+def _place(axes: plt.Axes, picture: Image.Image | str, x: float, y: float, wide: float, high: float) -> None:
     """A picture with round corners; the vector file keeps its own pixels."""
-    shown = axes.imshow(picture, extent=(x, x + wide, y + high, y), interpolation="none")
     corner = FancyBboxPatch((x, y), wide, high, boxstyle="round,pad=0,rounding_size=0.06", transform=axes.transData)
-    shown.set_clip_path(corner)
+    if isinstance(picture, str):
+        axes.add_patch(corner).set(facecolor="0.5", alpha=0.15, linewidth=0)
+        axes.text(x + wide / 2, y + high / 2, picture, ha="center", va="center", fontsize=7.5, linespacing=1.5)
+    else:
+        shown = axes.imshow(picture, extent=(x, x + wide, y + high, y), interpolation="none")
+        shown.set_clip_path(corner)
 
 
 def light(figure: Figure, quality: int = 85) -> SVG:

@@ -189,7 +189,7 @@ def _replacements(
     pool = _faces_of(clipset, split.train)
     if kind == "poor":
         quality = traits(clipset)["quality"].to_numpy()[pool]
-        return rng.choice(pool[quality <= np.quantile(quality, POOREST)], len(rows))
+        return rng.choice(pool[quality <= np.nanquantile(quality, POOREST)], len(rows))
     of_face = np.repeat(clipset.labels.cpu().numpy(), clipset.counts.cpu().numpy())
     chosen = rng.choice(pool, len(rows))
     while (same := of_face[chosen] == of_face[rows]).any():

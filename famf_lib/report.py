@@ -10,6 +10,7 @@ from IPython.display import HTML
 
 from famf_lib import datasets
 from famf_lib.claims import Comparison, Verdict
+from famf_lib.datasets import iqiyi
 from famf_lib.results import Results
 from famf_lib.settings import GRID, Profile, Setting, tuning_file
 from famf_lib.splits import HELD_OUT
@@ -117,6 +118,24 @@ def where_from(results: Results) -> str:
     )
 
 
+def is_the_papers(dataset: str) -> bool:
+    """Whether a dataset is the paper's own, under whatever name it was imported."""
+    return datasets.get(dataset).title == iqiyi.TITLE
+
+
+def beside_paper(dataset: str) -> str:
+    """What the paper's values can tell beside those of a dataset."""
+    if is_the_papers(dataset):
+        return (
+            "The paper's values are those of the same data: levels can be compared as far as the settings below are "
+            "the paper's, as they are in the profile `paper`."
+        )
+    return (
+        f"The paper's values are those of {iqiyi.TITLE}, which is not the dataset of this page: levels cannot be "
+        "compared, the order of the rows and their differences can."
+    )
+
+
 def beside_recording(results: Results, recorded: Results | None) -> str | None:
     """Whether fresh runs differ from the recorded ones, in a sentence; None where there is nothing to compare."""
     if results.recorded is not None or recorded is None:
@@ -194,7 +213,8 @@ def protocol(dataset: str, results: Results) -> str:
         "covers the choice of films too.",
         "random": "A third of each person's clips are ranked and the others train, dealt anew by every seed.",
     }[spec.protocol]
-    beside = " and ".join(spec.model.modalities)
+    *others, last = spec.model.modalities or ("",)
+    beside = f"{', '.join(others)} and {last}" if others else last
     given = f"The face is fused with {beside}." if beside else "There is the face alone: fusion mixes its clusters."
     if len({run.spec.model.modalities for run in results.runs.values()}) > 1:
         given = "Each row names what the face is fused with."

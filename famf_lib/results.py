@@ -87,7 +87,9 @@ def obtain(
     if protocol and protocol not in get_args(Protocol):
         raise ValueError(f"protocol: {protocol!r} is not known, expected one of {', '.join(get_args(Protocol))}")
     if not experiment.serves(dataset):
-        raise ValueError(f"{name}: {dataset} has faces alone, expected a dataset with other modalities")
+        there = ", ".join(source.modalities)
+        found = f"{there} and no other modality" if there else "faces alone"
+        raise ValueError(f"{name}: {dataset} has {found}, expected a dataset with the modalities that it is about")
     if absence := source.absence():
         recorded = find_recording(name, dataset, profile)
         if recorded is None or (protocol or source.protocol) != source.protocol:

@@ -20,7 +20,8 @@ def traits(clipset: ClipSet) -> pd.DataFrame:
     """
     columns = clipset.face_columns()
     known = pd.DataFrame({"norm": np.linalg.norm(clipset.faces.cpu().numpy().astype(np.float32), axis=1)})
-    known["quality"] = columns["quality"] if "quality" in columns else known["norm"]
+    scored = "quality" in columns and columns["quality"].notna().any()
+    known["quality"] = columns["quality"] if scored else known["norm"]
     if "size" in columns:
         known["size"] = columns["size"]
     elif {"x1", "y1", "x2", "y2"} <= set(columns):
@@ -40,4 +41,4 @@ def traits(clipset: ClipSet) -> pd.DataFrame:
         known["turned"] = columns["yaw"].abs()
     elif "pose" in columns:
         known["turned"] = columns["pose"].ne("FRONTAL").astype(float).where(columns["pose"].notna())
-    return known.astype("float64")
+    return known.astype("float64").dropna(axis="columns", how="all")  # an empty column tells nothing

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,9 +18,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from famf_lib import book, notebooks
 from famf_lib.book import build
+from famf_lib.commands.book import book as command
+from famf_lib.datasets import imported
 from famf_lib.files import ROOT
 from famf_lib.notebooks import NotebookError
-from famf_lib.pages import BookError, pruned
+from famf_lib.pages import BookError, Further, pages, pruned, table_of_contents
 
 # A figure without a plotting library: a grey square of 8 by 8 points.
 FIGURE = """\
@@ -241,6 +244,140 @@ def test_a_page_records_where_it_comes_from(root, executed):
     assert json.loads((root / "_build" / "source" / "book" / "execution.json").read_text())["words"]["seconds"] > 0
     table = (root / "_build" / "source" / "book" / "execution.md").read_text()
     assert '`seeds = [3, 5]`<br>`dataset = "imfdb"` |' in table
+
+
+# --- The pages of further datasets ---
+
+SEVERAL = 'datasets: list[str] = ["synthetic", "imfdb"]  # all'
+
+
+@pytest.fixture
+def wider(root):
+    """The tiny book with a notebook that shows several datasets, and one whose heading begins with a number."""
+    for name, heading, cell in (
+        ("ledger", "The ledger", SEVERAL),
+        ("table-9", "Table 9: what holds?", 'dataset: str = "synthetic"'),
+        ("enough", "Is it enough?", 'dataset: str = "synthetic"'),
+    ):
+        code = new_code_cell(cell, metadata={"tags": ["parameters"]})
+        write(root / "book" / f"{name}.ipynb", new_markdown_cell(f"# {heading}"), code, new_code_cell("print('said')"))
+    measured = {"notebook": "enough.ipynb", "title": "Is it? Synthetic persons"}
+    more = {"table-9": "table-9.ipynb", "measured": measured, "ledger": "ledger.ipynb"}
+    write_yaml(root / "book" / "pages.yml", PAGES | more)
+    chapters = [{"file": f"book/{name}"} for name in ("table-9", "measured", "ledger")]
+    write_yaml(root / "_toc.yml", TOC | {"parts": [*TOC["parts"], {"caption": "Wider", "chapters": chapters}]})
+    return root
+
+
+def test_a_further_dataset_has_a_page_of_every_notebook_that_serves_it(wider):
+    before = pages(wider, {"seeds": [3]})
+    every = pages(wider, {"seeds": [3]}, [Further("mine", "my faces", lambda notebook: notebook.stem != "table-9")])
+    assert [page.name for page in every] == [
+        "numbers", "numbers-real", "numbers-mine", "words", "table-9", "measured", "measured-mine", "ledger",
+    ]  # fmt: skip
+    of = {page.name: page for page in every}
+    assert (of["numbers-mine"].title, of["measured-mine"].title) == ("Numbers on my faces", "Is it enough? On my faces")
+    assert of["numbers-mine"].parameters == of["numbers-mine"].values == {"seeds": [3], "dataset": "mine"}
+    assert of["ledger"].parameters == of["ledger"].values == {"datasets": ["synthetic", "imfdb", "mine"]}
+    assert [page for page in every if page.name[-5:] != "-mine" and page.name != "ledger"] == before[:-1]
+
+    plain, toc = table_of_contents(wider, before), table_of_contents(wider, every)
+    results, *_, last = toc["parts"]
+    assert results["chapters"] == [
+        {"file": "book/numbers", "sections": [{"file": "book/numbers-real"}, {"file": "book/numbers-mine"}]}
+    ]
+    assert last["chapters"][1] == {"file": "book/measured", "sections": [{"file": "book/measured-mine"}]}
+    assert pruned(toc, {"book/numbers-mine", "book/measured-mine"}) == pruned(plain, set())
+
+
+def test_several_further_datasets_and_none_twice(wider):
+    def names(*datasets):
+        return [page.name for page in pages(wider, {}, [Further(name, name) for name in datasets])]
+
+    assert names("imfdb") == [
+        "numbers", "numbers-real", "words", "table-9", "table-9-imfdb", "measured", "measured-imfdb", "ledger",
+    ]  # fmt: skip
+    assert names("synthetic") == [page.name for page in pages(wider, {})]  # all that there is shows it already
+    assert names("b", "a", "b") == names("b", "a")
+    assert names("b", "a")[:4] == ["numbers", "numbers-real", "numbers-b", "numbers-a"]
+    titles = {page.name: page.title for page in pages(wider, {}, [Further("a", "A-7")])}
+    assert titles["table-9-a"] == "Table 9 on A-7"
+
+
+def test_a_further_page_is_executed_and_staged_as_the_others(wider, executed):
+    build(wider, further=[Further("mine", "my faces")])
+    assert {"numbers-mine", "table-9-mine", "measured-mine"} < set(executed)
+    page = staged(wider, "numbers-mine")
+    assert page.cells[0].source.startswith("# Numbers on my faces\n\n(rows-numbers-mine)=")
+    assert page.cells[3].outputs[0].text == "mine [1]\n"
+    listed = (wider / "_build" / "source" / "book" / "parameters.md").read_text()
+    assert "[Numbers on my faces](numbers-mine.ipynb)" in listed and "-p dataset mine" in listed
+    executed.clear()
+    build(wider)
+    assert executed == ["ledger"] and not (wider / "_build" / "source" / "book" / "numbers-mine.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda root: (root / "book" / "numbers-mine.md").write_text("# Numbers"),
+            "the page of 'mine' would be 'numbers-mine': there is another page of that name",
+        ),
+        (
+            lambda root: write(
+                root / "book" / "words.ipynb",
+                new_markdown_cell("(words)=\n# Words"),
+                new_code_cell('dataset: str = "a"', metadata={"tags": ["parameters"]}),
+            ),
+            r"words\.ipynb makes 2 pages, .* label 'words'",
+        ),
+    ],
+)
+def test_a_further_page_that_cannot_be_is_refused_before_anything_runs(root, untouched, change, sentence):
+    change(root)
+    with pytest.raises(BookError, match=sentence):
+        build(root, further=[Further("mine", "my faces")])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What ``famf book`` asks the build for; nothing is built."""
+    told = []
+    monkeypatch.setattr(book, "build", lambda root, **options: told.append(options))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nope", "^dataset: 'nope' is not known, expected one of synthetic"),
+        ("iqiyi", "^iqiyi: not imported; famf data"),
+    ],
+)
+def test_a_dataset_that_is_not_here_is_refused_before_anything_runs(asked, name, sentence):
+    with pytest.raises((ValueError, LookupError), match=sentence):
+        command(profile="quick", dataset=["synthetic", name])
+    assert not asked
+
+
+def test_the_command_asks_for_the_pages_of_notebooks_that_have_something_to_show(asked, made_up):
+    clipset = made_up()
+    clipset.save(imported.place("mine"))  # with audio and body
+    replace(clipset, modalities={}).save(imported.place("faces"))
+    command(profile="quick", dataset=["mine", "faces"])
+    mine, faces = asked[0]["further"]
+    assert (mine.dataset, mine.called) == ("mine", "mine")
+
+    def served(further):
+        return {path.stem for path in (ROOT / "book").glob("*.ipynb") if further.serves(path)} & {
+            "table-1", "table-2", "attention", "missing-modalities", "challenging-cases", "chimera", "synthetic",
+        }  # fmt: skip
+
+    assert served(mine) == {"table-1", "table-2", "attention", "missing-modalities", "challenging-cases"}
+    assert served(faces) == {"table-1", "challenging-cases"}
+    command(profile="quick")
+    assert asked[1]["further"] == []
 
 
 # --- What is refused before anything long ---

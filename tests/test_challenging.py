@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from scipy import signal
 
 from famf_lib import challenging, datasets, notebooks, portraits
-from famf_lib.challenging import CLEAR, KINDS, NAMES
+from famf_lib.challenging import CLEAR, KINDS
 from famf_lib.datasets import imfdb
 from famf_lib.features import ClipSet
 from famf_lib.files import ROOT
@@ -81,6 +81,67 @@ def test_kinds_of_labelled_faces():
         challenging.kinds(real(faces, heights))
 
 
+def unlabelled(**columns) -> ClipSet:
+    faces = len(next(iter(columns.values())))
+    clips = pd.DataFrame({"name": ["clip"], "person": ["ann"], "split": None, "group": None})
+    return ClipSet.build(np.ones((faces, 3)), np.array([faces]), clips, face_table=pd.DataFrame(columns))
+
+
+def test_kinds_of_faces_of_which_boxes_and_scores_are_told():
+    heights = [39.5, 40, 79, 80, 200, 200, np.nan, 200, 200, 30, 200]
+    scores = [50, 51, 52, 90, 53, -10, 91, np.nan, 92, 93, 94]
+    clipset = unlabelled(y1=np.full(11, 7.0), y2=7 + np.array(heights), quality=scores, path="a")
+    assert challenging.told_by(clipset.face_columns()) == "scores"
+    table = challenging.kinds(clipset)
+    assert list(table) == ["small", "poor", CLEAR]
+    # Of the ten scores a tenth is -10 alone, and 71 is the median.
+    assert [of(table, row) for row in range(11)] == [
+        {"small"}, set(), set(), {CLEAR}, set(), {"poor"}, set(), set(), {CLEAR}, {"small"}, {CLEAR},
+    ]  # fmt: skip
+    assert table.isna().to_numpy().nonzero()[0].tolist() == [6, 6, 7, 7]  # small and clear, poor and clear
+    rules = challenging.rules(clipset, table)
+    assert rules.count("\n- ") == 2 and "quality score" in rules
+    assert np.isnan(challenging.sharpness_of(clipset)).all()
+    lots = challenging.chosen(clipset, table, 3, seed=2)
+    assert list(lots) == [CLEAR, "small", "poor"] and lots["poor"].tolist() == [5]
+    assert "not told" in challenging.caveat(clipset) and "scores" in challenging.method(clipset, table)
+
+
+@pytest.mark.parametrize(
+    ("scores", "poor"),
+    [
+        (range(11), [0, 1]),  # the tenth lies on a score
+        ([5, 5, 5, 6, 7, 8], [0, 1, 2]),
+        ([5, 5, 5], []),
+    ],
+)
+def test_equal_scores_are_rated_alike(scores, poor):
+    table = challenging.kinds(unlabelled(quality=list(scores)))
+    assert np.flatnonzero(table["poor"]).tolist() == poor
+    assert not (table["poor"] & table[CLEAR]).any() and table[CLEAR].any()
+
+
+@pytest.mark.parametrize(
+    ("columns", "kinds"),
+    [
+        ({"y1": [0.0, 0.0], "y2": [30.0, 90.0]}, ["small", CLEAR]),
+        ({"quality": [1.0, 2.0]}, ["poor", CLEAR]),
+        ({"quality": [np.nan, np.nan]}, [CLEAR]),
+        ({"frame": [1, 2]}, [CLEAR]),
+    ],
+)
+def test_kinds_that_nothing_tells_are_left_out(columns, kinds):
+    clipset = unlabelled(**columns)
+    table = challenging.kinds(clipset)
+    assert list(table) == kinds
+    found = challenging.summary(clipset, table)
+    if kinds == [CLEAR]:
+        assert table[CLEAR].isna().all() and "tell nothing" in challenging.answer(found)
+    else:
+        assert [of(table, row) for row in (0, 1)] == [{kinds[0]}, {CLEAR}]
+    assert len(challenging.shown(found)) == len(kinds)
+
+
 def test_sharpness_is_the_variance_of_the_laplacian():
     picture = portraits.portrait("person-0001")
     grey = np.asarray(picture.convert("L").resize((64, 80), Image.Resampling.LANCZOS), dtype=float)
@@ -94,7 +155,8 @@ def test_sharpness_is_the_variance_of_the_laplacian():
     assert challenging.sharpness(Image.new("RGB", (90, 90), "grey")) == 0
 
 
-def test_sharpness_is_measured_where_a_picture_has_the_pixels(monkeypatch):
+def test_sharpness_is_measured_where_a_picture_has_the_pixels(monkeypatch, tmp_path):
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path))
     clipset = real([("NONE", "HIGH", "FRONTAL")] * 3, [120, 79, 120])
     drawn = [portraits.portrait("person-0001", blur=blur) for blur in (0.0, 0.0, 0.7)]
     asked = []
@@ -108,6 +170,8 @@ def test_sharpness_is_measured_where_a_picture_has_the_pixels(monkeypatch):
             contents[path] = file.getvalue()
         return contents
 
+    assert np.isnan(challenging.sharpness_of(clipset)).all()  # the pictures are not here
+    monkeypatch.setattr(imfdb, "absence", lambda: None)
     monkeypatch.setattr(imfdb, "archive", lambda: "the archive")
     monkeypatch.setattr(imfdb, "pictures", read)
     found = challenging.sharpness_of(clipset)
@@ -129,7 +193,7 @@ def test_faces_are_drawn_by_lot_one_a_person():
     clipset = made(faces, person=person, counts=[4] * 10 + [10], own=own)
     table = challenging.kinds(clipset)
     lots = challenging.chosen(clipset, table, 3, seed=1)
-    assert list(lots) == list(NAMES) and not len(lots[CLEAR]) and not len(lots["blur"])
+    assert list(lots) == [CLEAR, *KINDS] and not len(lots[CLEAR]) and not len(lots["blur"])
     who = challenging.persons_of_faces(clipset)[lots["light"]]
     assert len(set(who)) == 3 and who.min() >= 1
     everybody = challenging.chosen(clipset, table, 99, 1)["light"]
@@ -176,7 +240,8 @@ def table_of(**ends: tuple[float, float]) -> pd.DataFrame:
         ),
         ({"light": (-0.3, -0.2), "pose": (-0.1, 0.2)}, r"^For 1 of 2 kinds: .*open for faces that are turned away"),
         ({"light": (0.1, 0.2)}, r"^No kind .*They are longer for faces that are in weak light \+15.0% \[\+10.0%"),
-        ({}, "^Too few persons"),
+        ({"small": (np.nan, np.nan)}, "^Too few persons"),
+        ({}, "^These data tell nothing of their faces"),
     ],
 )
 def test_the_answer_follows_the_intervals(ends, said):

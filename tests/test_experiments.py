@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from famf_lib import paper
+from famf_lib import datasets, paper
 from famf_lib.experiments import EXPERIMENTS, FAMF, READINGS, TABLE_1, TABLE_2, Variant, known, set_name, specs
 from famf_lib.settings import BASE
 
@@ -88,10 +88,14 @@ def test_every_question_has_the_books_reading_and_each_other_changes_one_thing()
         assert len({spec.model_dump_json() for spec in made}) == len(made)
 
 
-def test_a_row_that_a_dataset_cannot_serve_is_left_out():
+def test_a_row_that_a_dataset_cannot_serve_is_left_out(monkeypatch):
     none = specs(TABLE_2, "imfdb", STANDARD, [1])
     assert [label for label, _ in none] == ["Face"]
     assert not EXPERIMENTS["table-2"].serves("imfdb") and EXPERIMENTS["table-1"].serves("imfdb")
+    only_gait = replace(datasets.DATASETS["synthetic"], modalities=("gait",))
+    monkeypatch.setitem(datasets.DATASETS, "mine", only_gait)
+    serving = {name for name, experiment in EXPERIMENTS.items() if experiment.serves("mine")}
+    assert set(EXPERIMENTS) - serving == {"table-2", "attention"}  # neither knows that modality
     partial = specs(TABLE_1, "imfdb", STANDARD, [1])
     assert len(partial) == 7 and {s.model.modalities for s in partial.values()} == {()}
     everything = Variant("all", modalities=None)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from famf_lib import ledger
+from famf_lib import ledger, report
 from famf_lib.aggregation import GhostVLAD
 from famf_lib.claims import Verdict
 from famf_lib.experiments import EXPERIMENTS, specs
@@ -69,6 +69,24 @@ def test_text_hurts_and_not_the_other_way_round(made_results):
     assert len([case for case in of_part if case.startswith("best")]) == 7
 
 
+def test_parts_that_a_dataset_cannot_test_are_left_out(made_results):
+    def cases(*labels):
+        return [part.case for part in CLAIM["6"].comparisons(made_results(dict.fromkeys(labels, 0.5)))]
+
+    assert cases("Face", "Face+Head", "Face+Audio", "Face+Audio+Body") == [
+        "audio helps", *(f"best: over {other}" for other in ("Face", "Face+Head", "Face+Audio")),
+    ]  # fmt: skip
+    assert cases("Face", "Face+Audio", "Face+Text", "Face+Audio+Text") == ["audio helps", "text hurts"]
+    assert cases("Face", "Face+Head") == []
+
+
+def test_how_far_verdicts_reach_depends_on_the_data():
+    paper, other, both = (verdicts.reach(names) for names in (["iqiyi"], ["synthetic"], ["synthetic", "iqiyi"]))
+    assert "are not among the datasets" in other and "paper's own data" in paper and paper in both
+    assert "other data" in both and "other data" not in paper
+    assert "same data" in report.beside_paper("iqiyi") and "cannot be compared" in report.beside_paper("imfdb")
+
+
 def test_paper_differences_are_the_papers(made_results):
     parts = {p.case: p.paper for p in CLAIM["6"].comparisons(results_for("6", made_results, {}))}
     assert parts["audio helps"] == pytest.approx(0.8688 - 0.8656)
@@ -94,6 +112,8 @@ def test_claim_4_looks_in_the_direction_claimed(made_results):
         parts = tuple(CLAIM["4"].comparisons(results))
         assert len(parts) == 5
         assert ledger.Entry(CLAIM["4"], "synthetic", parts, "").verdict == verdict
+    results.answers["weights"] = table(-0.5, np.nan, 0.3, 0.6, np.nan)  # the same for all faces: it tells nothing
+    assert [part.case for part in CLAIM["4"].comparisons(results)] == ["blurred", "low resolution", "poor"]
     results.answers["weights"] = table(-0.5, -0.4, 0.3, 0.6, 0.97).query("trait != 'blur'")
     assert "blurred" not in {part.case for part in CLAIM["4"].comparisons(results)}, "a trait nobody told"
 
@@ -122,6 +142,9 @@ def test_claim_7_compares_with_an_even_attention(made_results):
         parts = CLAIM["7"].comparisons(results)
         assert [part.verdict for part in parts] == verdicts_
     assert parts[0].ours.mean == pytest.approx(0.3)
+    table = results.answers["attention"]
+    results.answers["attention"] = table[(table["row"] != "body") & (table["column"] != "body")]
+    assert [part.case for part in CLAIM["7"].comparisons(results)] == ["audio stands apart"]
 
 
 def test_claim_10_compares_losses(made_results):
@@ -181,7 +204,7 @@ def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch
     monkeypatch.setenv("FAMF_DATA", str(tmp_path))
     absent = ledger.of("imfdb", "quick")
     assert all(row.verdict is None and not row.parts for row in absent)
-    assert "not found" in absent[0].reason and absent[2].reason == ledger.FACES_ALONE
+    assert "not found" in absent[0].reason and absent[2].reason == ledger.LACKING
 
     table = verdicts.matrix([*rows, *absent])
     assert list(table.columns) == ["synthetic", "imfdb"] and (table["imfdb"] == verdicts.NOT_TESTED).all()

@@ -131,6 +131,39 @@ def test_real_pictures_are_found():
     assert len(set(as_bytes(found))) == 5 and {image.size for image in found} == {PIXELS}
 
 
+# --- none ------------------------------------------------------------------------------------------------------------
+
+
+def bare(**columns) -> ClipSet:
+    clips = pd.DataFrame({"name": ["one", "two"], "person": ["ann", "bob"], "split": None, "group": None})
+    return ClipSet.build(np.ones((3, 5)), np.array([2, 1]), clips, face_table=pd.DataFrame(columns, index=range(3)))
+
+
+def test_a_face_without_a_picture_has_a_card_with_what_is_told_of_it(monkeypatch):
+    monkeypatch.setattr(pictures, "absence", lambda dataset: None)
+    frames = {"frame": [7, 11, 13], "y1": [1.0, 2.5, 3.0], "y2": [48.0, np.nan, 20.0], "quality": [-10.25, 90, np.nan]}
+    clipset = bare(**frames, x1=0.0, x2=1.0, path="a.jpg")  # a path of something else than IMFDB
+    assert faces_of("mine", clipset, [2, 0, 1]) == [
+        "frame 13\n17 px high",
+        "frame 7\n47 px high\nquality −10.2",
+        "frame 11\nquality 90",
+    ]
+    assert faces_of("mine", bare(), [0]) == [""] and faces_of("mine", clipset, []) == []
+    told = pictures.origin("mine", clipset, [1, 0])
+    assert "no pictures" in told and told.endswith("from above, `two`, `one`.")
+    assert "IMFDB" in pictures.origin("imfdb", clipset) and "clips" not in pictures.origin("mine", clipset)
+
+
+def test_cards_stand_where_pictures_would():
+    figure = sheet([Strip("a", ["frame 7\nquality 90"] * 3, ["1", "2", "3"])])
+    assert words(figure) == ["a", *("frame 7\nquality 90", "1", "frame 7\nquality 90", "2", "frame 7\nquality 90", "3")]
+    cards = figure.axes[0].patches
+    assert not figure.axes[0].images and len(cards) == 3
+    beside = sheet([Strip("a", FACES[:3], ["1", "2", "3"])]).axes[0].images
+    assert [card.get_x() for card in cards] == pytest.approx([image.get_extent()[0] for image in beside])
+    assert "<image" not in light(figure).data
+
+
 # --- the figure ------------------------------------------------------------------------------------------------------
 
 FACES = [Image.new("RGB", PIXELS, (7 * n, 90, 130)) for n in range(31)]

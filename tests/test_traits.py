@@ -43,6 +43,12 @@ def test_labels_become_numbers_and_no_label_none():
     assert found["size"].tolist() == [6, 6, 1, 0]
 
 
+def test_what_is_told_of_no_face_is_no_trait():
+    nothing = [None, None, None]
+    found = traits(made(quality=nothing, illumination=["odd", None, ""], occlusion=nothing, blur=[None, 0.5, None]))
+    assert list(found) == ["norm", "quality", "blur"] and found["quality"].equals(found["norm"].rename("quality"))
+
+
 def test_without_a_score_of_its_own_quality_is_the_norm():
     found = traits(made(frame=[1, 2, 3]))
     assert list(found) == ["norm", "quality"] and found["quality"].tolist() == pytest.approx([0, 5, 10])

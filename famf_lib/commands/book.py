@@ -2,6 +2,7 @@
 
 import hashlib
 from functools import cache
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ def book(
     profile: Profile = "standard",
     seeds: Seeds | None = None,
     device: Device = "auto",
+    dataset: Annotated[list[str] | None, typer.Option(help="add the pages of this dataset (may be repeated)")] = None,
     only: Annotated[list[str] | None, typer.Option(help="bring only this page up to date (may be repeated)")] = None,
 ) -> None:
     """Execute what is out of date and build the book into _build/html."""
@@ -22,8 +24,26 @@ def book(
     parameters = {"profile": checked_profile(profile), "device": device}
     if seeds is not None:
         parameters["seeds"] = notebooks.as_list(seeds, "seeds")
+    further = [_further(name) for name in dataset or ()]
     told = {"absent": _absent, "inputs": _inputs, "data": _data, "prepare": _prepare}
-    typer.echo(book.build(ROOT, parameters=parameters, only=only, **told))
+    typer.echo(book.build(ROOT, parameters=parameters, further=further, only=only, **told))
+
+
+def _further(dataset: str):
+    """A dataset that the book is asked to show. Where it is not here it is refused before anything runs."""
+    from famf_lib import datasets
+    from famf_lib.experiments import EXPERIMENTS
+    from famf_lib.pages import Further
+
+    found = datasets.get(dataset)
+    if absence := found.absence():
+        raise datasets.DatasetAbsent(absence)
+
+    def serves(notebook: Path) -> bool:
+        experiment = EXPERIMENTS.get(notebook.stem)
+        return experiment.serves(dataset) if experiment else notebook.stem not in datasets.DATASETS
+
+    return Further(dataset, found.title.split(",")[0], serves)
 
 
 def _absent(page) -> str | None:

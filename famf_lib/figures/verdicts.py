@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from famf_lib.claims import Verdict
 from famf_lib.ledger import Entry
 from famf_lib.plots import VERDICT_COLOURS, WIDTH
+from famf_lib.report import is_the_papers
 
 NOT_TESTED = "—"
 
@@ -62,6 +63,26 @@ def counts(entries: Sequence[Entry]) -> str:
             told = ", ".join(f"{found.count(v)} {_plural(v, found.count(v))}" for v in Verdict)
             sentences.append(f"On {dataset}, of {len(found)} rows, {told}.")
     return " ".join(sentences)
+
+
+def reach(names: Sequence[str]) -> str:
+    """How far verdicts on these datasets reach, in a sentence or two."""
+    own = [name for name in names if is_the_papers(name)]
+    if not own:
+        return (
+            "The paper's own data are not among the datasets. A claim that does not hold here was not shown to be "
+            "wrong there; it was shown not to carry over to these data with these settings."
+        )
+    said = (
+        f"On {', '.join(own)} the claims are tested on the paper's own data. The settings are the "
+        "paper's in the profile `paper`; the other profiles are smaller."
+    )
+    if len(own) < len(names):
+        said += (
+            " A claim that does not hold on other data was not shown to be wrong on the paper's; it was shown not to "
+            "carry over to them with these settings."
+        )
+    return said
 
 
 def _plural(verdict: Verdict, number: int) -> str:

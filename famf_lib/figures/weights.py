@@ -236,7 +236,9 @@ def answer(table: pd.DataFrame, label: str, blind: pd.DataFrame | None = None) -
         if which.any()
     ]
     if open_ := int((~more & ~less).sum()):
-        found.append(f"for {f'{open_} of' if found else 'all'} {len(ours)} traits the interval holds 0")
+        which = f"{open_} of {len(ours)} traits" if found else f"all {len(ours)} traits"
+        which = which if len(ours) > 1 else "the one trait"
+        found.append(f"for {which} the interval holds 0")
     text = f"With {label} {'; '.join(found)}."
     main = "quality" if "quality" in ours.index else ours.index[0]
     seeds = np.array(ours["seeds"][main])
