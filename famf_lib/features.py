@@ -169,6 +169,12 @@ class ClipSet:
         """Where the ClipSet lies on disk, if it was opened from there."""
         return self.face_table.parent if isinstance(self.face_table, Path) else None
 
+    @cached_property
+    def checksums(self) -> str:
+        """The checksums of its files, for who needs columns that the fingerprint leaves out; "" without a folder."""
+        sums = self.folder / CHECKSUMS if self.folder else None
+        return sums.read_text() if sums and sums.exists() else ""
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -4,6 +4,7 @@ A probe is a function of a trained model and the split of its run, and gives a t
 run: it is asked once. Persons are given by their class, the position in ``Split.persons``.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -205,8 +206,10 @@ def _code() -> str:
     return source_fingerprint("famf_lib.probes", "famf_lib.traits")[:16]
 
 
-def _place(run: Run, name: str) -> Path:
-    return run.folder / f"{name}-{_code()}.parquet"
+def _place(run: Run, name: str, clipset: ClipSet) -> Path:
+    # Traits are columns of faces, which are not in the fingerprint of the data and so not in the run's key.
+    decided = hashlib.sha256(f"{_code()}{clipset.checksums}".encode()).hexdigest()[:16]
+    return run.folder / f"{name}-{decided}.parquet"
 
 
 def ask(run: Run, name: str, clipset: ClipSet) -> pd.DataFrame:
@@ -215,7 +218,7 @@ def ask(run: Run, name: str, clipset: ClipSet) -> pd.DataFrame:
     Raises:
         ValueError: the run was recorded elsewhere, so there is no model to ask.
     """
-    if run.folder is None or not (place := _place(run, name)).exists():
+    if run.folder is None or not (place := _place(run, name, clipset)).exists():
         model = run.model(clipset)
         table = PROBES[name](model, run.spec, clipset, run.split(clipset))
         with written_whole(place) as new:
@@ -227,7 +230,7 @@ def ask_all(
     runs: Sequence[Run], names: Sequence[str], clipset: ClipSet, device: torch.device, label: str
 ) -> dict[str, list[pd.DataFrame]]:
     """The answers of all runs to each probe. On a CPU those that are missing are worked out side by side."""
-    asked = {(run.key, name): (run, name) for name in names for run in runs if not _place(run, name).exists()}
+    asked = {(run.key, name): (run, name) for name in names for run in runs if not _place(run, name, clipset).exists()}
     if asked:
         with progress(label, len(asked)) as bar:
             workers = min(len(asked), cores()) if device.type == "cpu" and clipset.folder else 1

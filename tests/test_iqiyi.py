@@ -436,3 +436,12 @@ def test_any_damage_of_a_pickle_is_imported_or_refused(folder, which, changes, c
         assert "\n" not in str(refusal) and len(str(refusal)) < 1000
     finally:
         official_files.write(folder, MADE)
+
+
+def test_a_page_on_an_import_is_out_of_date_when_a_quality_changes(folder):
+    import_folder(folder)
+    before = datasets.get("iqiyi").key("quick")
+    changed(folder, set_record(3, 77.0))
+    clips, _ = import_folder(folder)
+    assert clips.face_columns()["quality"].isin([77.0]).sum() == 1
+    assert datasets.get("iqiyi").key("quick") != before

@@ -199,3 +199,23 @@ def test_a_recorded_run_has_no_model_to_ask(run, clips):
 
     with pytest.raises(ValueError, match="only its numbers were recorded"):
         probes.ask(replace(run, folder=None), "answers", clips)
+
+
+def test_other_qualities_are_another_question(clips, tmp_path):
+    """The fingerprint of the data, and so the run, does not know of them; the answer does."""
+    table = clips.face_columns()
+    other = ClipSet.build(
+        clips.faces,
+        clips.counts.numpy(),
+        clips.clips,
+        face_table=table.assign(quality=-table["quality"]),
+        modalities={k: (m.vectors.numpy(), m.present.numpy()) for k, m in clips.modalities.items()},
+    )
+    other = ClipSet.open(other.save(tmp_path / "other"))
+    assert other.fingerprint == clips.fingerprint and other.checksums != clips.checksums
+    first, second = (
+        probes.ask(obtain(SPEC, its, CPU), "weights", its).set_index(["trait", "person"]).loc["quality", "rho"]
+        for its in (clips, other)
+    )
+    np.testing.assert_allclose(first, -second)
+    assert first.abs().max() > 0

@@ -4,6 +4,7 @@ Most are *made* on first use and kept in the store under a key of everything tha
 a user's own features are *imported* by a command, once, under a name (see ``imported``). Later both are only opened.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -72,7 +73,8 @@ def get(name: str) -> Dataset:
         clipset = imported.open(name)
         title = clipset.info.get("title", f"{name}, imported")
         protocol, modalities = imported.protocol(clipset), tuple(clipset.modalities)
-        return Dataset(name, title, protocol, modalities, lambda: None, lambda profile: clipset.fingerprint, None)
+        key = hashlib.sha256(f"{clipset.fingerprint}{clipset.checksums}".encode()).hexdigest()[:16]
+        return Dataset(name, title, protocol, modalities, lambda: None, lambda profile: key, None)
     if name == iqiyi.NAME:
         return Dataset(name, iqiyi.TITLE, "given", iqiyi.MODALITIES, iqiyi.absence, lambda profile: "", None)
     raise ValueError(f"dataset: {name!r} is not known, expected one of {', '.join(names())}")
