@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from famf_lib.commands import book, data, evaluate, models
+from famf_lib.commands import book, data, evaluate, models, sweep
 from famf_lib.commands.options import Dataset, Device, Profile, checked_profile
 from famf_lib.files import ROOT, store
 
@@ -20,6 +20,7 @@ app.command()(evaluate.evaluate)
 app.command()(models.runs)
 app.command()(models.predict)
 app.command()(models.export)
+app.command()(sweep.sweep)
 
 
 @app.callback()
@@ -104,7 +105,12 @@ def _call(module: str, *arguments: str) -> None:
 def main() -> None:
     """The entry point: whatever is wrong with the input is one sentence, not a traceback."""
     try:
-        app()
+        if "RANK" in os.environ:  # torchrun started us
+            from famf_lib import data_parallel
+
+            data_parallel.together(app)
+        else:
+            app()
     except (ValueError, LookupError) as error:
         _fail(error)
     except Exception as error:

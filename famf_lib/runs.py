@@ -1,8 +1,8 @@
 """The run store: what a run was asked to be, and what it left behind.
 
 A run lies in a folder named by the hash of everything that decided it: configuration, seed, fingerprint of the data,
-code of the library modules that it went through, kind of device and precision, version of PyTorch, and the format of
-the saved model. Asked for again it is read. ::
+code of the library modules that it went through, kind of device and precision, version of PyTorch, the format of the
+saved model, and the number of processes where several train together. Asked for again it is read. ::
 
     <key>/run.json             the request, the result, the losses, where and when it was made
     <key>/persons.parquet      person, ap
@@ -29,7 +29,7 @@ from filelock import FileLock
 from joblib import Parallel, delayed
 from pydantic import Field
 
-from famf_lib import provenance, saved, training
+from famf_lib import data_parallel, provenance, saved, training
 from famf_lib.features import ClipSet
 from famf_lib.files import ROOT, store, written_whole
 from famf_lib.fingerprint import source_fingerprint
@@ -117,6 +117,8 @@ def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
         "torch": torch.__version__.split("+")[0],
         "saved": saved.FORMAT,  # what an older build left behind in another one is trained again
     }
+    if (processes := data_parallel.processes()) > 1:  # they add in another order
+        decided |= {"processes": processes, "data_parallel": source_fingerprint("famf_lib.data_parallel")}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -190,7 +192,7 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
     parts = split(clipset, spec.protocol, spec.seed, spec.part)
-    trained = training.train(
+    trained = data_parallel.train(
         spec.model, spec.training, clipset, parts, spec.seed, checkpoint=partial / "checkpoint.pt", report=report
     )
     scores = training.evaluate(trained.model, spec.evaluation, clipset, parts, spec.seed)
@@ -204,6 +206,7 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
         "seconds": trained.seconds,
         "origin": {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "processes": data_parallel.processes(),
             **provenance.origin(ROOT),
         },
     }
@@ -238,14 +241,16 @@ def threads(number: int | None) -> Iterator[None]:
 
 
 def obtain_all(specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device, label: str = "training") -> list[Run]:
-    """The runs, in the order asked for. On a CPU those that have to be trained go side by side, one a core.
+    """The runs, in the order asked for. On a CPU those that have to be trained go side by side, one a core; where
+    several processes train together, one after another.
 
     Interrupted, the runs that are done stay done, and those under way resume from their checkpoints the next time.
     """
     missing = {run_key(spec, clipset.fingerprint, device): spec for spec in specs if not find(spec, clipset, device)}
     if missing:
         with progress(label, len(missing)) as bar:
-            workers = min(len(missing), cores()) if device.type == "cpu" and clipset.folder else 1
+            together = data_parallel.processes() > 1 or device.type != "cpu" or clipset.folder is None
+            workers = 1 if together else min(len(missing), cores())
             if workers == 1:
                 for done, spec in enumerate(missing.values()):
                     epochs = spec.training.epochs

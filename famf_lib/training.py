@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from famf_lib.features import ClipSet
 from famf_lib.files import written_whole
@@ -116,6 +116,28 @@ def build(config: ModelConfig, clipset: ClipSet, persons: int, seed: int) -> FAM
         return FAMF(config, clipset.dim, dims, persons).to(device)
 
 
+class Alone:
+    """Who trains: one process, which has every clip of a step to itself. ``data_parallel`` has a team of several.
+
+    ``size`` is the number of processes, ``together`` what a step calls in place of the model, ``share`` gives the rows
+    of a step that are this process's, ``mean`` that of all processes, ``same`` what the first process has.
+    """
+
+    size = 1
+
+    def together(self, model: FAMF) -> nn.Module:
+        return model
+
+    def share(self, rows: Int64[Tensor, " B"]) -> Int64[Tensor, " b"]:
+        return rows
+
+    def mean(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        return value
+
+    def same(self, state: dict | None) -> dict | None:
+        return state
+
+
 @dataclass
 class Trained:
     """A trained model, the mean training loss of each epoch, and the wall time that training took."""
@@ -135,6 +157,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
     report: Callable[[int, float], None] | None = None,
+    team: Alone | None = None,
 ) -> Trained:
     """Trains a model with Adam and cross-entropy on the training clips of the split, on the device of the ClipSet.
 
@@ -142,11 +165,12 @@ def train(
         checkpoint: where the state is kept at the end of an epoch, at most every ``checkpoint_seconds``. If it is
             there, training goes on from it, and ends with the numbers of a training that was never interrupted.
         report: called after every epoch with the number of epochs done and the loss.
+        team: the processes that train together, if there are several; each of them calls this function.
 
     Raises:
         ValueError: the configuration does not fit the data; the loss is no longer finite.
     """
-    begin = time.monotonic()
+    begin, team = time.monotonic(), team or Alone()
     device = clipset.faces.device
     if len(split.train) < 2:
         raise ValueError(f"split: {len(split.train)} training clips, expected 2 or more for batch normalisation")
@@ -162,8 +186,8 @@ def train(
     )
     rates = [group["lr"] for group in optimiser.param_groups]
 
-    if checkpoint is not None and checkpoint.exists():
-        state = _resumed(checkpoint, device)
+    state = team.same(_resumed(checkpoint) if checkpoint is not None and checkpoint.exists() else None)
+    if state is not None:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         losses, earlier = state["losses"], state["seconds"]
@@ -173,7 +197,9 @@ def train(
 
     # Equal steps, of two clips at the least: batch normalisation has nothing to say about a single one.
     steps = min(math.ceil(len(classes) / training.batch_size), len(classes) // 2)
-    model.train()
+    if (clips := len(classes) // steps) < team.size:
+        raise ValueError(f"processes: {team.size} for a step of {clips} clips, expected a clip or more for each")
+    together = team.together(model.train())
     saved = time.monotonic()
     for epoch in range(len(losses), training.epochs):
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
@@ -182,14 +208,16 @@ def train(
         order = torch.randperm(len(classes), generator=generator(device, seed, ORDER, epoch), device=device)
         total = torch.zeros((), device=device)
         for rows in order.tensor_split(steps):
+            own = team.share(rows)
             with autocast(device, training):
-                logits = model(sampler.batch(drawn, rows))
-            loss = F.cross_entropy(logits.float(), classes[rows]) + model.fusion.penalty()
+                logits = together(sampler.batch(drawn, own))
+            share = team.size * len(own) / len(rows)  # 1, unless the clips cannot be dealt out evenly
+            loss = share * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             total += loss.detach() * len(rows)
-        losses.append(float(total) / len(classes))
+        losses.append(float(team.mean(total)) / len(classes))
         if not math.isfinite(losses[-1]):
             raise ValueError(f"lr: the loss is {losses[-1]} after epoch {epoch + 1}, expected lower learning rates")
         if report is not None:
@@ -203,9 +231,9 @@ def train(
     return Trained(model.eval(), losses, earlier + time.monotonic() - begin)
 
 
-def _resumed(checkpoint: Path, device: torch.device) -> dict:
+def _resumed(checkpoint: Path) -> dict:
     try:
-        return torch.load(checkpoint, map_location=device, weights_only=True)  # weights_only: runs no code
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)  # weights_only: runs no code
     except Exception as error:
         raise ValueError(f"{checkpoint}: not a checkpoint ({error}), expected one; remove it to start again") from error
 

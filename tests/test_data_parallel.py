@@ -1,0 +1,213 @@
+"""Several processes train what one process trains: the same numbers up to rounding, one store, one voice."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from famf_lib import cli, data_parallel, runs, training
+from famf_lib.datasets import imported
+from famf_lib.features import ClipSet, ClipSetError
+from famf_lib.files import ROOT
+from famf_lib.model import ModelConfig
+from famf_lib.runs import RunSpec
+from famf_lib.splits import split
+from famf_lib.training import TrainingConfig
+
+CPU = torch.device("cpu")
+MODEL = ModelConfig(aggregation_options={"clusters": 3}, fusion="mma", fusion_options={"hidden": 7}, hidden=29)
+# 30 training clips in steps of 8, 8, 7 and 7: two processes cannot deal all of them out evenly.
+SETTINGS = TrainingConfig(epochs=3, decay_after=2, batch_size=9, faces=5, precision="float32", lr=1e-3)
+ROUNDING = ("classifier.0.bias", "classifier.3.bias")  # normalisation leaves them no gradient but that of rounding
+
+
+@pytest.fixture
+def kept(made_up):
+    return ClipSet.open(made_up().save(imported.place("mine")))
+
+
+@contextmanager
+def together(folder, command, *arguments, other=None, processes=2):
+    """The command in processes such as torchrun starts, which here need not import PyTorch each for itself.
+
+    ``other`` is called first in all of them but the first.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["famf_lib.cli", "famf_lib.results"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": str(processes)} for r in range(processes)]
+    store = {"FAMF_STORE": os.environ["FAMF_STORE"]}
+    started = [
+        context.Process(target=_process, args=(folder, store | said | rank, command, arguments, other))
+        for rank in ranks
+    ]
+    for process in started:
+        process.start()
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
+
+
+def _process(folder, environment, command, arguments, other):
+    os.environ.update(environment)
+    for name, stream in (("out", 1), ("err", 2)):
+        os.dup2(os.open(folder / f"{name} {environment['RANK']}", os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
+    torch.set_num_threads(1)
+    sys.argv = ["famf", *arguments]
+    if other is not None and environment["RANK"] != "0":
+        other()
+    cli.app = command
+    cli.main()
+
+
+def ended(processes):
+    for process in processes:
+        process.join(timeout=120)
+    return [process.exitcode for process in processes]
+
+
+def said(folder, stream):
+    return "".join(path.read_text() for path in sorted(folder.glob(f"{stream} *")))
+
+
+# --- the numbers ---
+
+
+def train_twice():
+    folder, out = map(Path, sys.argv[1:])
+    clips = ClipSet.open(folder)
+    for _ in range(2):
+        trained = data_parallel.train(MODEL, SETTINGS, clips, split(clips, "given"), 1)
+    torch.save({"losses": trained.losses, "model": trained.model.state_dict()}, out)
+
+
+def test_two_processes_train_what_one_trains(kept, tmp_path):
+    with together(tmp_path, train_twice, str(kept.folder), str(tmp_path / "out.pt")) as processes:
+        assert ended(processes) == [0, 0], said(tmp_path, "err")
+    found = torch.load(tmp_path / "out.pt")
+    alone = training.train(MODEL, SETTINGS, kept, split(kept, "given"), 1)
+    assert found["losses"] == pytest.approx(alone.losses, rel=1e-4)
+    weights = alone.model.state_dict()
+    assert found["model"].keys() == weights.keys()
+    for name in weights.keys() - set(ROUNDING):
+        atol = 0.02 if name.endswith("running_mean") else 2e-4  # the mean holds the bias
+        torch.testing.assert_close(found["model"][name], weights[name], rtol=0.02, atol=atol, msg=name)
+
+
+def test_a_step_of_fewer_clips_than_processes_is_refused(kept, monkeypatch):
+    team = training.Alone()
+    team.size = 8
+    with pytest.raises(ValueError, match=r"^processes: 8 for a step of 7 clips, expected a clip or more for each$"):
+        training.train(MODEL, SETTINGS, kept, split(kept, "given"), 1, team=team)
+
+
+# --- the store ---
+
+
+def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, store):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    famf = ["-m", "famf_lib.cli", "run", "attention", "-d", "mine", "--profile", "quick", "--seeds", "1"]
+    done = subprocess.run(command + famf, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("AttentionVLAD + MLMA") == 1, "said by both processes, or by none"
+    found = [runs.known(path.name) for path in store.glob("runs/*")]
+    assert len(found) == 2 and all(run.origin["processes"] == 2 for run in found)
+    assert all(list(run.folder.glob("attention-*.parquet")) for run in found)
+    for run in found:
+        assert runs.find(run.spec, kept, CPU) is None, "taken for a run of one process"
+        alone = runs.obtain(run.spec, kept, CPU)
+        assert run.losses == pytest.approx(alone.losses, rel=0.05)
+        assert run.mean_ap == pytest.approx(alone.mean_ap, abs=0.1)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as what a process under torchrun starts in its turn sees it
+    assert all(runs.obtain(run.spec, kept, CPU).key == run.key for run in found)
+    with pytest.raises(ValueError, match="^WORLD_SIZE: 2 found, and a run that is not there yet"):
+        runs.obtain(RunSpec(seed=7), kept, CPU)
+
+
+# --- one that fails ---
+
+
+def train_slowly():
+    """Trains with a checkpoint every epoch, and waits behind the second one for what is to come."""
+    folder, place = map(Path, sys.argv[1:])
+
+    def report(epoch, loss):
+        with (place / "epochs").open("a") as file:
+            file.write(f"{epoch} {loss}\n")
+        while epoch == 2 and not (place / "go").exists():
+            time.sleep(0.02)
+
+    clips = ClipSet.open(folder)
+    kept = {"checkpoint": place / "checkpoint.pt", "checkpoint_seconds": 0.0, "report": report}
+    data_parallel.train(MODEL, SETTINGS, clips, split(clips, "given"), 1, **kept)
+
+
+def test_a_lost_process_ends_all_with_a_sentence_and_the_training_goes_on_later(kept, tmp_path):
+    arguments = train_slowly, str(kept.folder), str(tmp_path)
+    with together(tmp_path, *arguments) as processes:
+        while not (tmp_path / "epochs").exists() or "2 " not in (tmp_path / "epochs").read_text():
+            assert all(process.is_alive() for process in processes), said(tmp_path, "err")
+            time.sleep(0.02)
+        os.kill(processes[1].pid, signal.SIGKILL)
+        (tmp_path / "go").touch()
+        assert ended(processes) == [1, -signal.SIGKILL]
+    (sentence,) = [line for line in said(tmp_path, "err").splitlines() if line.startswith("famf: ")]
+    assert sentence.startswith("famf: a process was lost (") and "Traceback" not in said(tmp_path, "err")
+    assert (tmp_path / "checkpoint.pt").exists()
+    with together(tmp_path, *arguments) as processes:
+        assert ended(processes) == [0, 0], said(tmp_path, "err")
+    epochs = [tuple(map(float, line.split())) for line in (tmp_path / "epochs").read_text().splitlines()]
+    assert [epoch for epoch, _ in epochs] in ([1, 2, 2, 3], [1, 2, 3]), "it began again"  # killed before or behind
+    alone = training.train(MODEL, SETTINGS, kept, split(kept, "given"), 1)
+    assert list(dict(epochs).values()) == pytest.approx(alone.losses, rel=1e-4)
+
+
+def lose_the_clips():
+    def nothing(*_):
+        raise ClipSetError("/there: no ClipSet can be opened here (No such file)")
+
+    data_parallel._opened = nothing
+
+
+def test_a_process_without_the_clips_ends_all_with_a_sentence(kept, tmp_path):
+    arguments = train_twice, str(kept.folder), str(tmp_path / "out.pt")
+    with together(tmp_path, *arguments, other=lose_the_clips) as processes:
+        assert ended(processes) == [1, 1]
+    assert said(tmp_path, "err") == "famf: process 1: /there: no ClipSet can be opened here (No such file)\n"
+
+
+def unknown():
+    raise LookupError("nothing of that name")
+
+
+def test_what_is_wrong_with_the_input_is_said_once(tmp_path):
+    with together(tmp_path, unknown) as processes:
+        assert ended(processes) == [1, 1]
+    assert said(tmp_path, "err") == "famf: nothing of that name\n"
+
+
+def test_a_single_process_of_torchrun_is_one_like_any_other(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    called = []
+    data_parallel.together(lambda: called.append(data_parallel.dist.is_initialized()))
+    assert called == [False]
+
+
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    with pytest.raises(ValueError, match="^WORLD_SIZE: 'many' found, expected the number of processes"):
+        data_parallel.processes()

@@ -1,0 +1,174 @@
+"""Sweeps: the grid is done once, with the numbers of a run alone, whoever is killed meanwhile."""
+
+import os
+import threading
+import time
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+
+from famf_lib import notebooks, runs, sweep
+from famf_lib.datasets import imported
+from famf_lib.experiments import EXPERIMENTS
+from famf_lib.features import ClipSet
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def kept(made_up):
+    return ClipSet.open(made_up().save(imported.place("mine")))
+
+
+def kill_in_the_middle(pids, store, killed):
+    """Kills one of the processes while it trains: it is stopped first, so that it cannot have come to the end since."""
+    while not killed:
+        for process in map(psutil.Process, pids):
+            process.suspend()
+            held = [file.path for file in process.open_files() if file.path.endswith(".lock")]
+            if any(os.path.isdir(path.replace(".lock", ".partial")) for path in held):
+                process.kill()
+                killed.append(process.pid)
+                return
+            process.resume()
+            time.sleep(0.01)
+
+
+def test_a_worker_killed_in_the_middle_costs_nothing_but_time(kept, store, tmp_path, monkeypatch):
+    tasks = sweep.grid(["attention", "confidence"], ["mine"], "quick", [3])
+    killed = []
+    with sweep.cluster(workers=2, device="cpu") as (client, kind):
+        pids = list(client.run(os.getpid).values())
+        assert kind == "cpu" and len(set(pids)) == 2
+        killer = threading.Thread(target=kill_in_the_middle, args=(pids, store, killed), daemon=True)
+        killer.start()
+        made = sweep.sweep(tasks, client, kind)
+        killer.join(timeout=10)
+    assert killed, "nobody was killed"
+    assert len(tasks) == 3 and len(made) == 4, "a row stands in both experiments"
+    assert {path.name for path in (store / "runs").iterdir()} == set(made["key"]), "something is missing or left behind"
+    swept = {key: runs.known(key) for key in made["key"]}
+    for task in tasks:
+        probes = {probe for experiment, _ in task.rows for probe in EXPERIMENTS[experiment].probes}
+        run = runs.find(task.spec, kept, CPU)
+        assert {path.name.split("-")[0] for path in run.folder.glob("*-*.parquet")} == probes
+    monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
+    for task in tasks:
+        alone = runs.obtain(task.spec, kept, CPU)
+        pd.testing.assert_series_equal(alone.ap, swept[alone.key].ap, check_exact=True)
+        assert alone.losses == swept[alone.key].losses
+        lines = made[made["key"] == alone.key]
+        assert set(zip(lines["experiment"], lines["label"], strict=True)) == set(task.rows)
+        assert set(lines["mean_ap"]) == {alone.mean_ap} and set(lines["seed"]) == {task.spec.seed}
+
+
+# --- the grid ---
+
+
+def test_rows_that_experiments_share_are_one_task(kept):
+    tasks = sweep.grid(["attention", "confidence"], ["mine"], "quick", [3, 5])
+    assert len({task.spec.model_dump_json() for task in tasks}) == len(tasks) == 6
+    shared = [task for task in tasks if len(task.rows) == 2]
+    assert [task.spec.seed for task in shared] == [3, 5]
+    assert all(task.probes == {"attention", "answers"} for task in shared)
+    assert all(task.clips == (kept.folder, kept.fingerprint) for task in tasks)
+
+
+def test_seeds_are_the_experiments_unless_they_are_given(kept):
+    tasks = sweep.grid(["attention"], ["mine"], "quick")
+    assert {task.spec.seed for task in tasks} == set(EXPERIMENTS["attention"].seeds)
+
+
+def test_an_experiment_with_nothing_to_see_is_left_out(made_up):
+    clips = made_up()
+    faces = ClipSet.build(clips.faces, clips.counts.numpy(), clips.clips, face_table=clips.face_columns())
+    faces.save(imported.place("faces"))
+    assert {e for task in sweep.grid(["table-2", "clusters"], ["faces"], "quick", [1]) for e, _ in task.rows} == {
+        "clusters"
+    }
+    with pytest.raises(ValueError, match="^table-2: nothing to see on faces, expected other modalities$"):
+        sweep.grid(["table-2"], ["faces"], "quick", [1])
+
+
+def test_pages_are_the_notebooks_of_the_grid(kept, tmp_path):
+    tasks = sweep.grid(["attention", "confidence"], ["mine"], "quick", [3])
+    pages = sweep.pages(tasks, tmp_path, "quick", [3])
+    assert [page.out.name for page in pages] == ["attention-mine.ipynb", "confidence-mine.ipynb"]
+    for page in pages:
+        assert notebooks.check(page.notebook, page.parameters | {"device": "cpu"})["dataset"] == "mine"
+
+
+# --- what goes wrong ---
+
+
+@pytest.fixture
+def client(request):
+    """One worker in this process, with as many threads as asked for."""
+    from distributed import Client
+
+    threads = getattr(request, "param", 1)
+    with Client(
+        n_workers=1, threads_per_worker=threads, processes=False, dashboard_address=None, silence_logs=50
+    ) as client:
+        yield client
+
+
+def test_a_task_that_fails_stops_no_other(kept, client, store):
+    tasks = sweep.grid(["weights"], ["mine"], "quick", [1])  # with faces of 11 numbers NeXtVLAD has no groups
+    with pytest.raises(ValueError, match=r"^1 of 4 tasks failed, the others are done; the first: groups: 8 do not div"):
+        sweep.sweep(tasks, client, "cpu")
+    assert len(list(store.glob("runs/*/run.json"))) == 3
+
+
+def test_pages_come_when_their_runs_are_there(kept, client, store, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        notebooks,
+        "execute",
+        lambda notebook, out, given, watched: seen.append((out, given, len(list(store.glob("runs/*/run.json"))))),
+    )
+    tasks = sweep.grid(["attention"], ["mine"], "quick", [1])
+    sweep.sweep(tasks, client, "cpu", sweep.pages(tasks, tmp_path, "quick", [1]))
+    given = {"dataset": "mine", "profile": "quick", "seeds": [1], "device": "cpu"}
+    assert seen == [(tmp_path / "attention-mine.ipynb", given, 2)]
+
+
+@pytest.mark.parametrize("client", [2], indirect=True)
+def test_workers_of_several_threads_are_refused(kept, client):
+    with pytest.raises(ValueError, match=r"the first: worker \S+: 2 threads found, expected --nthreads 1$"):
+        sweep.sweep(sweep.grid(["attention"], ["mine"], "quick", [1]), client, "cpu")
+
+
+def test_a_worker_with_another_store_is_refused(kept, client, monkeypatch, tmp_path):
+    tasks = sweep.grid(["attention"], ["mine"], "quick", [1])
+
+    def store():
+        return tmp_path / ("here" if threading.current_thread() is threading.main_thread() else "there")
+
+    monkeypatch.setattr(sweep, "store", store)
+    with pytest.raises(ValueError, match=r"its store is .*/there, expected FAMF_STORE to be .*/here$"):
+        sweep.sweep(tasks, client, "cpu")
+
+
+def test_a_scheduler_that_does_not_answer_gives_its_sentence(monkeypatch):
+    monkeypatch.setattr(sweep, "TIMEOUT", "0.2s")
+    with pytest.raises(ValueError, match="^--scheduler: 'tcp://127.0.0.1:1' does not answer, expected tcp://host:8786"):
+        with sweep.cluster("tcp://127.0.0.1:1"):
+            pass
+
+
+def test_a_gpu_that_no_worker_offers_gives_its_sentence(client):
+    with pytest.raises(ValueError, match="^--scheduler: none of 1 workers offers a GPU, expected --resources GPU=1$"):
+        with sweep.cluster(client.scheduler.address, device="cuda"):
+            pass
+    with sweep.cluster(client.scheduler.address) as (_, kind):
+        assert kind == "cpu"
+
+
+def test_without_dask_the_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(sweep, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="^distributed: not installed, expected it for a sweep: pip install distribut"):
+        with sweep.cluster():
+            pass
