@@ -37,7 +37,7 @@ def settings(
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="table-1, table-2 …; an unknown name lists them")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="synthetic, imfdb, chimera")] = "synthetic",
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="a name that famf data list shows")] = "synthetic",
     profile: Profile = "standard",
     seeds: Annotated[str, typer.Option(help="for example 1,2,3; otherwise as the book has them")] = "",
     device: Device = "auto",
