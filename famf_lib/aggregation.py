@@ -204,7 +204,7 @@ class NeXtVLAD(Aggregation):
         dim: D.
         clusters: K.
         expansion: λ.
-        groups: G; λD has to be a multiple of it.
+        groups: G; λD has to be a multiple of it. By default 8, or as many of these as divide λD.
         normalisation: as for NetVLAD. Published with cluster, followed by batch normalisation.
     """
 
@@ -213,11 +213,12 @@ class NeXtVLAD(Aggregation):
         dim: int,
         clusters: Count = 8,
         expansion: Count = 2,
-        groups: Count = 8,
+        groups: Count | None = None,
         normalisation: Normalisation = "none",
     ):
         super().__init__(dim)
         expanded = _positive(expansion, "expansion") * dim
+        groups = math.gcd(8, expanded) if groups is None else groups
         if expanded % _positive(groups, "groups"):
             raise ValueError(f"groups: {groups} do not divide the expanded length {expanded}, expected a divisor")
         self.tokens, self.groups, self.normalisation = _positive(clusters, "clusters"), groups, normalisation

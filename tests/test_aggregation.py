@@ -364,9 +364,15 @@ def test_more_clusters_than_faces_are_refused():
         (lambda: GhostVLAD(D, K, -1), "ghosts: -1, expected 1 or more"),
         (lambda: NeXtVLAD(D, K, 0), "expansion: 0, expected 1 or more"),
         (lambda: NeXtVLAD(D, K, 2, 0), "groups: 0, expected 1 or more"),
-        (lambda: NeXtVLAD(D, 0), "groups: 8 do not divide the expanded length 22, expected a divisor"),
+        (lambda: NeXtVLAD(D, K, 2, 8), "groups: 8 do not divide the expanded length 22, expected a divisor"),
     ],
 )
 def test_a_bad_option_gives_its_sentence(make, sentence):
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         make()
+
+
+@pytest.mark.parametrize(("dim", "groups"), [(512, 8), (128, 8), (26, 4), (23, 2), (1, 2)])
+def test_nextvlad_takes_vectors_of_any_length(dim, groups):
+    nextvlad = NeXtVLAD(dim, K)
+    assert nextvlad.groups == groups and nextvlad(torch.zeros(2, 3, dim)).shape == (2, K, 2 * dim // groups)
