@@ -384,7 +384,7 @@ junk = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["face", "head", "body", "audio"]),
     st.integers(0, 6),
@@ -416,7 +416,7 @@ def test_any_value_in_any_place_is_imported_or_refused(folder, kind, n, record, 
         assert "\n" not in str(refusal) and len(str(refusal)) < 1000
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["face_train_v2", "face_val_v2", "head_train", "body_val", "audio_test"]),
     st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=5),

@@ -7,6 +7,7 @@ the numbers are, but that the page shows the store's. That papermill executes th
 import ast
 import copy
 import re
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -40,8 +41,10 @@ def shell():
     from IPython.core.interactiveshell import InteractiveShell
 
     matplotlib.use("agg")
+    main = sys.modules["__main__"]  # the shell puts itself in its place, and no process could be spawned then
     yield InteractiveShell.instance()
     InteractiveShell.clear_instance()
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ records = st.builds(
 dicts = st.dictionaries(st.binary(min_size=1, max_size=9), st.lists(records, max_size=4) | values, max_size=7)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(dicts, st.sampled_from(["all", "some"]))
 def test_python_2_files_say_what_python_reads_from_them(tmp_path_factory, value, puts):
     content = python_2(value, puts)
@@ -86,7 +86,7 @@ def test_python_2_files_say_what_python_reads_from_them(tmp_path_factory, value,
     assert [(k, plain(v)) for k, v in found] == [(k, plain(v)) for k, v in wanted.items()]
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(dicts, st.integers(0, 5))
 def test_files_of_every_protocol_say_what_was_written(tmp_path_factory, value, protocol):
     found = read(pickle.dumps(value, protocol), tmp_path_factory.mktemp("p") / "x.pickle")
@@ -380,7 +380,7 @@ def edited(content, changes):
     return bytes(content)
 
 
-@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(SEEDS), edits)
 def test_a_damaged_file_is_read_or_refused(tmp_path, content, changes):
     try:
@@ -390,7 +390,7 @@ def test_a_damaged_file_is_read_or_refused(tmp_path, content, changes):
         assert "\n" not in str(refusal)
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60), st.sampled_from([b"", b"\x80\x02}", b"\x80\x04}(", b"}U\x01x("]))
 def test_any_bytes_are_read_or_refused(tmp_path, content, before):
     try:
