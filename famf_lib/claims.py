@@ -65,20 +65,20 @@ RULES = (BETTER, SAME, NOT_WORSE)
 
 COMBINED = (
     "A claim of several parts *holds* where every part holds, *does not hold* where one part does not hold, and "
-    "otherwise we *cannot tell*. All parts have to hold, so their number needs no correction for the first of these; "
-    "“does not hold” becomes likelier with every part."
+    "otherwise we *cannot tell*, as where the data cannot test a part. All parts have to hold, so their number needs "
+    "no correction for the first of these; “does not hold” becomes likelier with every part."
 )
 
 
-def combined(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict on a claim from those on its parts.
+def combined(verdicts: Sequence[Verdict], untested: Sequence[str] = ()) -> Verdict:
+    """The verdict on a claim from those on its parts. ``untested`` are parts that the data cannot test.
 
     Raises:
         ValueError: no part.
     """
     if not verdicts:
         raise ValueError("verdicts: none, expected one or more parts of a claim")
-    return _verdict(all(v == Verdict.HOLDS for v in verdicts), Verdict.DOES_NOT_HOLD in verdicts)
+    return _verdict(not untested and all(v == Verdict.HOLDS for v in verdicts), Verdict.DOES_NOT_HOLD in verdicts)
 
 
 @dataclass(frozen=True)

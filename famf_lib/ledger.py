@@ -14,7 +14,7 @@ from jaxtyping import Float
 from famf_lib.aggregation import AttentionVLAD, GhostVLAD
 from famf_lib.claims import BETTER, MARGIN, NOT_WORSE, SAME, SHARE_MARGIN, Comparison, Rule, Verdict, combined
 from famf_lib.datasets import DatasetAbsent
-from famf_lib.experiments import EXPERIMENTS, FAMF, FAMF_WITH_MMA, TABLE_1, reading, set_name
+from famf_lib.experiments import EXPERIMENTS, FAMF, FAMF_WITH_MMA, TABLE_1, TABLE_2, reading, set_name
 from famf_lib.memory import peak_of_step
 from famf_lib.model import ModelConfig
 from famf_lib.paper import IQIYI
@@ -32,7 +32,8 @@ LACKING = "it lacks what the claim is about"
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper claims. ``parts`` gives its test on the results of an experiment, part by part.
+    """What the paper claims. ``parts`` gives its test on the results of an experiment, part by part; of a part that the
+    results cannot test, what it is called.
 
     ``number`` is that of the list in the book; a claim without one is ours.
     """
@@ -43,25 +44,31 @@ class Claim:
     where: str
     experiment: str
     test: str
-    parts: Callable[["Claim", Results], Iterator[Comparison]]
+    parts: Callable[["Claim", Results], Iterator[Comparison | str]]
 
     def comparisons(self, results: Results) -> list[Comparison]:
-        return list(self.parts(self, results))
+        """The parts that the results can test."""
+        return [part for part in self.parts(self, results) if not isinstance(part, str)]
+
+    def untested(self, results: Results) -> list[str]:
+        """What the others are called."""
+        return [part for part in self.parts(self, results) if isinstance(part, str)]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim on a dataset: its parts as they came out, or why it has none there."""
+    """A claim on a dataset: its parts as they came out, what could not be tested, or why it has none there."""
 
     claim: Claim
     dataset: str
     parts: tuple[Comparison, ...]
     command: str
     reason: str = ""
+    untested: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict | None:
-        return combined([part.verdict for part in self.parts]) if self.parts else None
+        return combined([part.verdict for part in self.parts], self.untested) if self.parts else None
 
 
 def _over(
@@ -77,27 +84,27 @@ def _over(
     )
 
 
-def _all_of_table_1(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _all_of_table_1(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for other in TABLE_1:
         if other.paper is not None and other != FAMF:
             yield _over(claim, results, other.label, FAMF.label, other.label)
 
 
-def _aggregations(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _aggregations(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for fusion in ("MMA", "MLMA"):
         yield _over(claim, results, f"with {fusion}", f"AttentionVLAD + {fusion}", f"NetVLAD + {fusion}")
 
 
-def _fusions(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _fusions(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for aggregation in ("NetVLAD", "AttentionVLAD"):
         yield _over(claim, results, f"with {aggregation}", f"{aggregation} + MLMA", f"{aggregation} + MMA")
 
 
-def _simplest(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _simplest(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     yield _over(claim, results, "mean pooling", FAMF.label, "Mean pooling + Concat")
 
 
-def _weights(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _weights(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     told = set(results.answers["weights"]["trait"])
     for trait, words in (
         ("blur", "blurred"),
@@ -110,10 +117,14 @@ def _weights(claim: Claim, results: Results) -> Iterator[Comparison]:
             effect = f"rank correlation of weight with {'less ' * (SIGNS[trait] < 0)}{trait}"
             if _told(rho):
                 yield Comparison(claim.short, words, effect, None, estimate(rho), BETTER, SHARE_MARGIN)
+                continue
+        yield words
     clear = results.answer("weights", FAMF.label, "fifth 5", trait="quality")
-    effect = f"mean weight of the clearest fifth, less {CLEAR}"
     if _told(clear):
+        effect = f"mean weight of the clearest fifth, less {CLEAR}"
         yield Comparison(claim.short, "clear", effect, None, estimate(clear - CLEAR), BETTER, SHARE_MARGIN)
+    else:
+        yield "clear"
 
 
 def _told(values: Float[np.ndarray, "S P"]) -> bool:
@@ -121,7 +132,7 @@ def _told(values: Float[np.ndarray, "S P"]) -> bool:
     return bool((~np.isnan(values)).any(axis=1).all())
 
 
-def _graded(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _graded(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for fusion in ("Concat", "MLMA"):
         yield _over(claim, results, f"with {fusion}", f"AttentionVLAD + {fusion}", f"GhostVLAD + {fusion}")
     effect = "largest difference of the tokens with φ = 1 for clusters and 0 for ghosts, in units of 0.00001"
@@ -150,30 +161,32 @@ def ghost_identity(draws: int = 5) -> Estimate:
     return Estimate(float(np.mean(found)), min(found), max(found), draws, 0)
 
 
-def _modalities(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _modalities(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     face, audio, best = set_name(()), set_name(("audio",)), set_name(("audio", "body"))
     parts = [("audio helps", audio, face), ("text hurts", audio, set_name(("audio", "text")))]
-    parts += [(f"best: over {other}", best, other) for other in results.labels if other != best]
+    parts += [(f"best: over {row.label}", best, row.label) for row in TABLE_2 if row.label != best]
     for case, a, b in parts:
-        if {a, b} <= set(results.labels):  # not every dataset has every set
-            yield _over(claim, results, case, a, b)
+        there = {a, b} <= set(results.labels)  # not every dataset has every set
+        yield _over(claim, results, case, a, b) if there else case
 
 
-def _attention(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _attention(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     used = set(results.answers["attention"]["row"])
     for row, columns, case in (("body", "face", "body leans on the face"), ("audio", "audio", "audio stands apart")):
         if row in used:
             share, even = attention_share(results, FAMF.label, row, columns)
             effect = f"attention of {row} on {'itself' if row == columns else f'the {columns}'}, less an even share"
             yield Comparison(claim.short, case, effect, None, estimate(share - even), BETTER, SHARE_MARGIN)
+        else:
+            yield case
 
 
-def _clusters(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _clusters(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for k in (2, 4, 16):
         yield _over(claim, results, f"K = 8 over {k}", "K = 8", f"K = {k}")
 
 
-def _memory(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _memory(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     whole = BASE["paper"]
     model = ModelConfig(hidden=whole.hidden, aggregation_options={"clusters": 16})
     training = whole.training.model_copy(update={"precision": "float32"})
@@ -184,7 +197,7 @@ def _memory(claim: Claim, results: Results) -> Iterator[Comparison]:
     yield Comparison(claim.short, "K = 16", effect, None, Estimate(peak, peak, peak, 0, 0), BETTER, 0.0)
 
 
-def _convolutions(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _convolutions(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     one = reading("MMA", "one convolution alone").label
     yield _over(claim, results, "two beat one", FAMF.label, one)
     mma = FAMF_WITH_MMA.label
@@ -192,7 +205,7 @@ def _convolutions(claim: Claim, results: Results) -> Iterator[Comparison]:
         yield _over(claim, results, f"MMA with {name}", reading("MMA", name).label, mma, SAME)
 
 
-def _missing(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _missing(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     rows = {fusion: f"AttentionVLAD + {fusion}, all modalities" for fusion in ("Concat", "MMA", "MLMA")}
 
     def loss(fusion: str, gone: str) -> np.ndarray:
@@ -201,14 +214,15 @@ def _missing(claim: Claim, results: Results) -> Iterator[Comparison]:
 
     used = set(results.answers["missing"]["missing"])
     for gone in ("body", "head"):  # what the paper calls correlated with the face
-        if gone in used:
-            for other in ("Concat", "MMA"):
-                effect = f"loss without {gone}: {other} less MLMA"
-                ours = difference(loss(other, gone), loss("MLMA", gone))
-                yield Comparison(claim.short, f"{gone}, against {other}", effect, None, ours)
+        for other in ("Concat", "MMA"):
+            case, effect = f"{gone}, against {other}", f"loss without {gone}: {other} less MLMA"
+            if gone in used:
+                yield Comparison(claim.short, case, effect, None, difference(loss(other, gone), loss("MLMA", gone)))
+            else:
+                yield case
 
 
-def _faces(claim: Claim, results: Results) -> Iterator[Comparison]:
+def _faces(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for n in (8, 48):
         a, b = "trained with N = 24", f"trained with N = {n}"
         ours = difference(*(results.answer("faces", row, "ap", faces=n) for row in (a, b)))
@@ -355,6 +369,12 @@ def comparisons(experiment: str, results: Results) -> list[Comparison]:
     return [part for claim in tested for part in claim.comparisons(results)]
 
 
+def untested(experiment: str, results: Results) -> list[str]:
+    """What claims tested on an experiment say that its results cannot test."""
+    tested = [claim for claim in (*CLAIMS, *OURS) if claim.experiment == experiment]
+    return [part for claim in tested for part in claim.untested(results)]
+
+
 def of(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = "auto") -> list[Entry]:
     """The ledger of a dataset: every claim with its parts, from the runs that its page shows.
 
@@ -378,6 +398,8 @@ def of(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = 
             rows.append(Entry(claim, dataset, (), here, results))
         else:
             shown = results.recorded["command"] if results.recorded else here
-            parts = tuple(claim.comparisons(results))
-            rows.append(Entry(claim, dataset, parts, shown, "" if parts else LACKING))
+            every = list(claim.parts(claim, results))
+            parts = tuple(part for part in every if not isinstance(part, str))
+            untested = tuple(part for part in every if isinstance(part, str))
+            rows.append(Entry(claim, dataset, parts, shown, "" if parts else LACKING, untested))
     return rows

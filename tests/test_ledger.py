@@ -78,6 +78,11 @@ def test_parts_that_a_dataset_cannot_test_are_left_out(made_results):
     ]  # fmt: skip
     assert cases("Face", "Face+Audio", "Face+Text", "Face+Audio+Text") == ["audio helps", "text hurts"]
     assert cases("Face", "Face+Head") == []
+    without_text = made_results({"Face": 0.5, "Face+Audio": 0.6, "Face+Audio+Body": 0.7}, noise=0.001)
+    parts, lacking = CLAIM["6"].comparisons(without_text), CLAIM["6"].untested(without_text)
+    assert all(part.verdict == HOLDS for part in parts) and "text hurts" in lacking and len(parts) + len(lacking) == 9
+    assert ledger.Entry(CLAIM["6"], "mine", tuple(parts), "", untested=tuple(lacking)).verdict == UNKNOWN
+    assert ledger.untested("table-2", without_text) == lacking
 
 
 def test_how_far_verdicts_reach_depends_on_the_data():
