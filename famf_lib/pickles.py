@@ -93,6 +93,25 @@ _MARK = object()
 _unsigned1 = struct.Struct("B").unpack_from
 _READ = {0x47: (_float8, 8), 0x4B: (_unsigned1, 1), 0x4D: (_unsigned[2], 2), 0x4A: (_int4, 4)}
 
+
+def _unicode(value: bytes) -> str:
+    return value.decode("utf-8", "surrogatepass")
+
+
+_CONSTANTS = {0x4E: None, 0x88: True, 0x89: False}
+_BOOLEANS = {b"00": False, b"01": True}  # as protocol 0 writes them
+_COUNTED: dict[int, tuple[int, Callable[[bytes], str] | None]] = {
+    0x54: (4, None),  # T BINSTRING
+    0x58: (4, _unicode),  # X BINUNICODE
+    0x8C: (1, _unicode),  # SHORT_BINUNICODE
+    0x8D: (8, _unicode),  # BINUNICODE8
+    0x42: (4, None),  # B BINBYTES
+    0x43: (1, None),  # C SHORT_BINBYTES
+    0x8E: (8, None),  # BINBYTES8
+    0x96: (8, None),  # BYTEARRAY8
+}
+"""By operation: how many bytes its length has, and what its bytes become."""
+
 # Most bytes of an official file are records as Python 2 wrote them: a frame in digits, a box of four numbers, two
 # floats at most, and an array; some fifty operations. One match takes a record whole, several times as fast. Of what
 # a record puts into the memo only the frame is kept: Python 2 had each text of one character once, and refers to it.
@@ -206,7 +225,9 @@ class _Reader:
         self.window = rest + self.file.read(max(need - len(rest), WINDOW))
         self.ended = self.start + len(self.window) >= self.size or len(self.window) < need
         went_by = self.start - self.since
-        if went_by > BATCH or went_by - self.strings > OPERATIONS or len(self.memo) > REMEMBERED:
+        if len(self.memo) > REMEMBERED:
+            self.fail(0, f"{len(self.memo):,} things to remember", f"{REMEMBERED:,} at most")
+        if went_by > BATCH or went_by - self.strings > OPERATIONS:
             self.fail(0, f"an item that began at byte {self.since:,} has not ended", "the items of a dict, one by one")
         if self.progress:
             self.progress(self.start)
@@ -374,7 +395,7 @@ class _Reader:
         return record if self.packed else record.unpacked()
 
     def learn(self, array: Array, kind: _Type) -> None:
-        """Looks for records with arrays such as this one from now on: the longest that was met."""
+        """Looks for records with arrays such as this one from now on. They more than double: a dozen lessons at most."""
         places = [next((k for k, v in self.memo.items() if v is what), -1) for what in (_RECONSTRUCT, _NDARRAY, kind)]
         if min(places) >= 0 and max(places) < 1 << 32:
             self.longest = len(array.raw)
@@ -438,7 +459,7 @@ class _Reader:
             elif op == 0x67:  # g GET
                 self.stack.append(self.memo[_number(line)])
             elif op == 0x49:  # I INT
-                self.stack.append({b"00": False, b"01": True}.get(line) if line in (b"00", b"01") else _number(line))
+                self.stack.append(_BOOLEANS[line] if line in _BOOLEANS else _number(line))
             elif op == 0x46:  # F FLOAT
                 self.stack.append(float(line))
             elif op == 0x4C:  # L LONG
@@ -523,7 +544,7 @@ class _Reader:
             if by_columns and type(shape) is tuple and len(shape) > 1:
                 self.fail(pos, "an array that lies column by column", "row by row")
             self.filled(pos, what, kind, shape, raw)
-            if self.fast and len(shape) == 1 and self.longest < len(what.raw) < LINE // 2:
+            if self.fast and len(shape) == 1 and 2 * self.longest < len(what.raw) < LINE // 2:
                 self.learn(what, kind)
         elif type(what) is _Type and type(state) is tuple and len(state) >= 2 and _text(state[1]) in tuple("<>|="):
             what.order = _text(state[1])
@@ -543,26 +564,6 @@ class _Reader:
                 return array
         found = f"an array of shape {brief(shape)} in {len(raw) if type(raw) is bytes else 'no'} bytes"
         self.fail(pos, found, f"one or two sides of {size} bytes a number")
-
-
-_CONSTANTS = {0x4E: None, 0x88: True, 0x89: False}
-_COUNTED: dict[int, tuple[int, Callable[[bytes], Any] | None]] = {}
-
-
-def _unicode(value: bytes) -> str:
-    return value.decode("utf-8", "surrogatepass")
-
-
-_COUNTED = {
-    0x54: (4, None),  # T BINSTRING
-    0x58: (4, _unicode),  # X BINUNICODE
-    0x8C: (1, _unicode),  # SHORT_BINUNICODE
-    0x8D: (8, _unicode),  # BINUNICODE8
-    0x42: (4, None),  # B BINBYTES
-    0x43: (1, None),  # C SHORT_BINBYTES
-    0x8E: (8, None),  # BINBYTES8
-    0x96: (8, None),  # BYTEARRAY8
-}
 
 
 def _numbers(packed: bytes) -> list[int | float]:
