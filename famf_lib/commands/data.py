@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from famf_lib.commands.options import Profile, checked_profile
+from famf_lib.commands.options import Profile, clips_folder
 
 app = typer.Typer(no_args_is_help=True, help="The datasets: what is here, what is in it, and how to get what is not.")
 bringing = typer.Typer(no_args_is_help=True, help="Bring data of your own into the store, under a name.")
@@ -36,7 +36,7 @@ def data_info(dataset: Clips, profile: Profile = "standard") -> None:
     from famf_lib import datasets, inspection
     from famf_lib.features import ClipSet
 
-    clipset = ClipSet.open(_folder(dataset, profile))
+    clipset = ClipSet.open(clips_folder(dataset, profile))
     title = datasets.get(dataset).title if dataset in datasets.names() else ""
     typer.echo(inspection.summary(clipset, title))
 
@@ -47,7 +47,7 @@ def data_verify(dataset: Clips, profile: Profile = "standard") -> None:
     from famf_lib import inspection
     from famf_lib.features import CHECKSUMS
 
-    folder = _folder(dataset, profile)
+    folder = clips_folder(dataset, profile)
     for fault in (faults := inspection.faults(folder)):
         typer.echo(f"famf: {fault}", err=True)
     if faults:
@@ -67,7 +67,7 @@ def data_export(
     from famf_lib.datasets import exported
     from famf_lib.features import ClipSet
 
-    clipset = ClipSet.open(_folder(dataset, profile))
+    clipset = ClipSet.open(clips_folder(dataset, profile))
     typer.echo(f"{exported.export(clipset, folder, npz=npz)}, fingerprint {clipset.fingerprint}")
 
 
@@ -103,17 +103,3 @@ def import_iqiyi(
     clipset, found = iqiyi.import_folder(folder, name, faults)
     typer.echo(found.report())
     typer.echo(inspection.summary(clipset, iqiyi.TITLE))
-
-
-def _folder(dataset: str, profile: str) -> Path:
-    """Where the ClipSet lies that a user means by the name of a dataset, or by a folder."""
-    from famf_lib import datasets
-    from famf_lib.datasets import imported
-
-    if dataset in imported.names():  # not opened: it may be damaged
-        return imported.place(dataset)
-    if dataset not in datasets.names() and Path(dataset).is_dir():
-        return Path(dataset).resolve()
-    folder = datasets.load(dataset, checked_profile(profile)).folder
-    assert folder is not None  # what is loaded lies in the store
-    return folder

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from famf_lib.commands.options import Device
+from famf_lib.commands.options import Device, writing
 
 What = Annotated[
     str,
@@ -82,10 +82,6 @@ def _score(file: Path, truth: Path, per_person: Path | None) -> None:
         if number:
             typer.echo(f"{number:,} {odd}")
     if per_person is not None:
-        try:
-            with written_whole(per_person) as new:
-                persons.to_csv(new, index=False)
-        except OSError as error:
-            sentence = f"--per-person: {per_person} cannot be written ({error.strerror}), expected a place for it"
-            raise ValueError(sentence) from error
+        with writing(per_person), written_whole(per_person) as new:
+            persons.to_csv(new, index=False)
         typer.echo(per_person)

@@ -1,18 +1,14 @@
 """``famf predict`` and ``famf export``: what a trained model says of clips, and the model for other programs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famf_lib.commands.options import Device, Profile, checked_profile
+from famf_lib.commands.options import Device, Profile, clips_folder, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from famf_lib.features import ClipSet
 
 Model = Annotated[
     str, typer.Argument(metavar="RUN", help="a run (its key, the beginning of it, or its folder), or a saved model")
@@ -41,12 +37,13 @@ def predict(
 ) -> None:
     """Say who is in each clip, with probabilities, and how much each of its faces weighs."""
     from famf_lib import prediction, saved
+    from famf_lib.features import ClipSet
     from famf_lib.progress import progress
     from famf_lib.training import pick_device
 
     place = pick_device(device)
     opened = saved.open(_saved(run), place)
-    clipset, lacking = prediction.fitting(_clipset(clips, profile), opened.card)
+    clipset, lacking = prediction.fitting(ClipSet.open(clips_folder(clips, profile)), opened.card)
     for name in lacking:
         typer.echo(f"famf: {name}: these clips have none, so the model gets zero vectors (Sec. 4.3)", err=True)
     tables = prediction.predict(opened, clipset.to(place), top)
@@ -55,7 +52,7 @@ def predict(
             for line in _lines(table):
                 typer.echo(line)
     else:
-        with _writing(out), progress("predicting", len(clipset)) as bar:
+        with writing(out), progress("predicting", len(clipset)) as bar:
             typer.echo(prediction.write(tables, out, bar.to))
 
 
@@ -69,11 +66,11 @@ def export(
     source = _saved(run)
     if out.suffix == ".onnx":
         opened = saved.open(source)
-        with _writing(out):
+        with writing(out):
             worst = export.onnx(opened, out)
         typer.echo(f"{out}\nthe same numbers as PyTorch's but for {worst:.1e} of the largest")
     elif out.suffix == ".safetensors":
-        with _writing(out):
+        with writing(out):
             typer.echo(export.copy(source, out))
     else:
         raise ValueError(f"{out}: ends in {out.suffix!r}, expected .onnx or .safetensors")
@@ -83,23 +80,6 @@ def _saved(run: str) -> Path:
     from famf_lib import runs
 
     return Path(run) if Path(run).is_file() else runs.known(run).file
-
-
-def _clipset(name: str, profile: str) -> "ClipSet":
-    from famf_lib import datasets
-    from famf_lib.features import ClipSet
-
-    if name not in datasets.names() and Path(name).is_dir():
-        return ClipSet.open(Path(name))
-    return datasets.load(name, checked_profile(profile))
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"{out}: cannot be written ({error.strerror}), expected a place for a file") from error
 
 
 def _lines(table: "pa.Table") -> list[str]:

@@ -1,5 +1,8 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, and what is done with them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,3 +19,26 @@ def checked_profile(name: str) -> str:
     if name not in PROFILES:
         raise ValueError(f"profile: {name!r} is not known, expected one of {', '.join(PROFILES)}")
     return name
+
+
+def clips_folder(dataset: str, profile: str) -> Path:
+    """Where the ClipSet lies that a user means by the name of a dataset, or by a folder."""
+    from famf_lib import datasets
+    from famf_lib.datasets import imported
+
+    if dataset in imported.names():  # not opened: it may be damaged
+        return imported.place(dataset)
+    if dataset not in datasets.names() and Path(dataset).is_dir():
+        return Path(dataset).resolve()
+    folder = datasets.load(dataset, checked_profile(profile)).folder
+    assert folder is not None  # what is loaded lies in the store
+    return folder
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """A place that cannot be written to is one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror}), expected a place for a file") from error
