@@ -395,7 +395,7 @@ class _Reader:
         return record if self.packed else record.unpacked()
 
     def learn(self, array: Array, kind: _Type) -> None:
-        """Looks for records with arrays such as this one from now on. They more than double: a dozen lessons at most."""
+        """Looks for records with arrays such as this one from now on. They more than double: few lessons are enough."""
         places = [next((k for k, v in self.memo.items() if v is what), -1) for what in (_RECONSTRUCT, _NDARRAY, kind)]
         if min(places) >= 0 and max(places) < 1 << 32:
             self.longest = len(array.raw)
