@@ -36,7 +36,7 @@ CLIP_COLUMNS = ("name", "person", "split", "group")
 SPLITS = ("train", "val", "test")
 FILES = ("arrays.safetensors", "faces.parquet", "clips.parquet")
 CHECKSUMS = "SHA256SUMS"
-PIECE = 65_536  # faces that are looked at together
+PIECE = 1024  # vectors that are looked at together
 DTYPES = {torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL", torch.uint8: "U8"}
 
 
@@ -249,22 +249,21 @@ def _modality(name: str, vectors: np.ndarray | Tensor, present: np.ndarray) -> M
 def finite(vectors: Float16[Tensor, "n d"]) -> Bool[Tensor, " n"]:
     """Which vectors hold finite numbers only.
 
-    A finite sum has finite terms, and summing is ten times as fast as looking at each. A sum may overflow, though.
+    Infinity and NaN have all bits of the exponent set and are, without their signs, the largest of the float16 read as
+    integers: the largest of a vector tells, in a third of the time of a look at each.
     """
-    good = vectors.sum(dim=1).isfinite()
-    if not good.all():
-        good[~good] = vectors[~good].isfinite().all(dim=1)
-    return good
+    if vectors.numel() == 0:
+        return vectors.new_ones(len(vectors), dtype=torch.bool)
+    pieces = vectors.split(PIECE)  # a piece that fits into the cache, beside which a whole copy takes twice the time
+    return torch.cat([piece.abs().view(torch.int16).amax(dim=1) for piece in pieces]) < 0x7C00
 
 
 def _finite(vectors: Float16[Tensor, "n d"], name: str, start: int = 0) -> None:
     """``start``: the row that the first one is among all."""
     # A value beyond float16 has become infinite by now: the same sentence covers it.
-    for piece in vectors.split(PIECE):  # in pieces: the check of all at once would need more memory than the vectors
-        if not (good := finite(piece)).all():
-            row = start + int(good.logical_not().nonzero()[0])
-            raise ClipSetError(f"{name}: row {row} is not finite in float16, expected it within ±65504")
-        start += len(piece)
+    if not (good := finite(vectors)).all():
+        row = start + int(good.logical_not().nonzero()[0])
+        raise ClipSetError(f"{name}: row {row} is not finite in float16, expected it within ±65504")
 
 
 def content_fingerprint(clipset: ClipSet, faces: Iterable[bytes] | None = None) -> str:

@@ -3,27 +3,27 @@
 Python's own unpickler calls what the file names: whoever wrote the file decides what runs. This one knows numbers,
 text, bytes, lists, tuples and numpy arrays, refuses everything else by name, and imports nothing. It holds one batch of
 the dict at a time (Python writes a dict in batches of 1,000), so that a file of any size is read in little memory.
+Records of the official files, of which it consists nearly whole, are read many at once (``famf_lib.records``).
 
 All protocols of Python 2 and 3 (0 to 5) are read, with the names numpy has had for its array module. The operations are
 those of Python's ``pickletools``.
 """
 
-import re
 import reprlib
 import struct
 from codecs import escape_decode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-import numpy as np
-from jaxtyping import Float64
+from famf_lib.records import BOX, LINE, Array, Form, Found, Frames, Records, find
+
+__all__ = ["Array", "PickleError", "Records", "brief", "items"]
 
 WINDOW = 4 << 20  # bytes that are read at a time
-LINE = 4096  # an operation without a string is shorter than this
 STRING = 256 << 20  # no array and no text is longer
 BATCH = 1 << 30  # bytes that may go by before items of the dict come
 OPERATIONS = 32 << 20  # bytes of them that may be operations: each can make an object of some sixty bytes
@@ -51,23 +51,18 @@ class _Type:
     order: str = "="
 
 
-class Array:
-    """A numpy array as it lies in the file: its bytes, and what they mean.
+class _Memo(dict[int, Any]):
+    """What the file may refer to again, by place. Frames of records that were read many at once lie apart."""
 
-    ``dtype`` is a numpy type string such as ``<f2``, ``shape`` the lengths of its sides; ``raw``, the bytes, fits both.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames = Frames()
 
-    __slots__ = ("dtype", "raw", "shape")
-
-    def __init__(self, dtype: str = "", shape: tuple[int, ...] = (), raw: bytes = b"") -> None:
-        self.dtype, self.shape, self.raw = dtype, shape, raw
-
-    def __repr__(self) -> str:
-        return f"array of {' x '.join(map(str, self.shape))} ({self.dtype})"
-
-    def numpy(self) -> np.ndarray:
-        """The array. It shares the bytes, and cannot be written to."""
-        return np.frombuffer(self.raw, self.dtype).reshape(self.shape)
+    def __missing__(self, place: int) -> bytes:
+        if (frame := self.frames.get(place)) is None:
+            raise KeyError(place)
+        self[place] = frame  # it comes again: Python 2 had each digit once
+        return frame
 
 
 _RECONSTRUCT, _NDARRAY, _DTYPE, _SCALAR, _FROM_BUFFER, _ENCODE, _BYTES = map(
@@ -87,11 +82,7 @@ _CODES = {"f2": 2, "f4": 4, "f8": 8, "i1": 1, "i2": 2, "i4": 4, "i8": 8, "u1": 1
 _unsigned = {n: struct.Struct(f"<{c}").unpack_from for n, c in ((2, "H"), (4, "I"), (8, "Q"))}
 _int4 = struct.Struct("<i").unpack_from
 _float8 = struct.Struct(">d").unpack_from
-_four_floats = struct.Struct(">" + 4 * "xd").unpack
-_SCORES = {n * 9: struct.Struct(">" + n * "xd").unpack for n in range(3)}
 _MARK = object()
-_unsigned1 = struct.Struct("B").unpack_from
-_READ = {0x47: (_float8, 8), 0x4B: (_unsigned1, 1), 0x4D: (_unsigned[2], 2), 0x4A: (_int4, 4)}
 
 
 def _unicode(value: bytes) -> str:
@@ -112,66 +103,6 @@ _COUNTED: dict[int, tuple[int, Callable[[bytes], str] | None]] = {
 }
 """By operation: how many bytes its length has, and what its bytes become."""
 
-# Most bytes of an official file are records as Python 2 wrote them: a frame in digits, a box of four numbers, two
-# floats at most, and an array; some fifty operations. One match takes a record whole, several times as fast. Of what
-# a record puts into the memo only the frame is kept: Python 2 had each text of one character once, and refers to it.
-# Nothing refers to the rest, and a file that does is read again without this.
-_PUT = rb"(?:q.|r....)?"
-_NUMBERS = rb"((?:G.{8}|K.|M..|J....){4})"
-_RECORD = (
-    rb"(?:U(.)(\d{1,19})(?:q(.)|r(....))?|h(.)|j(....))"  # the frame
-    rb"(?:\]%(put)s\(%(numbers)se|\(%(numbers)st%(put)s)"  # the box, a list or a tuple
-    rb"((?:G.{8}){0,2})"  # scores
-    rb"%(reconstruct)s%(ndarray)sK\x00\x85%(put)s(?:U\x01b%(put)s|h.|j....)\x87%(put)sR%(put)s"
-    rb"\(K\x01%(side)s\x85%(put)s%(type)s\x89%(length)s(.{%(bytes)d})%(put)st%(put)sb"
-)
-Match = Callable[[bytes, int], re.Match[bytes] | None]
-
-
-@cache
-def _records(side: int, length: int, reconstruct: int, ndarray: int, type_: int) -> dict[int, Match]:
-    """By its first operation, what finds a record: a list or a tuple, with an array of one side and so many bytes.
-
-    The last three are the places in the memo of what each array refers to.
-    """
-
-    def number(value: int, short: bytes, long: bytes, width: int) -> bytes:
-        return re.escape(short + bytes([value]) if value < 256 else long + value.to_bytes(width, "little"))
-
-    parts = {b"put": _PUT, b"numbers": _NUMBERS, b"bytes": length}
-    parts |= {b"side": number(side, b"K", b"M", 2), b"length": number(length, b"U", b"T", 4)}
-    places = {b"reconstruct": reconstruct, b"ndarray": ndarray, b"type": type_}
-    middle = _RECORD % (parts | {name: number(place, b"h", b"j", 4) for name, place in places.items()})
-    return {
-        0x5D: re.compile(rb"%s\(%se" % (_PUT, middle), re.DOTALL).match,
-        0x28: re.compile(rb"%st%s" % (middle, _PUT), re.DOTALL).match,
-    }
-
-
-class Packed(tuple):
-    """A record as it lies in the file: its frame, the operations of its box and of its scores, the bytes of its vector,
-    and its form, which many share: type and shape of the vector, and the kinds of record and box."""
-
-    __slots__ = ()
-
-    def unpacked(self) -> list[Any] | tuple[Any, ...]:
-        """The record as Python would read it."""
-        frame, box, scores, raw, (dtype, shape, kind, kind_of_box) = self
-        numbers = _numbers(box), _SCORES[len(scores)](scores)
-        return kind([frame, kind_of_box(numbers[0]), *numbers[1], Array(dtype, shape, raw)])
-
-    def __repr__(self) -> str:
-        return brief(self.unpacked())
-
-
-def floats(packed: Sequence[bytes], width: int) -> Float64[np.ndarray, "n {width}"]:
-    """The numbers of many packed boxes, or scores, at once: ``width`` of them in each."""
-    if {9 * width}.issuperset(map(len, packed)):
-        found = np.frombuffer(b"".join(packed), np.uint8).reshape(len(packed), width, 9)  # an operation, eight bytes
-        if (found[:, :, 0] == ord("G")).all():
-            return np.ascontiguousarray(found[:, :, 1:]).view(">f8")[:, :, 0].astype(np.float64)
-    return np.array([_numbers(one) for one in packed], dtype=np.float64).reshape(len(packed), width)
-
 
 def items(
     path: Path, progress: Callable[[int], None] | None = None, *, packed: bool = False
@@ -183,7 +114,7 @@ def items(
 
     Args:
         progress: told the bytes read so far, now and then.
-        packed: leave records of the official files as ``Packed`` where they can be, for those who unpack many at once.
+        packed: leave records of the official files in ``Records`` where they can be, each standing for many in a list.
 
     Raises:
         PickleError: one sentence with the file, the byte, what was found and what was expected. Items before the fault
@@ -205,12 +136,14 @@ class _Reader:
         self.size = path.stat().st_size
         self.window, self.start, self.ended = b"", 0, False  # start: of the window in the file
         self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        self.memo = _Memo()
         self.kept = 0  # how much of the memo is older than the batch
         self.memoised = self.memoised_before = 0  # how many times MEMOIZE came, and how many before the batch
         self.since, self.strings = 0, 0  # where the batch began, and the bytes of strings in it
-        self.fast, self.records = True, dict[int, Match]()  # whether whole records are looked for, and what finds them
-        self.forms, self.longest = dict[tuple[int, bool], tuple](), 0  # of them, and their longest array
+        self.fast = True  # whether records are looked for
+        self.forms: dict[int, Form] = {}  # of the arrays in them, by their length
+        self.found: Found | None = None  # records in the window
+        self.runs: dict[int, tuple[int, int]] = {}  # which of them begin where
 
     # --- the window ---
 
@@ -225,12 +158,13 @@ class _Reader:
         self.window = rest + self.file.read(max(need - len(rest), WINDOW))
         self.ended = self.start + len(self.window) >= self.size or len(self.window) < need
         went_by = self.start - self.since
-        if len(self.memo) > REMEMBERED:
-            self.fail(0, f"{len(self.memo):,} things to remember", f"{REMEMBERED:,} at most")
+        if (kept := len(self.memo) + self.memo.frames.count) > REMEMBERED:
+            self.fail(0, f"{kept:,} things to remember", f"{REMEMBERED:,} at most")
         if went_by > BATCH or went_by - self.strings > OPERATIONS:
             self.fail(0, f"an item that began at byte {self.since:,} has not ended", "the items of a dict, one by one")
         if self.progress:
             self.progress(self.start)
+        self.look(0)
         return 0
 
     def string(self, pos: int, length: int) -> tuple[bytes, int]:
@@ -263,23 +197,22 @@ class _Reader:
         """Runs until the file says that it ends."""
         stack, memo, pos = self.stack, self.memo, 0
         push = stack.append
-        window, limit, records = self.window, -1, self.records
+        window, limit, runs = self.window, -1, self.runs
         root = None
         while True:
             if pos > limit:  # fewer than LINE bytes are left in the window
                 if not self.ended:
                     pos = self.refill(pos)
-                    window = self.window
+                    window, runs = self.window, self.runs
                 limit = len(window) - (1 if self.ended else LINE)
                 if pos >= len(window):
                     self.fail(pos, "the file ends before its pickle does", "a whole pickle (was it cut off?)")
             op = window[pos]
+            if (op == 0x5D or op == 0x28) and pos in runs:
+                pos = self.take(pos)
+                continue
             pos += 1
             try:
-                if op in records and (found := records[op](window, pos)) and (record := self.record(found)):
-                    push(record)
-                    pos = found.end()
-                    continue
                 # In the order of how often they come. Those that a file of numbers rarely has are further down.
                 if op == 0x72:  # r LONG_BINPUT
                     memo[_unsigned[4](window, pos)[0]] = stack[-1]
@@ -302,7 +235,7 @@ class _Reader:
                     end = pos + 1 + window[pos]
                     if end > len(window):
                         value, pos = self.string(pos + 1, window[pos])
-                        window, limit = self.window, -1
+                        window, limit, runs = self.window, -1, self.runs
                         push(value)
                     else:
                         push(window[pos + 1 : end])
@@ -312,7 +245,7 @@ class _Reader:
                     length = window[pos] if width == 1 else _unsigned[width](window, pos)[0]
                     value, pos = self.string(pos + width, length)
                     if window is not self.window:
-                        window, limit = self.window, -1
+                        window, limit, runs = self.window, -1, self.runs
                     push(text(value) if text else value)
                 elif op == 0x65 or op == 0x61:  # e APPENDS, a APPEND
                     values = self.popped() if op == 0x65 else [stack.pop()]
@@ -327,7 +260,7 @@ class _Reader:
                 elif op == 0x62:  # b BUILD
                     state = stack.pop()
                     self.build(pos, stack[-1], state)
-                    records = self.records
+                    runs = self.runs
                 elif op == 0x74:  # t TUPLE
                     push(tuple(self.popped()))
                 elif op == 0x85:  # TUPLE1
@@ -344,6 +277,8 @@ class _Reader:
                     values = self.popped() if op == 0x75 else [stack.pop(), stack.pop()][::-1]
                     if root is None or stack != [root]:
                         self.fail(pos, f"items for {_called(stack[-1])}", "a single dict, the whole of the file")
+                    if any(type(value) is Records for value in values):  # they stand in no list
+                        raise KeyError
                     if len(values) % 2:
                         self.fail(pos, "a key without a value", "pairs of them")
                     self.since = self.start + pos
@@ -365,7 +300,7 @@ class _Reader:
                 else:
                     pos = self.rare(op, pos)
                     if window is not self.window:
-                        window, limit = self.window, -1
+                        window, limit, runs = self.window, -1, self.runs
             except (IndexError, struct.error):
                 if self.start + len(window) >= self.size and pos + 8 >= len(window):
                     self.fail(pos, "the file ends in the middle of an item", "a whole pickle (was it cut off?)")
@@ -376,35 +311,57 @@ class _Reader:
                 if not self.fast:
                     self.fail(pos, f"a reference to part {missing} of an earlier item", "items that stand alone")
                 self.rewind(root)
-                window, limit, pos, records = self.window, -1, 0, self.records
+                window, limit, pos, runs = self.window, -1, 0, self.runs
 
-    def record(self, found: re.Match[bytes]) -> Packed | list[Any] | tuple[Any, ...] | None:
-        """The record that was found; None if its frame is not what it seems to be."""
-        length, frame, put_1, put_4, get_1, get_4, listed, tupled, scores, raw = found.groups()
-        if frame is None:
-            frame = self.memo[get_1[0] if get_1 else _unsigned[4](get_4)[0]]
-        elif length[0] != len(frame):
-            return None
-        elif put_4:
-            self.memo[_unsigned[4](put_4)[0]] = frame
-        elif put_1:
-            self.memo[put_1[0]] = frame
-        self.strings += len(raw)
-        form = self.forms[found.string[found.start() - 1], bool(listed)]
-        record = Packed((frame, listed or tupled, scores, raw, form))
-        return record if self.packed else record.unpacked()
+    # --- many records at once ---
 
-    def learn(self, array: Array, kind: _Type) -> None:
-        """Looks for records with arrays such as this one from now on. They more than double: few lessons are enough."""
-        places = [next((k for k, v in self.memo.items() if v is what), -1) for what in (_RECONSTRUCT, _NDARRAY, kind)]
+    def look(self, pos: int) -> None:
+        """Finds the records in the window."""
+        frames = self.memo.frames
+        self.found = find(self.window, pos, self.forms, frames, self.recalled) if self.fast and self.forms else None
+        self.runs = self.found.runs if self.found else {}
+
+    def recalled(self, place: int) -> Any:
+        """What lies at a place of the memo, or None."""
+        with suppress(KeyError):
+            return self.memo[place]
+
+    def take(self, pos: int) -> int:
+        """The records that follow each other from ``pos`` on; the place behind them.
+
+        Of what they put into the memo only frames are kept: Python 2 had each text of one character once, and refers
+        to it. Nothing refers to the rest, and a file that does is read again without this.
+        """
+        assert self.found is not None
+        start, stop = self.runs[pos]
+        records = Records(self.found, start, stop)
+        self.strings += len(records) * records.form.size
+        if self.packed:
+            self.stack.append(records)
+        else:
+            self.stack.extend(records)
+        return int(self.found.ends[stop - 1])
+
+    def learn(self, pos: int, array: Array, kind: _Type) -> None:
+        """Looks for records with arrays such as this one from now on, if it is a longer one, or may be a box.
+
+        They more than double in length: few lessons are enough.
+        """
+        (side,), size = array.shape, len(array.raw)
+        known = [form for length, form in self.forms.items() if length != BOX]
+        if not 0 < size < LINE // 2 or side in self.forms:
+            return
+        if side != BOX and any(2 * form.size >= size for form in known):
+            return
+        things = _RECONSTRUCT, _NDARRAY, b"b", kind
+        places = [
+            next((k for k, v in self.memo.items() if v is what or type(v) is bytes and v == what), -1)
+            for what in things
+        ]
         if min(places) >= 0 and max(places) < 1 << 32:
-            self.longest = len(array.raw)
-            self.forms = {
-                (op, listed): (array.dtype, array.shape, list if op == 0x5D else tuple, list if listed else tuple)
-                for op in (0x5D, 0x28)
-                for listed in (True, False)
-            }
-            self.records = _records(array.shape[0], len(array.raw), *places)
+            kept = {BOX: self.forms[BOX]} if BOX in self.forms else {}
+            self.forms = kept | {side: Form(array.dtype, array.shape, size, *places)}
+            self.look(pos)
 
     def rare(self, op: int, pos: int) -> int:
         """An operation that a file of numbers hardly has; the place behind it."""
@@ -488,7 +445,7 @@ class _Reader:
 
     def rewind(self, root: _Root | None) -> None:
         """Goes back to where the batch began, to read it and what follows operation by operation."""
-        self.fast, self.records, self.window, self.ended = False, {}, b"", False
+        self.fast, self.found, self.runs, self.window, self.ended = False, None, {}, b"", False
         self.start = self.since
         self.file.seek(self.since)
         self.stack[:] = [root] if root else []
@@ -544,8 +501,8 @@ class _Reader:
             if by_columns and type(shape) is tuple and len(shape) > 1:
                 self.fail(pos, "an array that lies column by column", "row by row")
             self.filled(pos, what, kind, shape, raw)
-            if self.fast and len(shape) == 1 and 2 * self.longest < len(what.raw) < LINE // 2:
-                self.learn(what, kind)
+            if self.fast and len(shape) == 1:
+                self.learn(pos, what, kind)
         elif type(what) is _Type and type(state) is tuple and len(state) >= 2 and _text(state[1]) in tuple("<>|="):
             what.order = _text(state[1])
         else:
@@ -564,18 +521,6 @@ class _Reader:
                 return array
         found = f"an array of shape {brief(shape)} in {len(raw) if type(raw) is bytes else 'no'} bytes"
         self.fail(pos, found, f"one or two sides of {size} bytes a number")
-
-
-def _numbers(packed: bytes) -> list[int | float]:
-    """The numbers that follow each other in a record, each with its operation."""
-    if len(packed) == 36 and packed[::9] == b"GGGG":
-        return list(_four_floats(packed))
-    numbers, pos = [], 0
-    while pos < len(packed):
-        read, width = _READ[packed[pos]]
-        numbers.append(read(packed, pos + 1)[0])
-        pos += width + 1
-    return numbers
 
 
 def _number(line: bytes) -> int:

@@ -24,9 +24,9 @@ LAYERS = (
         "fusion",
         "metrics",
         "portraits",
-        "pickles",
+        "records",
     ),  # fmt: skip
-    ("features", "claims", "notebooks", "official"),
+    ("features", "claims", "notebooks", "official", "pickles"),
     ("splits", "sampling", "traits", "pages", "inspection"),
     ("model", "datasets"),
     ("training",),

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from python2_pickle import Python2Pickler
 
 from famf_lib import pickles
-from famf_lib.pickles import Array, PickleError, brief
+from famf_lib.pickles import Array, PickleError, Records, brief
+from famf_lib.records import LINE
 
 DIM = 13
+ROOM = bytes(2 * LINE)  # the last bytes of a file are read operation by operation
 
 
 def read(content, path):
@@ -94,10 +96,10 @@ def test_files_of_every_protocol_say_what_was_written(tmp_path_factory, value, p
 
 
 @pytest.mark.parametrize("puts", ["all", "some"])
-@pytest.mark.parametrize("window", [7, 4 << 20])
-def test_many_batches_in_windows_of_any_size(tmp_path, monkeypatch, window, puts):
+@pytest.mark.parametrize(("window", "number"), [(7, 60), (90_000, 1203), (4 << 20, 1203)])
+def test_many_batches_in_windows_of_any_size(tmp_path, monkeypatch, window, number, puts):
     monkeypatch.setattr(pickles, "WINDOW", window)
-    value = clips(1203, kind=tuple, box=tuple)
+    value = clips(number, kind=tuple, box=tuple)
     found = read(python_2(value, puts), tmp_path / "x.pickle")
     assert [k for k, _ in found] == list(value)
     assert all(plain(list(a)) == plain(b) for (_, a), b in zip(found, value.values(), strict=True))
@@ -116,55 +118,91 @@ def test_an_array_longer_than_the_window(tmp_path, monkeypatch):
 
 def test_whole_records_are_found_and_tell_the_same(tmp_path, monkeypatch):
     """The short way through records is taken, to the end, and the long way says the same."""
-    taken = []
-    short = pickles._Reader.record
-    monkeypatch.setattr(pickles._Reader, "record", lambda self, found: taken.append(1) or short(self, found))
-    monkeypatch.setattr(pickles._Reader, "rewind", None)
     one_digit = {b"EARLY": [record(n % 10) for n in range(30)]}  # Python 2 has each of these frames once
-    content = python_2(one_digit | clips(60))
-    by_record = read(content, tmp_path / "x")
-    assert len(taken) > 100
-    monkeypatch.setattr(pickles, "_records", lambda *given: {})
+    content = python_2(one_digit | clips(60) | {b"LATE": [record(n % 10) for n in range(7)], b"room": ROOM})
+    taken = []
+    monkeypatch.setattr(pickles._Reader, "rewind", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(pickles, "Records", lambda *given: taken.append(Records(*given)) or taken[-1])
+        short = read(content, tmp_path / "x")
+    alone = sum(n % 4 == 0 for n in range(60))  # records in a list of one, which is written in another way
+    behind = alone + 3  # those behind them, the first of all, and what comes behind the lists of one
+    assert sum(map(len, taken)) >= 30 + 150 + 7 - alone - behind
+    monkeypatch.setattr(pickles, "find", lambda *given: None)
     one_by_one = read(content, tmp_path / "x")
-    assert [(k, plain(v)) for k, v in by_record] == [(k, plain(v)) for k, v in one_by_one]
+    assert [(k, plain(v)) for k, v in short] == [(k, plain(v)) for k, v in one_by_one]
+
+
+coordinates = st.floats(allow_nan=False) | st.integers(-(2**31), 2**31 - 1) | st.integers(0, 255)
+frames = st.integers(0, 12) | st.integers(0, 999_999_999)
+
+
+@st.composite
+def alike(draw):
+    """Records of one form, with whatever values, in one list."""
+    kind, floats = draw(st.sampled_from([(list, 0), (list, 1), (list, 2), (tuple, 1), (tuple, 2)]))
+    box = draw(st.sampled_from([list, tuple, np.array, np.float32]))
+    number = coordinates if box in (list, tuple) else st.integers(-999, 999).map(float)
+    made = []
+    for frame in draw(st.lists(frames, min_size=2, max_size=5)):
+        numbers = draw(st.lists(number, min_size=4, max_size=4))
+        scores = draw(st.lists(coordinates, min_size=floats, max_size=floats))
+        vector = np.frombuffer(draw(st.binary(min_size=2 * DIM, max_size=2 * DIM)), dtype=np.float16)
+        made.append(kind([b"%0*d" % (draw(st.integers(1, 4)), frame), box(numbers), *scores, vector]))
+    return made
+
+
+def bits(value):
+    """As ``plain``, with NaN equal to itself and an int not equal to a float."""
+    return repr(plain(value))
 
 
 @settings(max_examples=60)
-@given(
-    st.lists(
-        records.filter(lambda r: isinstance(r, list) or len(r) > 3), min_size=2, max_size=9
-    ),  # a triple has no mark
-    st.sampled_from(["all", "some"]),
-)
-def test_packed_records_unpack_to_the_same(tmp_path_factory, value, puts):
+@given(st.lists(alike(), min_size=1, max_size=2), st.sampled_from(["all", "some"]))
+def test_records_read_many_at_once_are_those_of_python(tmp_path_factory, lists, puts):
     path = tmp_path_factory.mktemp("p") / "x.pickle"
-    ((_, wanted),) = read(python_2({b"x": value}, puts), path)
-    ((_, found),) = pickles.items(path, packed=True)
-    packed = [record for record in found if isinstance(record, pickles.Packed)]
-    assert len(packed) >= len(found) - 1  # the first one teaches what records look like
-    unpacked = [record.unpacked() if record in packed else record for record in found]
-    assert plain(unpacked) == plain(wanted)
+    path.write_bytes(python_2({b"CLIP_%d" % n: one for n, one in enumerate(lists)} | {b"room": ROOM}, puts))
+    wanted = pickle.loads(path.read_bytes(), encoding="bytes")
+    unpacked, taken = {}, 0
+    for key, found in pickles.items(path, packed=True):
+        taken += sum(len(one) for one in found if isinstance(one, Records))
+        unpacked[key] = [r for one in found for r in (one if isinstance(one, Records) else [one])]
+    assert {k: bits(v) for k, v in unpacked.items()} | {b"room": bits(ROOM)} == {k: bits(v) for k, v in wanted.items()}
+    assert taken == len(lists[0]) - 1 or len(lists) > 1  # the first one teaches what records look like
 
 
-@given(
-    st.integers(0, 3).flatmap(
-        lambda width: st.tuples(
-            st.just(width),
-            st.lists(
-                st.lists(st.integers(-(2**31), 2**31 - 1) | st.floats(allow_nan=False), min_size=width, max_size=width)
-            ),
-        )
-    )
-)
-def test_packed_numbers_are_read_many_at_once(given_):
-    width, values = given_
-    packed = []
-    for row in values:
-        out = io.BytesIO()
-        for value in row:
-            Python2Pickler(out).write(value)
-        packed.append(out.getvalue())
-    assert pickles.floats(packed, width).tolist() == values
+@settings(max_examples=40)
+@given(alike())
+def test_columns_of_records_hold_what_their_records_do(tmp_path_factory, made):
+    path = tmp_path_factory.mktemp("p") / "x.pickle"
+    path.write_bytes(python_2({b"x": made, b"room": ROOM}))
+    found = next(pickles.items(path, packed=True))[1]
+    one, *others = [r for r in found if isinstance(r, Records)]
+    assert not others and [bits(r) for r in one] == [bits(r) for r in made[1:]] and bits(one[-1]) == bits(made[-1])
+    many, scores = made[1:], len(made[0]) - 3
+    assert one.frames.tolist() == [int(r[0]) for r in many]
+    assert one.boxes.tolist() == [list(r[1]) for r in many] and one.boxes.shape == (len(many), 4)
+    assert one.scores.tolist() == [list(r[2 : 2 + scores]) for r in many]
+    assert one.vectors.tobytes() == b"".join(r[-1].tobytes() for r in many) and one.vectors.shape == (len(one), DIM)
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_a_record_with_a_byte_changed_reads_as_operation_by_operation(tmp_path_factory, data):
+    """Whatever byte is another: what is read at once is what the long way reads. That one may find more to refuse."""
+    path = tmp_path_factory.mktemp("p") / "x.pickle"
+    content = bytearray(python_2({b"x": [record(n) for n in range(8, 14)], b"room": ROOM}))
+    place = data.draw(st.integers(content.index(b"U\x019"), content.index(b"U\x04room")))
+    content[place] = data.draw(st.integers(0, 255) | st.sampled_from(b"hjqrUGKMJ]()et."))
+    said = []
+    for way in (pickles.find, lambda *given: None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pickles, "find", way)
+            try:
+                said.append([(bits(k), bits(v)) for k, v in read(bytes(content), path)])
+            except PickleError as refusal:
+                said.append(str(refusal))
+    assert said[0] == said[1] or type(said[1]) is str
 
 
 # --- what refers to what ---

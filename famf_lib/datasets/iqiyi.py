@@ -32,7 +32,7 @@ from famf_lib.features import SPLITS, ClipSet, Modality, Writer, finite, writing
 from famf_lib.files import clear_unfinished
 from famf_lib.official import Faults
 from famf_lib.paper import IQIYI
-from famf_lib.pickles import Array, Packed, brief
+from famf_lib.pickles import Array, Records, brief
 from famf_lib.progress import progress
 
 NAME = "iqiyi"
@@ -285,45 +285,54 @@ class _Import:
         """The records of a pickle, some thousands of whole clips at a time: rows (n,), columns and vectors (n, D)."""
         path, fields = self.pickles[kind, split], FIELDS[kind]
         rows: list[int] = []
-        records: list[Any] = []
+        counts: list[int] = []
+        parts: list[Any] = []  # Records, and lists of records
         for row, value in self._items(kind, split):
             sound = self._sound(path, self.names[row], value, fields)
-            rows += [row] * len(sound)
-            records += sound
-            if len(records) >= BATCH:
-                yield self._checked(path, rows, records, fields)
-                rows, records = [], []
-        if records:
-            yield self._checked(path, rows, records, fields)
+            rows.append(row)
+            counts.append(sum(map(len, sound)))
+            for part in sound:
+                _append(parts, part)
+            if sum(map(len, parts)) >= BATCH:
+                yield self._checked(path, np.repeat(rows, counts), parts, fields)
+                rows, counts, parts = [], [], []
+        if parts:
+            yield self._checked(path, np.repeat(rows, counts), parts, fields)
 
     def _sound(self, path: Path, name: str, records: Any, fields: tuple[str, ...]) -> list[Any]:
-        """The records of a clip that have the form they should have. Their values are looked at for many at once."""
+        """The records of a clip that have the form they should have, in ``Records`` and lists.
+
+        Their values are looked at for many clips at once.
+        """
         if type(records) not in (list, tuple):
             self._fault(path, "clips without a list", f"clip {name}: {brief(records)} found", "a list of records")
             return []
-        scores, sound = 9 * (len(fields) - 3), []
-        for n, record in enumerate(records):
-            if type(record) is Packed:
-                _, _, packed, _, (dtype, shape, _, _) = record
-                if len(packed) == scores and shape == (DIM,) and dtype == "<f2":
-                    sound.append(record)
-                    continue
-                record = record.unpacked()
-            if type(record) not in (list, tuple) or len(record) != len(fields):
-                found, kind, expected = record, "records of another form", f"{len(fields)} fields: {', '.join(fields)}"
-            elif type(vector := record[-1]) is not Array or vector.shape != (DIM,) or vector.dtype[1] != "f":
-                found, kind, expected = vector, "vectors of another length", f"a vector of {DIM} floats"
-            else:
-                sound.append(record)
+        sound: list[Any] = []
+        n = 0
+        for one in records:
+            if type(one) is Records and one.scores.shape[1] == len(fields) - 3 and one.form[:2] == ("<f2", (DIM,)):
+                _append(sound, one)
+                n += len(one)
                 continue
-            self._fault(path, kind, f"record {n} of clip {name}: {brief(found)} found", expected)
+            for record in one if type(one) is Records else [one]:
+                if type(record) not in (list, tuple) or len(record) != len(fields):
+                    found, kind = record, "records of another form"
+                    expected = f"{len(fields)} fields: {', '.join(fields)}"
+                elif type(vector := record[-1]) is not Array or vector.shape != (DIM,) or vector.dtype[1] != "f":
+                    found, kind, expected = vector, "vectors of another length", f"a vector of {DIM} floats"
+                else:
+                    _append(sound, [record])
+                    n += 1
+                    continue
+                self._fault(path, kind, f"record {n} of clip {name}: {brief(found)} found", expected)
+                n += 1
         return sound
 
     def _checked(
-        self, path: Path, rows: list[int], records: list[Any], fields: tuple[str, ...]
+        self, path: Path, rows: np.ndarray, parts: list[Any], fields: tuple[str, ...]
     ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
         """The records whose values are what they should be, as columns."""
-        columns = _columns(records, fields)
+        columns = _columns(parts, fields)
         vectors, box = columns.pop("vector"), columns["box"]
         low, high = box[:, :2], box[:, 2:]
         ordered = ((low >= 0) & (low <= high) & (high < np.inf)).all(axis=1)  # NaN is in no order
@@ -339,16 +348,16 @@ class _Import:
         ]
         for score in fields[2:-1]:
             checks.append((f"{score}s that are no number", score, np.isfinite(columns[score]), "a finite number"))
-        kept = np.ones(len(records), dtype=bool)
+        kept = np.ones(len(rows), dtype=bool)
         for kind, name, sound, expected in checks:
             for n in np.flatnonzero(kept & ~sound).tolist():
-                found = brief(_plain(records[n])[fields.index(name)])
+                found = brief(_record(parts, n)[fields.index(name)])
                 found = "NaN, infinity or a number beyond 65504" if name == "vector" else found
                 self._fault(path, kind, f"{name} of a record of clip {self.names[rows[n]]}: {found} found", expected)
             kept &= sound
         if kept.all():
-            return np.array(rows), columns, vectors
-        return np.array(rows)[kept], {name: column[kept] for name, column in columns.items()}, vectors[kept]
+            return rows, columns, vectors
+        return rows[kept], {name: column[kept] for name, column in columns.items()}, vectors[kept]
 
     # --- one vector a clip ---
 
@@ -411,22 +420,43 @@ class _Import:
                 counts[f"{split}: clips without {kind}"] = int((~modality.present.numpy()[its]).sum())
 
 
-def _columns(records: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _append(parts: list[Any], part: Any) -> None:
+    """Adds records to those that came before, in one with the last where they go together."""
+    last = parts[-1] if parts else None
+    if type(last) is Records and type(part) is Records and (both := last.followed_by(part)):
+        parts[-1] = both
+    elif type(last) is list and type(part) is list:
+        last += part
+    else:
+        parts.append(part)
+
+
+def _record(parts: list[Any], n: int) -> Any:
+    """Record n of all."""
+    for part in parts:
+        if n < len(part):
+            return part[n]
+        n -= len(part)
+    raise IndexError
+
+
+def _columns(parts: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The values of records of a sound form, field by field; -1 or NaN where a value is not of its kind."""
-    if all(type(record) is Packed for record in records):
-        frames, boxes, packed, vectors, _ = zip(*records, strict=True)
-        box, scores = pickles.floats(boxes, 4), pickles.floats(packed, len(fields) - 3)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
-            box, scores = box.astype(np.float32), scores.astype(np.float32)
-        found = {"frame": _integers(frames), "box": box, "vector": _halves(vectors)}
-        return found | {name: scores[:, n] for n, name in enumerate(fields[2:-1])}
-    frames, boxes, *scores, vectors = zip(*map(_plain, records), strict=True)
+    columns = [_packed(part, fields) if type(part) is Records else _plain(part, fields) for part in parts]
+    return {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+
+
+def _packed(records: Records, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
+        box, scores = records.boxes.astype(np.float32), records.scores.astype(np.float32)
+    found = {"frame": records.frames, "box": box, "vector": records.vectors}
+    return found | {name: scores[:, n] for n, name in enumerate(fields[2:-1])}
+
+
+def _plain(records: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+    frames, boxes, *scores, vectors = zip(*records, strict=True)
     found = {"frame": _integers(frames), "box": _floats(boxes, 4), "vector": _vectors(vectors)}
     return found | {name: _floats(score, 1)[:, 0] for name, score in zip(fields[2:-1], scores, strict=True)}
-
-
-def _plain(record: Any) -> Any:
-    return record.unpacked() if type(record) is Packed else record
 
 
 def _integers(values: Sequence[Any]) -> Int64[np.ndarray, " n"]:
@@ -464,11 +494,5 @@ def _numbers(value: Any, width: int) -> list[int | float]:
 
 def _vectors(arrays: Sequence[Array]) -> Float16[np.ndarray, "n D"]:
     """Vectors of ``DIM`` floats as one array; infinite where float16 cannot hold a number."""
-    if all(array.dtype == "<f2" for array in arrays):
-        return _halves([array.raw for array in arrays])
     with np.errstate(over="ignore"):
-        return np.stack([array.numpy().astype(np.float16) for array in arrays])
-
-
-def _halves(vectors: Sequence[bytes]) -> Float16[np.ndarray, "n D"]:
-    return np.frombuffer(bytearray().join(vectors), np.dtype("<f2")).reshape(len(vectors), DIM)
+        return np.array([array.numpy() for array in arrays]).astype(np.float16).reshape(len(arrays), DIM)
