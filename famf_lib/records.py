@@ -22,11 +22,12 @@ class Array:
     """A numpy array as it lies in the file: its bytes, and what they mean.
 
     ``dtype`` is a numpy type string such as ``<f2``, ``shape`` the lengths of its sides; ``raw``, the bytes, fits both.
+    One that a file begins and does not fill is empty, as it is in Python.
     """
 
     __slots__ = ("dtype", "raw", "shape")
 
-    def __init__(self, dtype: str = "", shape: tuple[int, ...] = (), raw: bytes = b"") -> None:
+    def __init__(self, dtype: str = "|i1", shape: tuple[int, ...] = (0,), raw: bytes = b"") -> None:
         self.dtype, self.shape, self.raw = dtype, shape, raw
 
     def __repr__(self) -> str:

@@ -205,6 +205,13 @@ def test_a_record_with_a_byte_changed_reads_as_operation_by_operation(tmp_path_f
     assert said[0] == said[1] or type(said[1]) is str
 
 
+def test_an_array_that_is_begun_and_not_filled_is_empty(tmp_path):
+    content = python_2({b"x": np.arange(3, dtype=np.float16)})
+    begun = content[: content.index(b"(K\x01")] + b"u."
+    ((_, found),) = read(begun, tmp_path / "x")
+    assert plain(found) == plain(pickle.loads(begun, encoding="bytes")[b"x"])
+
+
 # --- what refers to what ---
 
 
