@@ -8,10 +8,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: book test lab clean
+.PHONY: book pdf test lab clean
 
 book: $(VENV)/.ready
 	$(BIN)/famf book --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach name,$(DATASET),--dataset $(name))
+
+# The whole book in one file, _build/famf.pdf. It is printed by the Chromium, Chrome or Edge that is there.
+pdf: book
+	$(BIN)/famf pdf
 
 test: $(VENV)/.ready
 	$(BIN)/ruff check .

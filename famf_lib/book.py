@@ -71,7 +71,7 @@ def build(
     place = root / "_build"
     place.mkdir(exist_ok=True)
     begin = time.monotonic()
-    with _alone(place / ".lock"):
+    with alone(place / ".lock"):
         every = pages(root, parameters or {}, further)
         toc = table_of_contents(root, every)
         if unknown := set(only or ()) - {page.name for page in every}:
@@ -201,18 +201,26 @@ def _render(place: Path) -> None:
     _say("pages", "rendering …")
     begin = time.monotonic()
     log = place / "reports" / "sphinx.log"
-    log.parent.mkdir(exist_ok=True)
     with written_whole(html) as new:
-        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
-        strict = ["-W", "-n", "--keep-going", "--all", "--path-output", str(new.parent)]
-        with log.open("w") as lines:
-            done = subprocess.run([*command, *strict, str(source)], stdout=lines, stderr=subprocess.STDOUT)
-        log.write_text(re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace")))  # colours
-        if done.returncode:
-            raise BookError(f"Sphinx refuses the book: {_problems(log, source)} The whole log: {log}")
-        (new.parent / "_build" / "html").rename(new)
+        sphinx(source, new, "html", log)
         (new / stamp).write_text(state)
     _say("pages", f"rendered in {time.monotonic() - begin:.1f} s")
+
+
+def sphinx(source: Path, out: Path, builder: str, log: Path) -> None:
+    """Renders ``source`` into the new folder ``out``, strictly. ``builder`` is one of Jupyter Book's.
+
+    Raises: BookError: its first problem. The log has them all.
+    """
+    log.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+    strict = ["-W", "-n", "--keep-going", "--all", "--path-output", str(out.parent), "--builder", builder]
+    with log.open("w") as lines:
+        done = subprocess.run([*command, *strict, str(source)], stdout=lines, stderr=subprocess.STDOUT)
+    log.write_text(re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace")))  # colours
+    if done.returncode:
+        raise BookError(f"Sphinx refuses the book: {_problems(log, source)} The whole log: {log}")
+    (out.parent / "_build" / builder).rename(out)
 
 
 def _problems(log: Path, source: Path) -> str:
@@ -224,7 +232,7 @@ def _problems(log: Path, source: Path) -> str:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Iterator[None]:
     """One build at a time."""
     held = FileLock(lock)
     try:

@@ -82,6 +82,14 @@ def lab(context: typer.Context) -> None:
 
 
 @app.command()
+def pdf() -> None:
+    """Print the built book into _build/famf.pdf, with a browser of the Chromium family."""
+    from famf_lib import printed
+
+    typer.echo(printed.pdf(ROOT))
+
+
+@app.command()
 def test() -> None:
     """Run the tests."""
     _call("pytest")

@@ -1,10 +1,16 @@
 """Figures in one visual language: values on a dot plot with their interval, the paper's value as a hollow diamond."""
 
+import re
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
+from IPython.core.pylabtools import print_figure
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from famf_lib.claims import Comparison, Verdict
 
@@ -12,6 +18,7 @@ PALETTE = sns.color_palette("colorblind")
 OURS, PAPER, MUTED = PALETTE[0], PALETTE[3], "0.55"
 VERDICT_COLOURS = {Verdict.HOLDS: PALETTE[2], Verdict.DOES_NOT_HOLD: PALETTE[3], Verdict.CANNOT_TELL: MUTED}
 DIAMOND = {"s": 48, "marker": "D", "facecolor": "none", "edgecolor": PAPER, "linewidth": 1.6}
+TIP = "tip: "
 WIDTH = 7.5  # inches: the text column of the book
 
 
@@ -30,12 +37,19 @@ def theme() -> None:
             "svg.hashsalt": "famf",  # the same figure gives the same file
         }
     )
-    try:
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-
+    if (shell := get_ipython()) is not None:
         set_matplotlib_formats("svg")
-    except ImportError:
-        pass
+        shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, svg)
+
+
+def tip(artist: Artist, text: str) -> None:
+    """What a reader is told who points at it, where the figure is SVG."""
+    artist.set_gid(f"{TIP}{text}")
+
+
+def svg(figure: Figure) -> str:
+    """The figure as SVG, with its tips."""
+    return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", print_figure(figure, "svg"))
 
 
 def levels(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
@@ -44,13 +58,16 @@ def levels(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
     for y, (label, row) in enumerate(table.iterrows()):
         axes.plot([row["low"], row["high"]], [y, y], color=OURS, linewidth=2.5, solid_capstyle="round", zorder=2)
-        axes.scatter(seeds.loc[label], [y + 0.22] * seeds.shape[1], s=14, color=OURS, alpha=0.5, linewidth=0, zorder=2)
-        axes.scatter(row["ours"], y, s=60, color=OURS, zorder=3)
+        for seed, value in seeds.loc[label].items():
+            dot = axes.scatter(value, y + 0.22, s=14, color=OURS, alpha=0.5, linewidth=0, zorder=2)
+            tip(dot, f"{label}, seed {seed}: {value:.4f}")
+        mean = axes.scatter(row["ours"], y, s=60, color=OURS, zorder=3)
+        tip(mean, f"{label}: {row['ours']:.4f}, 95 % interval {row['low']:.4f} to {row['high']:.4f}")
         axes.annotate(
             f"{row['ours']:.3f}", (row["ours"], y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9
         )
         if pd.notna(row["paper"]):
-            axes.scatter(row["paper"], y, **DIAMOND, zorder=3)
+            tip(axes.scatter(row["paper"], y, **DIAMOND, zorder=3), f"{label}, the paper: {row['paper']:.4f}")
     _rows(axes, list(table.index))
     axes.set_xlabel("mAP at 100")
     axes.scatter([], [], s=60, color=OURS, label="ours: mean, 95 % interval")
@@ -72,9 +89,10 @@ def differences(compared: list[Comparison]) -> Figure:
         axes.fill_betweenx([y - 0.5, y + 0.5], low, high, color="0.5", alpha=0.15, linewidth=0)
         colour = VERDICT_COLOURS[one.verdict]
         axes.plot([one.ours.low, one.ours.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="round")
-        axes.scatter(one.ours.mean, y, s=55, color=colour, zorder=3)
+        ours = f"{one.ours.mean:+.4f} [{one.ours.low:+.4f}, {one.ours.high:+.4f}]"
+        tip(axes.scatter(one.ours.mean, y, s=55, color=colour, zorder=3), f"{one.name}: {ours}, {one.verdict}")
         if one.paper is not None:
-            axes.scatter(one.paper, y, **DIAMOND, zorder=3)
+            tip(axes.scatter(one.paper, y, **DIAMOND, zorder=3), f"{one.name}, the paper: {one.paper:+.4f}")
     several = len({one.claim for one in compared}) > 1  # the name of a single claim would stand on every line
     _rows(axes, [f"{one.claim}\n{one.case}" if several else one.case for one in compared])
     axes.tick_params(axis="y", labelsize=8)

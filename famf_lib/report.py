@@ -1,5 +1,6 @@
 """Tables and sentences from the runs. Nothing here trains, and no number is typed in."""
 
+import base64
 import json
 import re
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from famf_lib.statistics import LEVEL, estimate
 
 LONG = 28  # characters of a cell that is a text and no number
 SHORT = 16  # characters of a name that needs no room of its own
+_RUNS = '<a href="#runs">all its runs</a>'  # where ``runs`` stands on the page
 RECORDED_DIGITS = 1e-5  # a recording keeps five digits of each AP
 
 
@@ -108,13 +110,13 @@ def where_from(results: Results) -> str:
     """Whether the numbers were made here, and if not, where."""
     if results.recorded is None:
         when = max(run.origin["when"] for run in results.runs.values())
-        return f"Trained on this machine, the last run on {when}; data fingerprint `{results.data}`."
+        return f"Trained on this machine, the last run on {when}; data fingerprint `{results.data}`; {_RUNS}."
     recorded, origin = results.recorded, results.recorded["origin"]
     machine = origin["hardware"].get("gpu") or f"{origin['hardware']['processor']}, {origin['hardware']['cores']} cores"
     return (
         f"**Recorded, not run here**: the dataset is not on this machine. Made by `{recorded['command']}` at commit "
         f"`{(origin['commit'] or 'unknown')[:12]}` on {machine}, PyTorch {origin['versions']['torch']}; profile "
-        f"{results.profile}; data fingerprint `{results.data}`."
+        f"{results.profile}; data fingerprint `{results.data}`; {_RUNS}."
     )
 
 
@@ -175,6 +177,29 @@ def again(experiment: str, dataset: str, profile: str, seeds: Sequence[int], pro
     )
 
 
+def runs(results: Results) -> HTML:
+    """Every run behind the numbers of a page, folded away: its row, seed, mAP, key in the store, and when it was made.
+
+    ``where_from`` links to it.
+    """
+    table = pd.DataFrame(
+        [
+            {
+                "row": label,
+                "seed": seed,
+                "mAP": one.mean_ap,
+                "rank-1": one.rank_1,
+                "run": one.key[:12],
+                "trained": one.origin.get("when", ""),  # not kept in a recording
+                "commit": (one.origin["commit"] or "unknown")[:9],
+            }
+            for (label, seed), one in results.runs.items()
+        ]
+    ).set_index("row")
+    head = f"The {len(table)} runs behind these numbers"
+    return HTML(f'<details id="runs"><summary>{head}</summary>{styled(table).data}</details>')
+
+
 def setting_table(setting: Setting) -> pd.DataFrame:
     """What all rows share, a line a setting."""
     flat = setting.model_dump() | setting.training.model_dump()
@@ -183,7 +208,7 @@ def setting_table(setting: Setting) -> pd.DataFrame:
 
 
 def styled(table: pd.DataFrame) -> HTML:
-    """A table for a page: four digits, an interval in one column, nothing where there is no value."""
+    """A table for a page: four digits, an interval in one column, nothing for no value. All digits to take along."""
     shown = table.copy()
     if {"low", "high"} <= set(shown):
         interval = [f"{low:.4f} … {high:.4f}" for low, high in zip(shown["low"], shown["high"], strict=True)]
@@ -198,7 +223,15 @@ def styled(table: pd.DataFrame) -> HTML:
     long = named and max((len(str(name)) for name in shown.index), default=0) > SHORT
     kinds = ["famf-names"] * long + ["famf-wide"] * (shown.shape[1] > 5)
     html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
-    return HTML(re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-text">\1</td>', html))
+    html = re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-text">\1</td>', html)
+    return HTML(f"{html}\n{_taken_along(table.to_csv(index=named))}")
+
+
+def _taken_along(csv: str) -> str:
+    """A link to a table with all its digits, which lies in the page itself."""
+    data = base64.b64encode(csv.encode()).decode()
+    link = f'<a class="famf-take" data-table download="table.csv" href="data:text/csv;base64,{data}">CSV</a>'
+    return f'<p class="famf-take">{link}</p>'
 
 
 def protocol(dataset: str, results: Results) -> str:

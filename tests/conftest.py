@@ -118,7 +118,13 @@ def made_results():
             ap = level + common + noise * rng.normal(size=(seeds, persons))
             for seed in range(seeds):
                 runs[label, seed + 1] = Run(
-                    RunSpec(seed=seed + 1), "key", pd.Series(ap[seed]), 0.5, [0.1], 1.0, {"when": "2026-01-01"}
+                    RunSpec(seed=seed + 1),
+                    f"{len(runs):012x}",
+                    pd.Series(ap[seed]),
+                    0.5,
+                    [0.1],
+                    1.0,
+                    {"when": "2026-01-01", "commit": 40 * "c"},
                 )
         return Results(runs, "data", "standard")
 

@@ -39,6 +39,7 @@ LAYERS = (
     ("ledger", "challenging", "generated"),
     ("figures",),
     ("book",),
+    ("printed",),
     ("commands",),
     ("cli",),
 )

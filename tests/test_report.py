@@ -1,13 +1,18 @@
 """Tables and sentences from made-up results, against numbers worked out by hand."""
 
+import base64
+import io
+from xml.etree import ElementTree
+
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
 from famf_lib import ledger, report
 from famf_lib.claims import Verdict
 from famf_lib.experiments import EXPERIMENTS, FAMF, TABLE_1
-from famf_lib.plots import differences, levels
+from famf_lib.plots import differences, levels, svg
 
 LEVELS = {variant.label: 0.5 for variant in TABLE_1}
 PRINTED = EXPERIMENTS["table-1"].paper()
@@ -100,3 +105,34 @@ def test_share_of_attention_is_summed_over_columns_and_averaged_over_rows(made_r
     assert np.isnan(share[:, 1]).all()
     share, even = report.attention_share(results, "A", "body", "audio")
     assert even == 0.25 and share[0, 0] == pytest.approx(0.15)
+
+
+def test_a_table_can_be_taken_along_with_all_its_digits():
+    table = pd.DataFrame({"ours": [1 / 3, np.nan], "low": [0.1, 0.2], "high": [0.7, 0.8]}, index=["a,b", 'say "c"'])
+    page = BeautifulSoup(report.styled(table.rename_axis("row")).data, "html.parser")
+    assert page.table.find("td").text == "0.3333"
+    kind, content = page.find("a", download=True)["href"].split(",")
+    assert kind == "data:text/csv;base64"
+    back = pd.read_csv(io.BytesIO(base64.b64decode(content)), index_col="row")
+    pd.testing.assert_frame_equal(back, table.rename_axis("row"))
+
+
+def test_every_run_behind_a_page_is_listed(made_results):
+    results = made_results({"one": 0.5, "another": 0.7}, seeds=3)
+    page = BeautifulSoup(report.runs(results).data, "html.parser")
+    lines = [[cell.text for cell in line.find_all(["th", "td"])] for line in page.tbody.find_all("tr")]
+    assert [(line[0], line[1], line[4]) for line in lines] == [
+        (label, str(seed), run.key[:12]) for (label, seed), run in results.runs.items()
+    ]
+    assert [float(line[2]) for line in lines] == pytest.approx([r.mean_ap for r in results.runs.values()], abs=5e-5)
+    assert page.details["id"] == "runs" and "6 runs" in page.summary.text
+    assert f'href="#{page.details["id"]}"' in report.where_from(results)
+
+
+def test_marks_of_a_figure_say_what_they_are(made_results):
+    results = made_results({"a < b": 0.5, "c & d": 0.7}, seeds=2)
+    figure = levels(report.rows(results, {"a < b": 0.25}), report.by_seed(results))
+    drawn = ElementTree.fromstring(svg(figure))
+    tips = [title.text for title in drawn.iter("{http://www.w3.org/2000/svg}title")]
+    said = [f"a < b, seed {seed}: {results.runs['a < b', seed].mean_ap:.4f}" for seed in results.seeds]
+    assert tips[:2] == said and "a < b, the paper: 0.2500" in tips and len(tips) == 2 * 3 + 1
