@@ -72,8 +72,8 @@ def peak_of_step(
         if aggregation is not None:
             famf.aggregation = _in_place_of(famf.aggregation, aggregation(dim, **model.aggregation_options))
         optimiser = torch.optim.Adam(famf.parameters(), fused=True)
-        for _ in range(2):  # as in ``training.train``, names included: the old logits live while the new ones are made
-            held.peak = held.now
+
+        def step() -> int:  # as in ``training.train``, names included: what it made goes when it ends
             with autocast(CPU, training):
                 logits = famf(_batch(model, training, dim, modality_dims))
             classes = torch.empty(training.batch_size, dtype=torch.int64)
@@ -82,6 +82,11 @@ def peak_of_step(
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
+            return behind_forward
+
+        for _ in range(2):
+            held.peak = held.now
+            behind_forward = step()
         parameters = _bytes(famf.parameters())
         state = _bytes(value for of_one in optimiser.state.values() for value in of_one.values())
         lasting = 2 * parameters + state + _bytes(famf.buffers())  # twice: with the gradients of the step before

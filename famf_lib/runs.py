@@ -40,7 +40,7 @@ from famf_lib.training import EvaluationConfig, TrainingConfig
 
 DECIDING_MODULES = tuple(
     f"famf_lib.{name}"
-    for name in ("features", "splits", "sampling", "aggregation", "fusion", "metrics", "model", "training")
+    for name in ("features", "splits", "sampling", "aggregation", "fusion", "metrics", "model", "capture", "training")
 )
 LISTED = 10  # keys that a sentence names
 
@@ -207,6 +207,7 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
         "origin": {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "processes": data_parallel.processes(),
+            "device": clipset.faces.device.type,
             **provenance.origin(ROOT),
         },
     }
@@ -252,6 +253,7 @@ def obtain_all(specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device,
             together = data_parallel.processes() > 1 or device.type != "cpu" or clipset.folder is None
             workers = 1 if together else min(len(missing), cores())
             if workers == 1:
+                clipset = clipset.to(device)  # once: at full size it is 4 GB
                 for done, spec in enumerate(missing.values()):
                     epochs = spec.training.epochs
                     obtain(spec, clipset, device, lambda epoch, loss, n=done, of=epochs: bar.to(n + epoch / of))

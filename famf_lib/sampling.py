@@ -18,7 +18,11 @@ def generator(device: torch.device, *seeds: int) -> torch.Generator:
 
 
 def sample_faces(
-    offsets: Int64[Tensor, " V_plus_1"], clips: Int64[Tensor, " T"], n: int, generator: torch.Generator
+    offsets: Int64[Tensor, " V_plus_1"],
+    clips: Int64[Tensor, " T"],
+    n: int,
+    generator: torch.Generator,
+    total: int | None = None,
 ) -> Int64[Tensor, "T {n}"]:
     """For each of T clips the positions of n of its faces in the flat array of all faces.
 
@@ -27,12 +31,13 @@ def sample_faces(
     A clip without faces gives zeros: the caller masks it.
 
     One random permutation within every clip comes from one sort of all its faces by (clip, random number). A clip then
-    reads its permutation from the front, and round again when it is short.
+    reads its permutation from the front, and round again when it is short. ``total``, the number of faces of these
+    clips, spares a GPU the wait for the host to find it out.
     """
     device = offsets.device
     counts = offsets.diff()[clips]
     starts = counts.cumsum(0) - counts  # where clip t's faces begin among the faces of these clips only
-    clip_of_face = torch.repeat_interleave(torch.arange(len(clips), device=device), counts)
+    clip_of_face = torch.repeat_interleave(torch.arange(len(clips), device=device), counts, output_size=total)
     # int64 keys, clip above, 31 random bits below: a float key would lose bits with many clips.
     noise = torch.randint(2**31, (len(clip_of_face),), generator=generator, device=device)
     order = torch.argsort((clip_of_face << 31) | noise)
@@ -65,12 +70,14 @@ class Sampler:
         self.clipset, self.n = clipset, n
         self.clips = clips.to(device)
         self.modalities = {name: clipset.modalities[name] for name in modalities}
-        self.has_face = clipset.counts.to(device)[self.clips] > 0
-        self.all_have_faces = bool(self.has_face.all())  # asked once: asking in each batch would stall a GPU
+        counts = clipset.counts.to(device)[self.clips]
+        self.has_face = counts > 0
+        # Asked once: asking in each batch or epoch would stall a GPU.
+        self.all_have_faces, self.faces = bool(self.has_face.all()), int(counts.sum())
 
     def draw(self, generator: torch.Generator) -> Int64[Tensor, "T n"]:
         """The faces of every clip for one epoch."""
-        return sample_faces(self.clipset.offsets, self.clips, self.n, generator)
+        return sample_faces(self.clipset.offsets, self.clips, self.n, generator, self.faces)
 
     def batch(self, drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> Batch:
         """The clips at ``rows`` (positions in ``clips``) with the faces that ``draw`` gave them, in float32."""

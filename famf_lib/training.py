@@ -2,6 +2,9 @@
 
 Both are determined by their configuration and the seed: on one machine, two runs give the same numbers, and one that
 was interrupted and resumed gives those of one that was not.
+
+A GPU never waits for the host inside an epoch: faces are drawn and clips are shuffled where the ClipSet lies, and the
+host reads one number, the loss, when the epoch is over.
 """
 
 import math
@@ -17,6 +20,7 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
+from famf_lib import capture
 from famf_lib.features import ClipSet
 from famf_lib.files import written_whole
 from famf_lib.metrics import Ranking, Scores
@@ -86,7 +90,9 @@ def pick_device(name: str = "auto") -> torch.device:
 def precision_of(config: TrainingConfig, device: torch.device) -> torch.dtype:
     """The precision of matrix products in training. ``auto`` is bfloat16 where the device multiplies it fast.
 
-    On a CPU that is one with instructions for it: ``benchmarks/precision.py`` measures what they give.
+    On a CPU that is one with instructions for it: ``benchmarks/precision.py`` measures what they give. Weights, their
+    gradients, the optimiser's state, the sums of normalisations, softmax and loss are float32 in either. float32 is
+    float32 on a GPU as well: PyTorch rounds factors to TF32 only when asked to, and nothing here asks.
     """
     if config.precision != "auto":
         return getattr(torch, config.precision)
@@ -105,15 +111,19 @@ def learning_rate_factor(config: TrainingConfig, epoch: int) -> float:
     return 0.1 ** (1 + (epoch - config.decay_after) // config.decay_every)
 
 
+def steps_of(clips: int, batch_size: int) -> int:
+    """Equal steps an epoch, of two clips at the least: batch normalisation has nothing to say about a single one."""
+    return min(math.ceil(clips / batch_size), clips // 2)
+
+
 def build(config: ModelConfig, clipset: ClipSet, persons: int, seed: int) -> FAMF:
     """A model with random weights that fits the clips, on their device."""
     dims = {name: modality.vectors.shape[1] for name, modality in clipset.modalities.items()}
     device = clipset.faces.device
-    with torch.random.fork_rng(
-        [device] if device.type == "cuda" else []
-    ):  # the caller's random numbers go on as if nothing had happened
+    # The caller's random numbers go on as if nothing had happened.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
-        return FAMF(config, clipset.dim, dims, persons).to(device)
+        return FAMF(config, clipset.dim, dims, persons)
 
 
 class Alone:
@@ -158,6 +168,7 @@ def train(
     checkpoint_seconds: float = 20.0,
     report: Callable[[int, float], None] | None = None,
     team: Alone | None = None,
+    captured: bool = True,
 ) -> Trained:
     """Trains a model with Adam and cross-entropy on the training clips of the split, on the device of the ClipSet.
 
@@ -166,6 +177,8 @@ def train(
             there, training goes on from it, and ends with the numbers of a training that was never interrupted.
         report: called after every epoch with the number of epochs done and the loss.
         team: the processes that train together, if there are several; each of them calls this function.
+        captured: whether a GPU gets its steps in one piece (see ``capture``), where one process trains alone. The
+            numbers do not depend on it.
 
     Raises:
         ValueError: the configuration does not fit the data; the loss is no longer finite.
@@ -177,46 +190,44 @@ def train(
     model = build(config, clipset, len(split.persons), seed)
     sampler = Sampler(clipset, split.train, training.faces, config.modalities)
     classes = split.train_classes.to(device)
-    aggregation = list(model.aggregation.parameters())
-    apart = {id(p) for p in aggregation}
-    rest = [p for p in model.parameters() if id(p) not in apart]
-    optimiser = torch.optim.Adam(
-        [{"params": g, "lr": lr} for g, lr in ((aggregation, training.lr_aggregation), (rest, training.lr)) if g],
-        fused=True,
-    )
-    rates = [group["lr"] for group in optimiser.param_groups]
+    recorder = capture.recorder(device)
+    optimiser = _optimiser(model, training, capturable=recorder is not None)
 
     state = team.same(_resumed(checkpoint) if checkpoint is not None and checkpoint.exists() else None)
     if state is not None:
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state["optimiser"]["state"]})
         losses, earlier = state["losses"], state["seconds"]
     else:
         _initialise(model, clipset, sampler, seed)
         losses, earlier = [], 0.0
 
-    # Equal steps, of two clips at the least: batch normalisation has nothing to say about a single one.
-    steps = min(math.ceil(len(classes) / training.batch_size), len(classes) // 2)
+    steps = steps_of(len(classes), training.batch_size)
     if (clips := len(classes) // steps) < team.size:
         raise ValueError(f"processes: {team.size} for a step of {clips} clips, expected a clip or more for each")
     together = team.together(model.train())
+    total = torch.zeros((), device=device)  # of the losses of an epoch
+
+    def step(drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> None:
+        own = team.share(rows)
+        with autocast(device, training):
+            logits = together(sampler.batch(drawn, own))
+        share = team.size * len(own) / len(rows)  # 1, unless the clips cannot be dealt out evenly
+        loss = share * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        total.add_(loss.detach() * len(rows))
+
+    take = capture.Captured(step, recorder) if captured and recorder is not None and team.size == 1 else step
     saved = time.monotonic()
     for epoch in range(len(losses), training.epochs):
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * learning_rate_factor(training, epoch)
+        _set_rates(optimiser, training, epoch)
         drawn = sampler.draw(generator(device, seed, FACES, epoch))
         order = torch.randperm(len(classes), generator=generator(device, seed, ORDER, epoch), device=device)
-        total = torch.zeros((), device=device)
+        total.zero_()
         for rows in order.tensor_split(steps):
-            own = team.share(rows)
-            with autocast(device, training):
-                logits = together(sampler.batch(drawn, own))
-            share = team.size * len(own) / len(rows)  # 1, unless the clips cannot be dealt out evenly
-            loss = share * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            total += loss.detach() * len(rows)
+            take(drawn, rows)
         losses.append(float(team.mean(total)) / len(classes))
         if not math.isfinite(losses[-1]):
             raise ValueError(f"lr: the loss is {losses[-1]} after epoch {epoch + 1}, expected lower learning rates")
@@ -229,6 +240,31 @@ def train(
                 torch.save(state, new)
             saved = time.monotonic()
     return Trained(model.eval(), losses, earlier + time.monotonic() - begin)
+
+
+def _optimiser(model: FAMF, training: TrainingConfig, capturable: bool) -> torch.optim.Adam:
+    """Adam with a learning rate for the aggregation and one for the rest, which ``_set_rates`` sets.
+
+    Capturable, the rates are tensors: a captured step would go on with the numbers that it was captured with.
+    """
+    aggregation = list(model.aggregation.parameters())
+    apart = {id(p) for p in aggregation}
+    rest = [p for p in model.parameters() if id(p) not in apart]
+    groups = [
+        {"params": group, "lr": group[0].new_tensor(rate) if capturable else rate, "initial_lr": rate}
+        for group, rate in ((aggregation, training.lr_aggregation), (rest, training.lr))
+        if group
+    ]
+    return torch.optim.Adam(groups, fused=True, capturable=capturable)
+
+
+def _set_rates(optimiser: torch.optim.Adam, training: TrainingConfig, epoch: int) -> None:
+    for group in optimiser.param_groups:
+        rate = group["initial_lr"] * learning_rate_factor(training, epoch)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def _resumed(checkpoint: Path) -> dict:

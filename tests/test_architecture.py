@@ -23,6 +23,7 @@ LAYERS = (
         "aggregation",
         "fusion",
         "metrics",
+        "capture",
         "portraits",
         "records",
     ),  # fmt: skip

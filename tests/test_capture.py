@@ -1,0 +1,270 @@
+"""A captured step does what the plain one does, and an epoch never asks a GPU for a number; shown without a GPU.
+
+``Tape`` stands for a CUDA graph: it writes down the operations of a function with the tensors that they got, and does
+the same again to the same tensors, without running the Python between them. What Python would do anew in each step, a
+tape does not. Tensors on the device ``meta`` have no content: whoever wants to read one fails, as nobody on a GPU does.
+"""
+
+from contextlib import ExitStack
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from famf_lib import capture, training
+from famf_lib.capture import WARM_UP, Captured
+from famf_lib.experiments import TABLE_1
+from famf_lib.model import ModelConfig
+from famf_lib.sampling import Sampler
+from famf_lib.splits import split
+from famf_lib.training import Alone, TrainingConfig, train
+
+aten = torch.ops.aten
+WAITING = {  # operations that a host waits for: it needs their result, or the size of it
+    aten._local_scalar_dense,
+    aten.nonzero,
+    aten.masked_select,
+    aten.equal,
+    aten.is_nonzero,
+    aten._unique2,
+    aten.unique_dim,
+    aten.bincount,
+}
+SETTINGS = TrainingConfig(
+    epochs=5, decay_after=2, decay_every=2, batch_size=13, faces=5, precision="float32", lr=0.004, lr_aggregation=0.04
+)
+
+
+class Waits(Exception):
+    """A GPU would have to finish before the host can go on."""
+
+
+class Watch(TorchDispatchMode):
+    """Lets no operation pass that a host waits for."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        packet = function.overloadpacket
+        indices = args[1] if packet in (aten.index, aten.index_put, aten.index_put_) else ()
+        if (
+            packet in WAITING
+            or any(i is not None and i.dtype == torch.bool for i in indices)
+            or (function is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None)
+        ):
+            raise Waits(str(packet))
+        return self.done(function, args, kwargs)
+
+    def done(self, function, args, kwargs):
+        result = function(*args, **kwargs)
+        places = {t.device for t in _tensors((args, kwargs, result)) if t.ndim}
+        if len(places) > 1:
+            raise Waits(f"{function} between {places}")
+        return result
+
+
+class Tape(Watch):
+    """What a function does to tensors. Recording takes no effect."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines, self.before = [], {}
+
+    def done(self, function, args, kwargs):
+        for tensor in _tensors((args, kwargs)):
+            storage = tensor.untyped_storage()
+            self.before.setdefault(storage.data_ptr(), (storage, storage.clone()))
+        result = super().done(function, args, kwargs)
+        given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+        made = [t for t in _tensors(result) if t.untyped_storage().data_ptr() not in given]
+        if made or function._schema.is_mutable:  # a view stays what it is
+            self.lines.append((function, args, kwargs, result))
+        return result
+
+    def replay(self):
+        for function, args, kwargs, places in self.lines:
+            with torch.no_grad():
+                for place, value in zip(_tensors(places), _tensors(function(*args, **kwargs)), strict=True):
+                    if place.data_ptr() != value.data_ptr():
+                        place.copy_(value)
+
+    @classmethod
+    def record(cls, function):
+        tape = cls()
+        with tape:
+            function()
+        for storage, content in tape.before.values():
+            storage.copy_(content)
+        return tape.replay
+
+
+def _tensors(tree):
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+@pytest.fixture(scope="module")
+def clips(made_up):
+    clipset = made_up(persons=7, clips=12)
+    return clipset, split(clipset, "given")
+
+
+def model(aggregation="attentionvlad", fusion="mlma"):
+    options = {"mean": {}, "nextvlad": {"clusters": 3, "groups": 2}}.get(aggregation, {"clusters": 3})
+    return ModelConfig(aggregation=aggregation, aggregation_options=options, fusion=fusion, hidden=29)
+
+
+def same(a, b):
+    first, second = a.model.state_dict(), b.model.state_dict()
+    return a.losses == b.losses and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# --- The training ---
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("modules", [row.modules for row in TABLE_1], ids="-".join)
+def test_captured_steps_train_as_plain_ones_do(clips, monkeypatch, modules, precision):
+    """Two sizes of steps, three learning rates, clips without faces or audio: nothing of it may be frozen."""
+    recordings, calls = [], []
+
+    def record(function):
+        recordings.append(1)
+        replay = Tape.record(function)
+        return lambda: calls.append(1) or replay()
+
+    monkeypatch.setattr(capture, "recorder", lambda device: record)
+    settings = SETTINGS.model_copy(update={"precision": precision})
+    plain = train(model(*modules), settings, *clips, seed=1, captured=False)
+    assert not recordings
+    captured = train(model(*modules), settings, *clips, seed=1)
+    number = len(clips[1].train)
+    steps = -(-number // 13)
+    assert number % steps, "all steps are of one size"
+    assert len(recordings) == 2 and len(calls) == 5 * steps - 2 * WARM_UP
+    assert same(plain, captured)
+
+
+def test_rates_that_are_tensors_are_those_that_are_numbers(clips, monkeypatch):
+    numbers = train(model(), SETTINGS, *clips, seed=1)
+    monkeypatch.setattr(capture, "recorder", lambda device: Tape.record)
+    tensors = train(model(), SETTINGS, *clips, seed=1)
+    assert tensors.losses == pytest.approx(numbers.losses, rel=1e-4)
+
+
+def test_a_captured_training_resumes(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(capture, "recorder", lambda device: Tape.record)
+    whole = train(model(), SETTINGS, *clips, seed=1)
+
+    def stop(epoch, loss):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    place = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        train(model(), SETTINGS, *clips, seed=1, report=stop, **place)
+    assert same(train(model(), SETTINGS, *clips, seed=1, **place), whole)
+
+
+def test_a_step_that_cannot_be_captured_is_taken_as_it_is(clips, monkeypatch):
+    tried = []
+
+    def fails(function):
+        tried.append(1)
+        raise RuntimeError("no memory left\nand much more")
+
+    monkeypatch.setattr(capture, "recorder", lambda device: fails)
+    plain = train(model(), SETTINGS, *clips, seed=1, captured=False)
+    with pytest.warns(UserWarning, match=r"cannot be captured and is launched kernel by kernel: no memory left$"):
+        assert same(train(model(), SETTINGS, *clips, seed=1), plain)
+    assert len(tried) == 1
+
+
+def test_nothing_is_captured_on_a_cpu_or_by_several_processes(clips, monkeypatch):
+    assert capture.recorder(torch.device("cpu")) is None
+
+    class Two(Alone):
+        size = 2
+
+        def share(self, rows):
+            return rows[:2]
+
+    def never(function):
+        raise AssertionError("captured")
+
+    monkeypatch.setattr(capture, "recorder", lambda device: never)
+    train(model(), SETTINGS, *clips, seed=1, team=Two())
+
+
+# --- Waiting ---
+
+
+def test_an_epoch_reads_nothing_from_the_device(clips, monkeypatch):
+    clipset, parts = clips
+    there = torch.device("meta")
+
+    class There(Sampler):
+        def __init__(self, _, *arguments):
+            super().__init__(clipset, *arguments)
+            self.clipset, self.clips, self.has_face = clipset.to(there), self.clips.to(there), self.has_face.to(there)
+            self.modalities = {name: self.clipset.modalities[name] for name in self.modalities}
+
+    watch, losses = ExitStack(), []
+
+    class Watched(Alone):
+        """Looks on from where the epochs begin, and says that the loss is 0.5."""
+
+        def together(self, model):
+            watch.enter_context(Watch())
+            return model
+
+        def mean(self, value):
+            losses.append(value)
+            return 0.5
+
+    monkeypatch.setattr(training, "Sampler", There)
+    monkeypatch.setattr(training, "generator", lambda device, *seeds: torch.Generator())
+    plain = torch.autocast("cpu", enabled=False)  # it knows no such device either
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: plain)
+    monkeypatch.setattr(training, "_initialise", lambda *arguments: None)
+    # PyTorch's fused Adam knows no device without content.
+    monkeypatch.setattr(training, "_optimiser", lambda model, *_, **__: torch.optim.SGD(model.parameters(), 0.1))
+    monkeypatch.setattr(training, "_set_rates", lambda *arguments: None)
+    with watch:
+        trained = train(model(), SETTINGS, clipset.to(there), parts, seed=1, team=Watched())
+    assert len(losses) == 5 and {t.device for t in (*losses, *trained.model.parameters())} == {there}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x > 0],
+        lambda x: (x > 0).nonzero(),
+        lambda x: torch.repeat_interleave(x, torch.tensor([1, 2, 0])),
+        lambda x: x.to("meta"),
+    ],
+)
+def test_whoever_asks_is_seen(ask):
+    with pytest.raises(Waits), Watch():
+        ask(torch.tensor([1.0, -2.0, 3.0]))
+
+
+# --- Captured itself ---
+
+
+def test_every_call_gets_its_own_values():
+    total, seen = torch.zeros(3), []
+
+    def function(x, y):
+        seen.append(1)
+        total.add_(x * y)
+
+    captured = Captured(function, Tape.record)
+    expected = torch.zeros(3)
+    for n in range(WARM_UP + 7):
+        x, y = torch.full((3,), float(n)), torch.arange(3.0) - n
+        captured(x, y)
+        expected += x * y
+        assert torch.equal(total, expected) and torch.equal(x, torch.full((3,), float(n)))
+    assert len(seen) == WARM_UP + 1
