@@ -32,7 +32,7 @@ LAYERS = (
     ("model", "datasets"),
     ("training",),
     ("saved", "data_parallel"),
-    ("runs", "settings", "memory"),
+    ("runs", "settings", "memory", "floor"),
     ("probes", "experiments", "submission", "prediction", "export"),
     ("results",),
     ("tuning", "report", "plots", "sweep"),

@@ -1,0 +1,365 @@
+"""The paper's full size on this machine, part by part beside the floor: what a training takes, and what it has to.
+
+    python benchmarks/full_size.py [--quick] [--batch 512]
+
+On a GPU: a whole training on the synthetic clips of the profile ``paper``, captured, launched kernel by kernel and
+compiled, and Table 1 whole, which is recorded as ``famf run table-1 --profile paper --record`` does. On a CPU a whole
+training would take days: a few steps of ``--batch`` clips, random ones, and what a training would take at that rate.
+
+Parts are timed alone, forward and backward, on the shapes that they have in a step; their sum is set beside whole
+steps of ``training.train``. The rates of the machine, which the floor stands on, are measured in the same run by a
+large matrix product and a large copy. ``--quick`` is for tests: small shapes, and everything that a GPU would do.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+from famf_lib import datasets, floor, provenance, report, results, runs, training
+from famf_lib.datasets.synthetic import SIZES
+from famf_lib.experiments import FAMF as ROW
+from famf_lib.experiments import known, specs
+from famf_lib.features import ClipSet
+from famf_lib.files import ROOT, written_whole
+from famf_lib.floor import Machine, Size
+from famf_lib.metrics import Ranking
+from famf_lib.model import FAMF
+from famf_lib.paper import IQIYI
+from famf_lib.runs import RunSpec
+from famf_lib.sampling import Sampler, generator, sample_faces
+from famf_lib.settings import PROFILES, Profile, setting
+from famf_lib.splits import Split, split
+from famf_lib.training import Alone
+
+SEEDS = (1, 2, 3, 4, 5)
+STEPS = 4  # of an epoch of random clips
+FACES = 30  # of a random clip
+
+
+class Compiled(Alone):
+    """One process whose model is compiled: what fusing the small kernels of a step would give."""
+
+    def together(self, model: FAMF) -> nn.Module:
+        return torch.compile(model)
+
+
+def machine(device: torch.device, dtype: torch.dtype, quick: bool) -> Machine:
+    """What the device reaches: a square product in either precision, and a copy, whose bytes are read and written."""
+    n = 256 if quick else 8192 if device.type == "cuda" else 2048
+
+    def product(kind: torch.dtype) -> float:
+        a, b = (torch.randn(n, n, device=device).to(kind) for _ in range(2))
+        return 2 * n**3 / seconds(lambda: a @ b, quick)
+
+    source = torch.ones(n * n * 16, device=device)  # beyond what a cache holds
+    target = torch.empty_like(source)
+    copied = 2 * source.nbytes / seconds(lambda: target.copy_(source), quick)
+    return Machine(product(dtype), product(torch.float32), copied)
+
+
+def seconds(function: Callable[[], Any], quick: bool) -> float:
+    """The median time of a call. The timer waits for a GPU where there is one."""
+    timer = Timer("f()", globals={"f": function}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=0.01 if quick else 2.0).median
+
+
+def random_clips(size: Size, clips: int, modalities: tuple[str, ...], faces: int = FACES) -> tuple[ClipSet, Split]:
+    """Clips of the right shapes; what is in them does not matter for the time of a step."""
+    rng = np.random.default_rng(0)
+    names = [f"clip {n}" for n in range(clips)]
+    table = pd.DataFrame({"name": names, "person": "nobody", "split": "train", "group": None})
+    counts = np.full(clips, faces)
+    clipset = ClipSet.build(
+        rng.standard_normal((clips * faces, size.dim), dtype=np.float32),
+        counts,
+        table,
+        face_table=pd.DataFrame(index=pd.RangeIndex(clips * faces)),
+        modalities={
+            m: (rng.standard_normal((clips, size.modality_dims[m]), dtype=np.float32), np.ones(clips))
+            for m in modalities
+        },
+    )
+    every, classes = torch.arange(clips), torch.from_numpy(rng.integers(size.persons, size=clips))
+    return clipset, Split([f"person {n}" for n in range(size.persons)], every, classes, every, classes)
+
+
+def parts(
+    spec: RunSpec, size: Size, clipset: ClipSet, clips: Split, batch: int, quick: bool
+) -> tuple[dict[str, float], float]:
+    """Seconds of each part of a step of ``batch`` clips, of the draw of an epoch, and of ranking a clip."""
+    device, schedule = clipset.faces.device, spec.training
+    model = training.build(spec.model, clipset, size.persons, seed=1).train()
+    sampler = Sampler(clipset, clips.train, schedule.faces, spec.model.modalities)
+    classes = clips.train_classes.to(device)[:batch]
+    draw = generator(device, 0)
+    drawn = sampler.draw(draw)
+    rows = torch.randperm(len(clips.train), generator=draw, device=device)[:batch]
+    counts = torch.full((size.clips,), size.faces // size.clips)  # drawing needs no faces: it is timed at full size
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).to(device)
+    every, total = torch.arange(size.clips, device=device), int(counts.sum())
+
+    def whole_draw() -> None:
+        sample_faces(offsets, every, schedule.faces, draw, total)
+        torch.randperm(size.clips, generator=draw, device=device)
+
+    def forward_and_backward(function: Callable[..., Tensor], *given: Tensor) -> Callable[[], None]:
+        """With a gradient for what is given where there would be one."""
+        with training.autocast(device, schedule):
+            upstream = torch.randn_like(function(*given))
+
+        def call() -> None:
+            with training.autocast(device, schedule):
+                result = function(*given)
+            if result.requires_grad:
+                result.backward(upstream)
+            for one in (*given, *model.parameters()):
+                one.grad = None
+
+        return call
+
+    sample = sampler.batch(drawn, rows)
+    with training.autocast(device, schedule):
+        aggregated = model.aggregation(sample.faces, sample.mask)
+        fused = model.fusion(model.tokens(sample)).flatten(1)
+        logits = model.classifier(fused)
+
+    def fusion(faces: Tensor) -> Tensor:
+        model.aggregation.forward = lambda x, mask: faces  # all of ``tokens`` but the aggregation
+        try:
+            return model.fusion(model.tokens(sample))
+        finally:
+            del model.aggregation.forward
+
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+    functions = {
+        "draw": whole_draw,
+        "sampling": lambda: sampler.batch(drawn, rows),
+        "aggregation": forward_and_backward(lambda: model.aggregation(model.scaled(sample.faces), sample.mask)),
+        "fusion": forward_and_backward(fusion, leaf(aggregated)),
+        "classifier": forward_and_backward(model.classifier, leaf(fused)),
+        "loss": forward_and_backward(lambda x: F.cross_entropy(x.float(), classes), leaf(logits)),
+    }
+    del aggregated, fused, logits
+    found = {name: seconds(function, quick) for name, function in functions.items()}
+    optimiser = training._optimiser(model, schedule, capturable=device.type == "cuda")
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    found["optimiser"] = seconds(optimiser.step, quick)
+    optimiser.zero_grad(set_to_none=True)
+
+    ranked = min(training.EVALUATION_BATCH, len(clips.train))
+
+    @torch.inference_mode()
+    def rank() -> None:
+        ranking = Ranking(size.persons, spec.evaluation.k, device)
+        for _ in range(2):  # a batch meets the best clips so far
+            scores = model.eval()(sampler.batch(drawn, torch.arange(ranked, device=device))).log_softmax(dim=1)
+            ranking.update(scores, clips.train_classes.to(device)[:ranked])
+
+    return found, seconds(rank, quick) / (2 * ranked)
+
+
+def step_seconds(spec: RunSpec, clipset: ClipSet, clips: Split, batch: int, **options: Any) -> float:
+    """Of ``training.train`` on random clips, from the end of one epoch to that of the next."""
+    schedule = spec.training.model_copy(update={"batch_size": batch, "epochs": 4, "decay_after": 4})
+    model = spec.model.model_copy(
+        update={"aggregation_options": spec.model.aggregation_options | {"centres": "random"}}
+    )
+    ends: list[float] = []
+    training.train(
+        model, schedule, clipset, clips, 1, report=lambda epoch, loss: ends.append(time.perf_counter()), **options
+    )
+    epoch = statistics.median(b - a for a, b in pairwise(ends))
+    return epoch / training.steps_of(len(clips.train), batch)
+
+
+def host_seconds(spec: RunSpec, size: Size, device: torch.device, quick: bool) -> float:
+    """Of the host to launch a step kernel by kernel: what is left of one whose tensors are tiny."""
+    tiny = Size(8, dict.fromkeys(size.modality_dims, 8), 3, 8, 32, 8)
+    small = spec.model_copy(
+        update={
+            "model": spec.model.model_copy(update={"hidden": 8}),
+            "training": spec.training.model_copy(update={"faces": 4}),
+        }
+    )
+    clips = 4 if quick else 400
+    clipset, parts = random_clips(tiny, clips, spec.model.modalities, faces=4)
+    with runs.threads(1):
+        return step_seconds(small, clipset.to(device), parts, batch=4, captured=False)
+
+
+def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
+    """One full training and its ranking, and the same training launched kernel by kernel and compiled."""
+    device, given = clipset.faces.device, split(clipset, spec.protocol, spec.seed)
+    found: dict[str, Any] = {}
+    ways: dict[str, dict[str, Any]] = {"captured": {}, "launched": {"captured": False}}
+    if device.type == "cuda":
+        ways["compiled"] = {"team": Compiled()}
+    for way, options in ways.items():
+        ends = [time.perf_counter()]
+        trained = training.train(
+            spec.model,
+            spec.training,
+            clipset,
+            given,
+            spec.seed,
+            report=lambda epoch, loss: ends.append(time.perf_counter()),  # noqa: B023
+            **options,
+        )
+        epochs = [b - a for a, b in pairwise(ends)]
+        usual = statistics.median(epochs[1:] or epochs)
+        found[way] = {"seconds": trained.seconds, "an epoch": usual, "before": trained.seconds - usual * len(epochs)}
+        if way == "captured":
+            begin = time.perf_counter()
+            scores = training.evaluate(trained.model, spec.evaluation, clipset, given, spec.seed)
+            found["evaluation"] = time.perf_counter() - begin
+            found["mean_ap"] = scores.mean_ap
+            if device.type == "cuda":
+                found["peak memory"] = torch.cuda.max_memory_allocated()
+    return found
+
+
+def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record: bool) -> dict[str, Any]:
+    """Table 1 whole, as the run store makes it; the seconds are those of the runs that were not there yet."""
+    clipset = datasets.load("synthetic", profile)
+    wanted = specs(known("table-1").variants, "synthetic", setting("synthetic", profile), seeds).values()
+    there = sum(runs.find(spec, clipset, device) is not None for spec in wanted)
+    begin = time.perf_counter()
+    made = results.obtain("table-1", "synthetic", profile, seeds, device.type)
+    took = time.perf_counter() - begin
+    if record:
+        command = f"{report.command('table-1', 'synthetic', profile, seeds)} --device {device.type} --record"
+        results.record(made, "table-1", "synthetic", profile, command)
+    return {
+        "seconds": took,
+        "runs": len(made.runs),
+        "read": there,
+        "trainings": sum(run.seconds for run in made.runs.values()),
+    }
+
+
+def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
+    profile: Profile = PROFILES[0] if quick else PROFILES[-1]
+    here = device.type == "cuda" or quick  # the whole training
+    spec = specs([ROW], "synthetic", setting("synthetic", profile), [1])[ROW.label, 1]
+    precision = training.precision_of(spec.training, device)
+    spec = spec.model_copy(
+        update={"training": spec.training.model_copy(update={"precision": str(precision).removeprefix("torch.")})}
+    )
+    dim = SIZES[profile].dim
+    size = Size(
+        dim=dim,
+        modality_dims=dict.fromkeys(spec.model.modalities, dim),
+        persons=SIZES[profile].persons,
+        clips=300 if quick else IQIYI["train_clips_with_face"],
+        faces=9_000 if quick else IQIYI["train_faces"],
+        gallery=200 if quick else IQIYI["val_gallery"],
+    )
+    steps = training.steps_of(size.clips, spec.training.batch_size)
+    if device.type == "cuda":
+        batch = -(-size.clips // steps)
+    elif quick:
+        batch = 16
+    clipset, clips = random_clips(size, batch * STEPS, spec.model.modalities)
+    clipset = clipset.to(device)
+    rates = machine(device, precision, quick)
+    alone, ranked = parts(spec, size, clipset, clips, batch, quick)
+    epochs = spec.training.epochs
+    times = {name: epochs * size.clips / batch for name in alone} | {"draw": epochs, "optimiser": epochs * steps}
+    work = floor.of_training(spec.model, spec.training, size)
+    ranking = floor.of_evaluation(spec.model, spec.evaluation, size)
+    lines = [
+        {
+            "part": name,
+            "flops": work[name].flops,
+            "bytes": work[name].bytes,
+            "float32": work[name].float32,
+            "floor here": work[name].seconds(rates),
+            "measured": alone[name] * times[name],
+        }
+        for name in work
+    ]
+    lines.append(
+        {
+            "part": "evaluation",
+            "flops": ranking.flops,
+            "bytes": ranking.bytes,
+            "float32": True,
+            "floor here": ranking.seconds(rates),
+            "measured": ranked * size.gallery,
+        }
+    )
+    step = step_seconds(spec, clipset, clips, batch)
+    # The optimiser goes over all weights in every step, whatever the batch: the rest of a step grows with its clips.
+    rest = (step - alone["optimiser"]) * size.clips / batch / steps
+    content = {
+        "profile": profile,
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "precision": spec.training.precision,
+        "size": {
+            "persons": size.persons,
+            "clips": size.clips,
+            "faces": size.faces,
+            "gallery": size.gallery,
+            "dim": size.dim,
+            "hidden": spec.model.hidden,
+            "batch": spec.training.batch_size,
+            "epochs": epochs,
+            "steps": steps * epochs,
+        },
+        "machine": {"training": rates.training, "float32": rates.float32, "memory": rates.memory},
+        "parts": lines,
+        "step": {
+            "batch": batch,
+            "seconds": step,
+            "host": host_seconds(spec, size, device, quick),
+            "a training of these": (rest + alone["optimiser"]) * steps * epochs,
+        },
+        "training": whole(spec, datasets.load("synthetic", profile).to(device), quick) if here else None,
+    }
+    del clipset
+    content["table 1"] = table(profile, device, SEEDS[:1] if quick else SEEDS, not quick) if here else None
+    return content
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small shapes; prints the record and writes it nowhere")
+    parser.add_argument("--batch", type=int, default=512, help="clips a step on a CPU")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    arguments = parser.parse_args()
+    device = training.pick_device(arguments.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1 if arguments.quick else runs.cores())
+    content = measured(arguments.quick, arguments.batch, device)
+    command = "python benchmarks/full_size.py" + " --quick" * arguments.quick
+    command += f" --batch {arguments.batch}" if device.type == "cpu" and not arguments.quick else ""
+    text = json.dumps({"command": command, **content, "origin": provenance.origin(ROOT)}, indent=1)
+    if arguments.quick:
+        print(text)
+        return
+    with written_whole(target(device)) as new:
+        new.write_text(text + "\n")
+
+
+def target(device: torch.device) -> Path:
+    return ROOT / "results" / f"full-size-{'gpu' if device.type == 'cuda' else 'cpu'}.json"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The floor of a training: operations against counts by hand, bytes against sizes by hand, times against both."""
+
+import pytest
+
+from famf_lib import floor
+from famf_lib.floor import Machine, Size, Work
+from famf_lib.model import ModelConfig
+from famf_lib.training import EvaluationConfig, TrainingConfig
+
+B, N, D, K, H, C = 13, 5, 11, 3, 29, 7
+AUDIO, FIRST, SECOND = 17, 19, 2
+SIZE = Size(dim=D, modality_dims={"audio": AUDIO, "body": D}, persons=C, clips=101, faces=601, gallery=47)
+MODEL = ModelConfig(
+    aggregation_options={"clusters": K}, fusion_options={"hidden": (FIRST, SECOND)}, modalities=("audio",), hidden=H
+)
+TRAINING = TrainingConfig(epochs=3, batch_size=B, faces=N, precision="bfloat16")
+T = K + 1  # tokens: the clusters and the voice
+LAYERS = ((T * D, H), (H, H), (H, C))
+
+
+def test_operations_are_those_of_the_equations():
+    parts = floor.of_step(MODEL, TRAINING, SIZE, B)
+    # Scores of clusters and the sum over faces, a product each; nobody asks for a gradient of the faces. φ is a product
+    # of the centres with a vector, whose gradient goes to both.
+    assert parts["aggregation"].flops == 2 * (2 * B * N * D * K) * 2 + 3 * 2 * K * D
+    # Projected voice (its vectors need no gradient); two convolutions, the Gram matrix, the sum, with all gradients.
+    voice = 2 * 2 * B * AUDIO * D
+    mixed = 2 * B * T * (D * FIRST + FIRST * SECOND + T * SECOND + T * D)
+    assert parts["fusion"].flops == voice + 3 * mixed
+    assert parts["classifier"].flops == 3 * sum(2 * B * a * b for a, b in LAYERS)
+    assert [name for name, work in parts.items() if work.flops == 0] == ["sampling", "loss", "optimiser"]
+
+
+def test_without_anything_to_learn_before_it_the_classifier_is_asked_for_less():
+    model = ModelConfig(aggregation="mean", fusion="concat", modalities=(), hidden=H)
+    parts = floor.of_step(model, TRAINING, SIZE, B)
+    forward = [2 * B * D * H, 2 * B * H * H, 2 * B * H * C]
+    assert parts["classifier"].flops == 3 * sum(forward) - forward[0]  # no gradient of its inputs
+    assert parts["aggregation"].flops == 2 * B * N * D and parts["fusion"].flops == 0
+
+
+@pytest.mark.parametrize(("precision", "element"), [("bfloat16", 2), ("float32", 4)])
+def test_bytes_are_what_comes_in_and_what_stays(precision, element):
+    training = TRAINING.model_copy(update={"precision": precision})
+    parts = floor.of_step(MODEL, training, SIZE, B)
+    assert parts["sampling"].bytes == (2 + element) * B * (N * D + AUDIO)
+    assert parts["aggregation"].bytes == element * 2 * B * (N * D + K * D)
+    assert parts["fusion"].bytes == element * 2 * B * (K * D + T * D)
+    assert parts["loss"].bytes == element * 2 * B * C
+    weights = sum(a * b + b for a, b in LAYERS)
+    between = sum(a + b for a, b in LAYERS)
+    assert parts["classifier"].bytes == element * 2 * (weights + B * between) + 4 * weights
+    others = 2 * K * D + K + D + 1 + AUDIO * D + D + D * FIRST + FIRST * SECOND + 4 * H
+    assert parts["optimiser"].bytes == 28 * (weights + others)
+
+
+def test_a_training_is_its_steps_and_its_draws():
+    step = floor.of_step(MODEL, TRAINING, SIZE, 13)  # 101 clips in 8 steps of 12 or 13
+    whole = floor.of_training(MODEL, TRAINING, SIZE)
+    assert whole["classifier"] == step["classifier"] * 24
+    assert whole["draw"].bytes == 3 * (2 * 8 * 601 + 8 * N * 101) and list(whole)[0] == "draw"
+
+
+def test_ranking_reads_faces_and_scores():
+    work = floor.of_evaluation(MODEL, EvaluationConfig(faces=4), SIZE)
+    assert work.float32 and work.bytes == 47 * (2 * (4 * D + AUDIO) + 8 * C)
+    mixed = D * FIRST + FIRST * SECOND + T * SECOND + T * D
+    clip = 2 * 4 * D * K + AUDIO * D + T * mixed + sum(a * b for a, b in LAYERS)
+    assert work.flops == 2 * (47 * clip + K * D)
+
+
+def test_the_longer_of_products_and_bytes_decides():
+    machine = Machine(training=100.0, float32=10.0, memory=5.0)
+    assert Work(300, 10).seconds(machine) == 3 and Work(300, 50).seconds(machine) == 10
+    assert Work(300, 50, float32=True).seconds(machine) == 30
+    assert (Work(7, 11, True) * 3) == Work(21, 33, True)
+
+
+def test_the_precision_has_to_be_said():
+    with pytest.raises(ValueError, match=r"^precision: 'auto' found, expected float32 or bfloat16$"):
+        floor.of_step(MODEL, TrainingConfig(), SIZE, B)
