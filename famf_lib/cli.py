@@ -59,7 +59,8 @@ def run(
             raise ValueError(f"--record: {dataset} is not on this machine, expected runs made here")
         if protocol:
             raise ValueError(f"--record: the protocol {protocol} found, expected the one the dataset is reported under")
-        command = f"{report.command(experiment, dataset, profile, numbers)} --record"
+        on = f" --device {device}" * (device != "auto")
+        command = f"{report.command(experiment, dataset, profile, numbers)}{on} --record"
         typer.echo(results.record(found, experiment, dataset, checked_profile(profile), command))
 
 

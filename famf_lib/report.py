@@ -111,13 +111,38 @@ def where_from(results: Results) -> str:
     if results.recorded is None:
         when = max(run.origin["when"] for run in results.runs.values())
         return f"Trained on this machine, the last run on {when}; data fingerprint `{results.data}`; {_RUNS}."
+    told = made_by(results).removesuffix(".")
+    return f"**Recorded, not run here**: the dataset is not on this machine. {told}; {_RUNS}."
+
+
+def made_by(results: Results) -> str:
+    """What made a recording: its command, commit, machine, version, profile and data."""
     recorded, origin = results.recorded, results.recorded["origin"]
-    machine = origin["hardware"].get("gpu") or f"{origin['hardware']['processor']}, {origin['hardware']['cores']} cores"
+    hardware = origin["hardware"]
+    machine = f"{hardware['processor']}, {hardware['cores']} cores"
+    if recorded.get("device") != "cpu":  # older recordings do not say: with a GPU, they used it
+        machine = hardware.get("gpu") or machine
     return (
-        f"**Recorded, not run here**: the dataset is not on this machine. Made by `{recorded['command']}` at commit "
-        f"`{(origin['commit'] or 'unknown')[:12]}` on {machine}, PyTorch {origin['versions']['torch']}; profile "
-        f"{results.profile}; data fingerprint `{results.data}`; {_RUNS}."
+        f"Made by `{recorded['command']}` at commit `{(origin['commit'] or 'unknown')[:12]}` on {machine}, PyTorch "
+        f"{origin['versions']['torch']}; profile {results.profile}; data fingerprint `{results.data}`."
     )
+
+
+def beside_full_size(table: pd.DataFrame, full: Results) -> pd.DataFrame:
+    """The rows of this page and what was recorded of them at the paper's full size, with its interval."""
+    there = rows(full, {})
+    return pd.DataFrame(
+        {
+            "paper": table["paper"],
+            "this page": table["ours"],
+            "full size": there["ours"],
+            "low": there["low"],
+            "high": there["high"],
+            "rank-1": there["rank-1"],
+            "seconds": there["seconds"],
+        },
+        index=[label for label in table.index if label in there.index],
+    ).rename_axis("row")
 
 
 def is_the_papers(dataset: str) -> bool:

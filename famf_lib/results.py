@@ -128,6 +128,7 @@ def record(results: Results, experiment: str, dataset: str, profile: Profile, co
         "dataset": dataset,
         "profile": profile,
         "command": command,
+        "device": next((run.origin.get("device") for run in results.runs.values()), None),
         "data": results.data,
         "origin": provenance.origin(ROOT),
         "runs": [
@@ -183,6 +184,12 @@ def _table(columns: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def full_size(experiment: str, dataset: str, profile: Profile) -> Results | None:
+    """The recording of the profile ``paper``, to stand beside results of a smaller one; None where there is none."""
+    there = profile != "paper" and recording(experiment, dataset, "paper").exists()
+    return find_recording(experiment, dataset, "paper") if there else None
+
+
 def find_recording(experiment: str, dataset: str, profile: Profile) -> Results | None:
     """The results of a recording, those of the profile or else of the standard one.
 
@@ -205,6 +212,6 @@ def find_recording(experiment: str, dataset: str, profile: Profile) -> Results |
         )
         for line in content["runs"]
     }
-    recorded = {key: content[key] for key in ("command", "origin")}
+    recorded = {key: content[key] for key in ("command", "origin", "device") if key in content}
     answers = {probe: _table(columns) for probe, columns in content.get("answers", {}).items()}
     return Results(runs, content["data"], content["profile"], answers, recorded)

@@ -91,3 +91,26 @@ def test_answers_line_up_with_persons_and_seeds(made_results):
     one = found.answer("faces", "B", "ap", faces=2)
     assert one.shape == (3, 5)
     assert one[1, 3] == 232 and one[2, 0] == 302 and np.isnan(one[:, [1, 2, 4]]).all()
+
+
+def test_full_size_is_shown_beside_a_smaller_profile_with_where_it_comes_from(results_folder, tiny, few, monkeypatch):
+    few(TABLE_1[0], TABLE_1[-1], probes=())
+    fresh = results.obtain("table-1", "synthetic", "quick", [1, 2], "cpu")
+    assert results.full_size("table-1", "synthetic", "quick") is None
+    monkeypatch.setattr("famf_lib.provenance.hardware", lambda: {"processor": "P", "cores": 3, "gpu": "Some GPU"})
+    results.record(fresh, "table-1", "synthetic", "paper", "famf run table-1 --profile paper")
+    assert results.full_size("table-1", "synthetic", "paper") is None, "it would stand beside itself"
+    full = results.full_size("table-1", "synthetic", "quick")
+    assert full.profile == "paper" and full.recorded["device"] == "cpu"
+    told = report.made_by(full)
+    assert "`famf run table-1 --profile paper`" in told and "profile paper" in told and "P, 3 cores" in told
+    assert "Some GPU" not in told, "the GPU of the machine had no part in it"
+    full.recorded["device"] = "cuda"
+    assert "Some GPU" in report.made_by(full)
+    shorter = report.rows(fresh, {TABLE_1[-1].label: 0.88}).drop(index=TABLE_1[0].label).assign(ours=0.25)
+    beside = report.beside_full_size(shorter, full)
+    assert list(beside.index) == [TABLE_1[-1].label] and beside["this page"].tolist() == [0.25]
+    assert beside["paper"].tolist() == [0.88]
+    expected = fresh.mean_ap().loc[TABLE_1[-1].label].mean()
+    assert beside["full size"].iloc[0] == pytest.approx(expected, abs=1e-5)
+    assert beside["low"].iloc[0] <= expected <= beside["high"].iloc[0]
