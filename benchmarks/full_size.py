@@ -8,7 +8,8 @@ training would take days: a few steps of ``--batch`` clips, random ones, and wha
 
 Parts are timed alone, forward and backward, on the shapes that they have in a step; their sum is set beside whole
 steps of ``training.train``. The rates of the machine, which the floor stands on, are measured in the same run by a
-large matrix product and a large copy. ``--quick`` is for tests: small shapes, and everything that a GPU would do.
+large matrix product and a large copy. On a CPU seconds are those of the processor, of one thread, as a run has: what
+else runs on the machine does not count. ``--quick`` is for tests: small shapes, and everything that a GPU would do.
 """
 
 import argparse
@@ -70,9 +71,16 @@ def machine(device: torch.device, dtype: torch.dtype, quick: bool) -> Machine:
 
 
 def seconds(function: Callable[[], Any], quick: bool) -> float:
-    """The median time of a call. The timer waits for a GPU where there is one."""
-    timer = Timer("f()", globals={"f": function}, num_threads=torch.get_num_threads())
+    """The median time of a call."""
+    timer = Timer("f()", timer=now, globals={"f": function}, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=0.01 if quick else 2.0).median
+
+
+def now() -> float:
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def random_clips(size: Size, clips: int, modalities: tuple[str, ...], faces: int = FACES) -> tuple[ClipSet, Split]:
@@ -180,9 +188,7 @@ def step_seconds(spec: RunSpec, clipset: ClipSet, clips: Split, batch: int, **op
         update={"aggregation_options": spec.model.aggregation_options | {"centres": "random"}}
     )
     ends: list[float] = []
-    training.train(
-        model, schedule, clipset, clips, 1, report=lambda epoch, loss: ends.append(time.perf_counter()), **options
-    )
+    training.train(model, schedule, clipset, clips, 1, report=lambda epoch, loss: ends.append(now()), **options)
     epoch = statistics.median(b - a for a, b in pairwise(ends))
     return epoch / training.steps_of(len(clips.train), batch)
 
@@ -198,8 +204,7 @@ def host_seconds(spec: RunSpec, size: Size, device: torch.device, quick: bool) -
     )
     clips = 4 if quick else 400
     clipset, parts = random_clips(tiny, clips, spec.model.modalities, faces=4)
-    with runs.threads(1):
-        return step_seconds(small, clipset.to(device), parts, batch=4, captured=False)
+    return step_seconds(small, clipset.to(device), parts, batch=4, captured=False)
 
 
 def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
@@ -345,7 +350,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = training.pick_device(arguments.device)
     if device.type == "cpu":
-        torch.set_num_threads(1 if arguments.quick else runs.cores())
+        torch.set_num_threads(1)
     content = measured(arguments.quick, arguments.batch, device)
     command = "python benchmarks/full_size.py" + " --quick" * arguments.quick
     command += f" --batch {arguments.batch}" if device.type == "cpu" and not arguments.quick else ""
