@@ -58,9 +58,9 @@ class Compiled(Alone):
 
 
 def machine(device: torch.device, dtype: torch.dtype, quick: bool) -> Machine:
-    """What the device reaches: a square product in either precision; and a copy, or a change in place, of a large array.
+    """What the device reaches: a square product in either precision, and a large copy or change in place.
 
-    The faster counts: a processor that copies also reads what it is going to write over.
+    The faster of these counts: a processor that copies also reads what it is going to write over.
     """
     n = 256 if quick else 8192 if device.type == "cuda" else 2048
 
