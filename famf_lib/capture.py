@@ -1,11 +1,12 @@
 """A function on a GPU that is captured: its kernels are recorded once, and from then on launched all at once.
 
-A training step is some hundreds of kernels, and the host needs microseconds to launch each. ``benchmarks/full_size.py``
-measures both sides. At the paper's full size a step computes for longer than its launches take, so that a host that is
-free runs ahead of the GPU; small models, and a host with other work, are where it does not. A CUDA graph launches the
-step in one call and costs next to nothing to make. Compiling the step (``torch.compile``) would fuse its small kernels
-as well, but they are the lesser part of a step that is matrix products and the optimiser, and it takes the compiler
-longer than a whole training of 1,200 steps could gain from it.
+A training step is 180 operations or so, each a kernel or several, and a host needs microseconds to launch one: a
+millisecond or two a step. At the paper's full size the step itself takes 3 ms at the least on an H200, so that a host
+that is free runs ahead of the GPU; small models, and a host with other work, are where it does not. A CUDA graph
+launches the step in one call and costs next to nothing to make. Compiling the step (``torch.compile``) would fuse its
+small kernels as well. But products and the optimiser are nine tenths of the floor, and the rest 0.2 s of a training of
+1,200 steps: it would be over before the compiler, which takes tens of seconds, has paid for itself.
+``benchmarks/full_size.py`` measures all three where there is a GPU.
 
 What a function must keep to: every tensor that it reads, and that changes, is one of its arguments or stays at its
 place; its results go into tensors that stay; numbers of Python that change, such as a learning rate, are tensors; and
