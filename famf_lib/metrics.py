@@ -8,8 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
+
+FEW = 1 / 8  # of the scores of a batch: from there on all of them get a key
+PERSONS = 1024  # whose scores get keys at once
 
 
 def average_precision(hits: Bool[Tensor, "C k"], positives: Int64[Tensor, " C"]) -> Float[Tensor, " C"]:
@@ -39,9 +42,11 @@ class Scores:
 class Ranking:
     """The best k clips a person, kept while batches of clips come by: clips × persons is never held whole.
 
-    Memory is C × (k + B) keys of 8 bytes for batches of B clips. Ties are broken by the order of the clips, the earlier
-    first, whatever the batches and the device: each score becomes an integer key with the clip's position below it, and
-    no two keys are equal.
+    Ties are broken by the order of the clips, the earlier first, whatever the batches and the device: each score
+    becomes an integer key with the clip's position below it, and no two keys are equal. Once k clips are kept, few of a
+    batch are better than a person's last one: a comparison finds them, and they alone get a key. Memory beyond the
+    scores of a batch of B clips is B × C bytes of comparisons, and C × k keys of 8 bytes a few times over; at worst,
+    where a batch has nothing but better clips for somebody, C × (k + B) keys.
 
     Args:
         persons: C.
@@ -62,19 +67,37 @@ class Ranking:
         Raises:
             ValueError: a score is NaN.
         """
-        if torch.isnan(scores).any():
+        best, person = scores.max(dim=1)  # NaN, if there is one
+        if torch.isnan(best).any():
             raise ValueError("scores: NaN found, expected numbers that can be ranked")
-        position = len(self.classes) + torch.arange(len(classes), device=scores.device)
-        keys = _keys(scores, position).T  # (C, B)
-        together = torch.cat([self.keys, keys], dim=1)
-        self.keys = together.topk(min(self.k, together.shape[1]), dim=1).values  # best first
-        self.classes = torch.cat([self.classes, classes])
         known = classes >= 0
-        self.first += (scores.argmax(dim=1)[known] == classes[known]).sum()
+        self.first += (person[known] == classes[known]).sum()
+        position = len(self.classes) + torch.arange(len(classes), device=scores.device)
+        self.classes = torch.cat([self.classes, classes])
+        if self.keys.shape[1] == self.k:
+            better = scores.float() > _scores(self.keys.amin(dim=1))
+            if int(better.count_nonzero()) <= FEW * better.numel():
+                clip, person = better.nonzero(as_tuple=True)
+                self._merge(person, _keys(scores[clip, person], position[clip]))
+                return
+        parts = zip(self.keys.split(PERSONS), scores.split(PERSONS, dim=1), strict=True)
+        self.keys = torch.cat([self._best(torch.cat([old, _keys(new.T, position[None])], dim=1)) for old, new in parts])
+
+    def _merge(self, person: Int64[Tensor, " n"], keys: Int64[Tensor, " n"]) -> None:
+        """Further keys, some a person: side by side in the person's row, none where others have more."""
+        person, order = person.sort()
+        found = torch.bincount(person, minlength=len(self.keys))
+        place = torch.arange(len(person), device=person.device) - (found.cumsum(0) - found)[person]
+        new = self.keys.new_full((len(self.keys), int(found.max())), torch.iinfo(torch.int64).min)
+        new[person, place] = keys[order]
+        self.keys = self._best(torch.cat([self.keys, new], dim=1))
+
+    def _best(self, keys: Int64[Tensor, "p n"]) -> Int64[Tensor, "p k"]:
+        return keys.topk(min(self.k, keys.shape[1]), dim=1, sorted=False).values
 
     def clips(self) -> Int64[Tensor, "C k"]:
         """Positions of the best clips a person, best first, in the order in which the clips came."""
-        return 0x7FFFFFFF - (self.keys & 0x7FFFFFFF)
+        return 0x7FFFFFFF - (self.keys.sort(dim=1, descending=True).values & 0x7FFFFFFF)
 
     def compute(self) -> Scores:
         """The scores of all clips seen so far."""
@@ -85,15 +108,23 @@ class Ranking:
         return Scores(average_precision(hits, positives).cpu(), float(self.first) / max(len(known), 1))
 
 
-def _keys(scores: Float[Tensor, "B C"], position: Int64[Tensor, " B"]) -> Int64[Tensor, "B C"]:
+def _keys(scores: Float[Tensor, "*n"], position: Int64[Tensor, "*#n"]) -> Int64[Tensor, "*n"]:
     """Integers in the order of the scores, the earlier clip above the later one where scores are equal.
 
     The bits of a float32 read as int32 are in its order, but for the negative ones, whose order is reversed: flipping
     their lower 31 bits mends that. Adding 0.0 turns -0.0, a tie with 0.0, into it.
     """
-    bits = (scores.float() + 0.0).view(torch.int32)
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    return (ordered.to(torch.int64) << 31) | (0x7FFFFFFF - position)[:, None]
+    ordered = _flipped((scores.float() + 0.0).view(torch.int32))
+    return (ordered.to(torch.int64) << 31) | (0x7FFFFFFF - position)
+
+
+def _scores(keys: Int64[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """The scores that keys were made of, in float32."""
+    return _flipped((keys >> 31).to(torch.int32)).view(torch.float32)
+
+
+def _flipped(bits: Int32[Tensor, "*n"]) -> Int32[Tensor, "*n"]:
+    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 def mean_average_precision(

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
+from famf_lib import metrics
 from famf_lib.metrics import Ranking, mean_average_precision, score_lists
 
 V, C = 31, 5  # clips, persons
@@ -179,6 +180,27 @@ def test_rank_1_counts_clips_whose_best_person_is_theirs():
 def test_a_gallery_of_noise_only_has_no_scores():
     found = mean_average_precision(torch.randn(3, 2), torch.tensor([-1, -1, -1]))
     assert math.isnan(found.mean_ap) and found.rank_1 == 0
+
+
+@pytest.mark.parametrize("order", ["as drawn", "rising", "falling", "one person rising"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_long_galleries_are_ranked_as_a_plain_sort_does(order, dtype, monkeypatch):
+    """Batches of which few clips are better than those kept, of which all are, and of which all are for one person."""
+    monkeypatch.setattr(metrics, "PERSONS", 3)  # C = 5 is no multiple
+    scores, k = torch.randint(-40, 40, (997, 5), generator=torch.Generator().manual_seed(7)).to(dtype) / 8, 11
+    if order == "one person rising":
+        scores[:, 2] = scores[:, 2].sort().values
+    elif order != "as drawn":
+        scores = scores.sort(dim=0, descending=order == "falling").values
+    ranking, merged = Ranking(5, k), []
+    merge = ranking._merge
+    monkeypatch.setattr(ranking, "_merge", lambda *found: merged.append(len(found[0])) or merge(*found))
+    for batch in scores.split(89):
+        ranking.update(batch, torch.full((len(batch),), -1))
+    assert len(merged) == {"rising": 0, "falling": 11}.get(order, len(merged))
+    assert order != "as drawn" or sum(merged) > 20
+    for c, found in enumerate(ranking.clips().tolist()):
+        assert found == sorted(range(997), key=lambda v, c=c: (-float(scores[v, c]), v))[:k]
 
 
 def test_clips_times_persons_is_never_held():
