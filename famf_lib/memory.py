@@ -67,7 +67,7 @@ def peak_of_step(
     Raises:
         ValueError: a modality of the configuration is not in ``modality_dims``; the aggregation has other tokens.
     """
-    with FakeTensorMode(), _Allocations() as held:
+    with FakeTensorMode(), Allocations() as held:
         famf = FAMF(model, dim, modality_dims, persons).train()
         if aggregation is not None:
             famf.aggregation = _in_place_of(famf.aggregation, aggregation(dim, **model.aggregation_options))
@@ -115,7 +115,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class _Allocations(TorchDispatchMode):
+class Allocations(TorchDispatchMode):
     """Counts the bytes of all storages that operations make: those alive ``now`` and their ``peak``."""
 
     def __init__(self):

@@ -1,12 +1,15 @@
 """Every aggregation against loops written from its equation, and what has to hold of all of them."""
 
+import contextlib
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from famf_lib.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD
+from famf_lib import aggregation
+from famf_lib.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD, plain_residual_sums
 
 B, N, D, K, G = 3, 7, 11, 5, 2  # clips, faces, length of a face, clusters, ghost clusters: no two alike
 NORMALISATIONS = ("none", "cluster", "whole", "cluster+whole")
@@ -26,6 +29,13 @@ of_every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v
 SMALL = dict(CASES[::-1])  # one case of each
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1, 0]], dtype=torch.bool)
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # sums are kept in float32, also of float64
+
+
+@pytest.fixture(autouse=True)
+def _two_clips_a_chunk(monkeypatch):
+    """So that every test has a chunk that is full and one that is not."""
+    monkeypatch.setattr(aggregation, "CHUNK", 2 * N * D + 1)
+    monkeypatch.setattr(aggregation, "FEWEST", 0)
 
 
 def made(name, options, dim=D, seed=0):
@@ -257,6 +267,166 @@ def test_mixed_precision_stays_close(name):
         mixed, weights = module(x, MASK), module.face_weights(x, MASK)
     torch.testing.assert_close(mixed.float(), module(x, MASK), rtol=0.05, atol=0.1)
     torch.testing.assert_close(weights.float(), module.face_weights(x, MASK), rtol=0.05, atol=0.05)
+
+
+# --- Chunks of clips ---
+
+VLADS = [(name, options) for name, options in SMALL.items() if name not in ("mean", "nextvlad")]
+of_every_vlad = pytest.mark.parametrize(("name", "options"), VLADS, ids=lambda v: v if isinstance(v, str) else "")
+
+
+def gradients(module, x, mask, b=B):
+    x = x.detach().clone().requires_grad_()
+    tokens = module(x, mask)
+    upstream = torch.randn(b, K, D, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return [tokens.detach(), *torch.autograd.grad(tokens, [x, *module.parameters()], upstream.to(tokens.dtype))]
+
+
+@of_every_vlad
+@pytest.mark.parametrize("b", [0, 1, 13])
+def test_chunks_give_what_the_whole_batch_gives(name, options, b, monkeypatch):
+    module, x = made(name, options), clips(b)
+    mask = torch.rand(b, N, generator=torch.Generator().manual_seed(3)) < 0.7
+    x = x.masked_fill(~mask[..., None], math.nan)
+    seen, whole = [], F.linear
+    monkeypatch.setattr(F, "linear", lambda faces, *rest: seen.append(faces.shape[:-1]) or whole(faces, *rest))
+    found = gradients(module, x, mask, b)
+    of_faces = [shape for shape in seen if len(shape) == 2]
+    assert of_faces == [(2, N)] * (b // 2) + [(1, N)] * (b % 2)
+    monkeypatch.setattr(aggregation, "residual_sums", plain_residual_sums)
+    for one, other in zip(found, gradients(module, x, mask, b), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@of_every_vlad
+@pytest.mark.parametrize("inside", [False, True], ids=["backward outside", "backward inside"])
+def test_mixed_precision_has_the_gradients_of_the_plain_form(name, options, inside, monkeypatch):
+    module = made(name, options).float()
+    exact, mixed = gradients(module, clips().float(), MASK), []
+    for form in (aggregation.residual_sums, plain_residual_sums):
+        monkeypatch.setattr(aggregation, "residual_sums", form)
+        x = clips().float().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            tokens = module(x, MASK)
+            if inside:
+                tokens.sum().backward()
+        assert tokens.dtype == torch.float32
+        if not inside:
+            tokens.sum().backward()
+        mixed.append([tokens.detach(), x.grad, *(p.grad for p in module.parameters())])
+        module.zero_grad()
+    for one, other in zip(*mixed, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05 * float(other.abs().max()) + 1e-3)
+    assert not torch.equal(mixed[0][0], exact[0]), "no product was in bfloat16"
+
+
+@of_every_vlad
+def test_the_number_of_threads_changes_nothing(name, options):
+    module, before, found = made(name, options), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(gradients(module, clips(), MASK))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@of_every_vlad
+def test_models_can_be_batched(name, options):
+    """``torch.vmap`` over weights and clips, as ``benchmarks/batched_seeds.py`` does it; here the faces vary as well."""
+    modules = [made(name, options, seed=seed) for seed in (1, 2)]
+    weights, _ = torch.func.stack_module_state(modules)
+    x = torch.stack([clips(seed=seed) for seed in (4, 5)]).requires_grad_()
+    found = torch.vmap(lambda w, x: torch.func.functional_call(modules[0], w, (x,)))(weights, x)
+    expected = torch.stack([module(each) for module, each in zip(modules, x, strict=True)])
+    torch.testing.assert_close(found, expected)
+    of_faces = torch.autograd.grad(expected.square().sum(), x, retain_graph=True)[0]
+    found.square().sum().backward()
+    expected.square().sum().backward(inputs=[p for module in modules for p in module.parameters()])
+    torch.testing.assert_close(x.grad, of_faces)
+    for name, stacked in weights.items():
+        torch.testing.assert_close(stacked.grad, torch.stack([m.get_parameter(name).grad for m in modules]))
+
+
+def test_gradients_of_single_clips():
+    """``torch.func`` over the chunks: one transformation within another."""
+    module = made("attentionvlad", {"clusters": K})
+    x = clips()
+    found = torch.vmap(torch.func.grad(lambda clip: module(clip[None]).square().sum()))(x)
+    torch.testing.assert_close(found, torch.autograd.grad(module(x.requires_grad_()).square().sum(), x)[0])
+
+
+@of_every_vlad
+def test_gradients_of_chunks_are_those_of_finite_differences(name, options):
+    """The first and the second, of faces and of all parameters, with hidden faces and a clip that has no other."""
+    module, mask = made(name, options), MASK.clone()
+    mask[1] = False
+    x = clips().requires_grad_()
+
+    def tokens(x, *parameters):
+        given = dict(zip(dict(module.named_parameters()), parameters, strict=True))
+        return torch.func.functional_call(module, given, (x, mask))
+
+    assert torch.autograd.gradcheck(tokens, (x, *module.parameters()), fast_mode=True)
+    assert torch.autograd.gradgradcheck(tokens, (x, *module.parameters()), fast_mode=True)
+
+
+def test_only_the_gradients_that_are_asked_for():
+    module, x = made("netvlad", {"clusters": K}), clips()
+    module.centres.requires_grad_(False)
+    found = torch.autograd.grad(module(x.requires_grad_()).square().sum(), x)[0]
+    assert found.any() and module.assignment.weight.grad is None
+    with torch.inference_mode():
+        torch.testing.assert_close(module(x), module(x.clone()))
+
+
+@of_every_vlad
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_faces_that_are_given_are_summed_as_ever(name, options, dtype):
+    """Training has recorded numbers: to the bit those of the two products, written here as they were first."""
+    module, x = made(name, options).float(), clips().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        alpha, phi, hidden = module.assign(x, MASK), module.cluster_attention(), x.masked_fill(~MASK[..., None], 0.0)
+        v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), hidden)
+        v = v.to(module.centres.dtype) - alpha.sum(dim=1)[..., None] * module.centres
+        if module.normalisation.startswith("cluster"):
+            v = F.normalize(v, dim=-1)
+        v = v if phi is None else v * phi[:, None]
+        if module.normalisation.endswith("whole"):
+            v = F.normalize(v.flatten(1), dim=-1).view_as(v)
+        assert torch.equal(module(x, MASK), v)
+
+
+def test_chunks_are_for_large_batches_whose_faces_want_a_gradient(monkeypatch):
+    monkeypatch.setattr(aggregation, "FEWEST", 3)  # chunks of two clips
+    taken = []
+    monkeypatch.setattr(
+        aggregation, "chunked_residual_sums", lambda *given: taken.append(1) or plain_residual_sums(*given)
+    )
+    module = made("netvlad", {"clusters": K})
+    for x, chunked in (
+        (clips(7).requires_grad_(), True),
+        (clips(6).requires_grad_(), False),
+        (clips(7), False),
+        (clips(7).float().requires_grad_(), False),  # as mixed as that, it is for PyTorch to refuse
+    ):
+        taken.clear()
+        with contextlib.nullcontext() if x.dtype == torch.float64 else pytest.raises(RuntimeError, match="dtype"):
+            module(x)
+        assert bool(taken) == chunked
+    with torch.no_grad():
+        module(clips(7).requires_grad_())
+    assert not taken
+
+
+def test_an_exporter_gets_plain_operations():
+    module = made("attentionvlad", {"clusters": K})
+    x, batch = clips(6).requires_grad_(), torch.export.Dim("B")
+    graph = torch.export.export(module, (x, MASK.repeat(2, 1)), dynamic_shapes=({0: batch}, {0: batch}))
+    mask = torch.cat([MASK, MASK[:2]])
+    torch.testing.assert_close(graph.module()(clips(5), mask), module(clips(5), mask))
+    assert "_ResidualSums" not in str(graph) and "bmm" in str(graph)
 
 
 # --- GhostVLAD as a special case ---
