@@ -1,14 +1,17 @@
 # make book, make test: each does all the set-up it needs. PROFILE=quick makes a small book in seconds a page, and
 # SEEDS=1,2 with two runs a row; DATASET=iqiyi, or 'iqiyi mine', adds the pages of datasets that were imported.
-# OPTIONS go to JupyterLab: make lab OPTIONS='--no-browser --port 9999'.
+# OPTIONS go to JupyterLab: make lab OPTIONS='--no-browser --port 9999'. make bench measures how fast it is, and records
+# it in results/: some ten minutes on a machine that does nothing else; DEVICE=cpu leaves a graphics card alone.
 PROFILE ?= standard
 SEEDS ?=
 DATASET ?=
+DEVICE ?= auto
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+BENCHMARKS = aggregation_kernels cluster_memory metric batched_seeds precision import_iqiyi
 
-.PHONY: book pdf test lab clean
+.PHONY: book pdf test lab bench clean
 
 book: $(VENV)/.ready
 	$(BIN)/famf book --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach name,$(DATASET),--dataset $(name))
@@ -24,6 +27,9 @@ test: $(VENV)/.ready
 
 lab: $(VENV)/.ready
 	$(BIN)/famf lab $(OPTIONS)
+
+bench: $(VENV)/.ready
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --record; done
 
 clean:
 	rm -rf _build

@@ -1,6 +1,6 @@
 """S seeds of one model as one batched computation against one after the other: seconds a training step, on this device.
 
-    python benchmarks/batched_seeds.py [--seeds 5] [--rounds 15] [--steps 6]
+    python benchmarks/batched_seeds.py [--seeds 5] [--rounds 15] [--steps 6] [--record]
 
 A step is forward, backward and Adam on batches that lie ready. One after the other: each model makes ``--steps`` steps
 before the next has its turn, as runs do, so that its weights stay in the cache. Batched: the weights of all models are
@@ -13,21 +13,18 @@ The last column is the same ratio for the matrix products of the classifier alon
 writes it.
 """
 
-import argparse
 import copy
-import json
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
+import common
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call, stack_module_state
 
-from famf_lib import datasets, provenance, training
-from famf_lib.files import ROOT, written_whole
+from famf_lib import datasets, training
 from famf_lib.model import FAMF, ModelConfig
 from famf_lib.sampling import Batch, Sampler, generator
 from famf_lib.settings import setting
@@ -35,7 +32,6 @@ from famf_lib.splits import split
 from famf_lib.training import TrainingConfig
 
 METHODS = (("mean", "concat"), ("netvlad", "mma"), ("attentionvlad", "mlma"))
-TARGET = ROOT / "results"
 
 
 @dataclass(frozen=True)
@@ -189,75 +185,42 @@ def check(first: Callable[[int], list[float]], second: Callable[[int], list[floa
         torch.testing.assert_close(second(1), first(1), rtol=tolerance, atol=0)
 
 
-def in_turn(first: Callable, second: Callable, steps: int, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds a step (of all S models) of either, round by round, after a round that is not counted."""
-    seconds = ([], [])
-    for number in range(rounds + 1):
-        for which, function in enumerate((first, second)):
-            begin = _now()
-            function(steps)
-            if number:
-                seconds[which].append((_now() - begin) / steps)
-    return seconds
-
-
-def _now() -> float:
-    if not torch.cuda.is_available():
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=6)
-    arguments = parser.parse_args()
-    device = training.pick_device()
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # as the run store trains
+def measure(device: torch.device, quick: bool, seeds: int = 5, rounds: int = 5, steps: int = 3) -> dict[str, Any]:
     warnings.filterwarnings("error", message=".*batching rule.*")  # vmap would fall back to a loop: no batching at all
-    seeds = range(1, arguments.seeds + 1)
+    numbers = range(1, (2 if quick else seeds) + 1)
     rows = []
-    for profile in ("quick", "standard"):
-        for precision in ("float32", "bfloat16"):
-            for method in METHODS:
-                work = task(profile, method, precision, seeds, device)
+    for profile in ("quick",) if quick else ("quick", "standard"):
+        for precision in ("float32",) if quick else ("float32", "bfloat16"):
+            for method in METHODS[-1:] if quick else METHODS:
+                work = task(profile, method, precision, numbers, device)
                 single, together = one_after_the_other(work), batched(work)
                 check(single, together, 1e-3 if precision == "float32" else 5e-2)
-                one, all_ = in_turn(single, together, arguments.steps, arguments.rounds)
-                bound = in_turn(*products(work), arguments.steps, arguments.rounds)
                 rows.append(
-                    {
-                        "profile": profile,
-                        "precision": precision,
-                        "method": " + ".join(method),
-                        "seconds, one after the other": statistics.median(one),
-                        "seconds, batched": statistics.median(all_),
-                        "one after the other / batched": _ratio(one, all_),
-                        "the same, products of the classifier alone": _ratio(*bound),
-                    }
+                    {"profile": profile, "precision": precision, "method": " + ".join(method)}
+                    | compared(single, together, products(work), device, 1 if quick else rounds, steps)
                 )
-                print(
-                    "  ".join(f"{v:.4f}" if isinstance(v, float) else f"{v:21}" for v in rows[-1].values()), flush=True
-                )
-    command = f"python benchmarks/batched_seeds.py --seeds {arguments.seeds} --rounds {arguments.rounds}"
-    command += f" --steps {arguments.steps}"
-    content = {
-        "command": command,
-        "commit": provenance.commit(ROOT),
-        "rows": rows,
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
+                common.say(rows[-1])
+    return {"seeds": len(numbers), "rows": rows}
+
+
+def compared(
+    single: Callable,
+    together: Callable,
+    bound: tuple[Callable, Callable],
+    device: torch.device,
+    rounds: int,
+    steps: int,
+) -> dict[str, float]:
+    """Seconds a step of all S models either way, and the ratios."""
+    names = ("one after the other", "batched")
+    works = dict(zip(names, (single, together), strict=True))
+    taken = common.in_turn({name: lambda w=w: w(steps) for name, w in works.items()}, device, rounds)
+    least = common.in_turn({n: lambda w=w: w(steps) for n, w in zip(names, bound, strict=True)}, device, rounds)
+    return {f"seconds, {name}": median / steps for name, median in common.medians(taken).items()} | {
+        "one after the other / batched": common.ratio(*taken.values()),
+        "the same, products of the classifier alone": common.ratio(*least.values()),
     }
-    with written_whole(TARGET / f"batched-seeds-{device.type}.json") as new:
-        new.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _ratio(first: list[float], second: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 if __name__ == "__main__":
-    main()
+    common.main(measure)

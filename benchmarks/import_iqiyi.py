@@ -1,13 +1,12 @@
 """The import of official files of full size: its time beside that of reading the bytes, and its peak memory.
 
-    python benchmarks/import_iqiyi.py [--faces 1700000] > results/import-iqiyi-cpu.json
+    python benchmarks/import_iqiyi.py [--faces 1700000] [--record]
 
 The files are made first (random vectors, as Python 2 wrote them), in a temporary folder that goes away. Each step runs
 in a process of its own. An import writes the bytes again and hashes them twice, for fingerprint and checksums: that is
 its floor. ``pickle.load`` is what everybody uses; it runs whatever a file asks for, and leaves dicts in memory.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -15,10 +14,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import common
 import numpy as np
+import torch
 
-from famf_lib import provenance
 from famf_lib.files import ROOT
 from famf_lib.paper import IQIYI
 
@@ -39,13 +40,15 @@ STEPS = {
     "libraries alone": "from famf_lib.datasets import iqiyi",
 }
 FRAME = """
-import json, resource, sys, time
+import json, sys, time
+sys.path.insert(0, {benchmarks!r})
+from peak import peak
 from pathlib import Path
 folder = sys.argv[1]
 paths = sorted(Path(folder).glob("feat/*.pickle"))
 begin = time.perf_counter()
 {step}
-print(json.dumps([time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+print(json.dumps([time.perf_counter() - begin, peak()]))
 """
 
 
@@ -89,45 +92,44 @@ def make(folder: Path, faces: int) -> None:
     (folder / "val_gt.txt").write_bytes(b"".join(lines))
 
 
-def measure(step: str, folder: Path) -> tuple[float, float]:
+def timed(step: str, folder: Path) -> tuple[float, float]:
     """Seconds, and the most memory that the process held, in bytes."""
     environment = os.environ | {"FAMF_STORE": str(folder / "store"), "FAMF_PROGRESS": "silent"}
-    code = FRAME.format(step=STEPS[step])
+    code = FRAME.format(step=STEPS[step], benchmarks=str(ROOT / "benchmarks"))
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
     )
     return tuple(json.loads(done.stdout))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", type=int, default=IQIYI["train_faces"])
-    faces = parser.parse_args().faces
+def measure(device: torch.device, quick: bool, faces: int = IQIYI["train_faces"]) -> dict[str, Any]:
+    faces = 1_700 if quick else faces
+    steps = ["import"] if quick else list(STEPS)
     with tempfile.TemporaryDirectory(prefix="famf-import-") as place:
         folder = Path(place)
         make(folder, faces)
         size = sum(path.stat().st_size for path in (folder / "feat").iterdir())
-        found = {step: measure(step, folder) for step in STEPS}
+        found = {step: timed(step, folder) for step in steps}
         made = sum(path.stat().st_size for path in (folder / "store" / "imported" / "iqiyi").iterdir())
     seconds = {step: round(s, 2) for step, (s, _) in found.items()}
-    memory = {step: round(m / 2**20) for step, (_, m) in found.items()}
-    told = {
-        "command": f"python benchmarks/import_iqiyi.py --faces {faces}",
+    row = {
         "faces": faces,
         "pickles, MiB": round(size / 2**20),
         "ClipSet, MiB": round(made / 2**20),
         "seconds": seconds,
-        "peak memory, MiB": memory,
-        "import / pickle.load, seconds": round(seconds["import"] / seconds["pickle.load"], 2),
-        "import / reading, writing and hashing, seconds": round(
-            seconds["import"] / seconds["reading, writing and hashing them twice"], 2
-        ),
+        "peak memory, MiB": {step: round(m / 2**20) for step, (_, m) in found.items()},
         "import, peak memory / ClipSet": round(found["import"][1] / made, 2),
-        "pickle.load, peak memory / ClipSet": round(found["pickle.load"][1] / made, 2),
-        "origin": provenance.origin(ROOT),
     }
-    print(json.dumps(told, indent=1))
+    if not quick:
+        floor = seconds["reading, writing and hashing them twice"]
+        row |= {
+            "import / pickle.load, seconds": round(seconds["import"] / seconds["pickle.load"], 2),
+            "import / reading, writing and hashing, seconds": round(seconds["import"] / floor, 2),
+            "pickle.load, peak memory / ClipSet": round(found["pickle.load"][1] / made, 2),
+        }
+    common.say(row)
+    return row
 
 
 if __name__ == "__main__":
-    main()
+    common.main(measure)

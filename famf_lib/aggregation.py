@@ -7,10 +7,10 @@ Every aggregation sums residuals to K cluster centres, weighted by how much each
 The right-hand side is what is computed: (B, N, K, D) is never materialised. A mask (B, N) marks the faces that
 count; what lies under it, NaN included, changes nothing.
 
-Where the faces want a gradient, from a network before them that is trained too, NetVLAD and its kin go through a large
-batch on a CPU in chunks of clips that stay in the cache, backward too: large tensors in between would cost more than the
-products. ``benchmarks/aggregation_kernels.py`` measures what that gives, and where it gives nothing: for faces that are
-given, and for NeXtVLAD, which spends its time on its own layers.
+Where the faces want a gradient, because the network before them is trained too, NetVLAD and its kin go through a large
+batch on a CPU in chunks of clips that stay in the cache, backward too: large tensors in between cost more than the
+products. ``benchmarks/aggregation_kernels.py`` measures what that gives. Faces that are given, as in all trainings of
+the book, are left to autograd, and so is NeXtVLAD, which spends its time on its own layers.
 """
 
 import math
@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 CHUNK = 2**18  # numbers of faces in a chunk: 1 MiB in float32
-FEWEST = 4  # chunks in a batch, for them to be faster than the whole
+FEWEST = 8  # chunks in a batch, for them to be faster than the whole
 
 Count = Annotated[int, Field(ge=1)]
 Normalisation = Literal["none", "cluster", "whole", "cluster+whole"]

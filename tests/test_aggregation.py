@@ -334,7 +334,7 @@ def test_the_number_of_threads_changes_nothing(name, options):
 
 @of_every_vlad
 def test_models_can_be_batched(name, options):
-    """``torch.vmap`` over weights and clips, as ``benchmarks/batched_seeds.py`` does it; here the faces vary as well."""
+    """``torch.vmap`` over weights and clips, as ``benchmarks/batched_seeds.py`` does; here faces want gradients too."""
     modules = [made(name, options, seed=seed) for seed in (1, 2)]
     weights, _ = torch.func.stack_module_state(modules)
     x = torch.stack([clips(seed=seed) for seed in (4, 5)]).requires_grad_()

@@ -1,0 +1,93 @@
+"""Peak memory of a training step at the paper's full size against K, with and without residuals; counted and real.
+
+    python benchmarks/cluster_memory.py [--device cpu] [--record]
+
+Counted is what ``famf_lib.memory`` works out for tensors without content, in float32. Real are the second step of a
+training: on a CPU the memory of a process of its own, less that of the libraries, and on a GPU what PyTorch's allocator
+held. A case whose count does not fit in three quarters of the free memory is not run, nor is one that would take a CPU
+minutes: there K = 8 and 64 stand for the others.
+"""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import common
+import torch
+import torch.nn.functional as F
+
+from famf_lib.figures.curves import FORMS, OURS_FORM, Size, paper_size, step_memory
+from famf_lib.model import FAMF
+from famf_lib.sampling import Batch
+
+CLUSTERS = (8, 16, 32, 64)
+ON_A_CPU = (8, 64)
+
+
+def run(clusters: int, form: str, size: Size, device: str) -> tuple[float, int | None]:
+    """Wall seconds of a step whose optimiser has its state; on a GPU also the most that was held, in bytes."""
+    place = torch.device(device)
+    torch.manual_seed(0)
+    options = size.model.aggregation_options | {"clusters": clusters}
+    config = size.model.model_copy(update={"aggregation_options": options})
+    with place:
+        model = FAMF(config, size.dim, size.modality_dims, size.persons)
+        if FORMS[form] is not None:
+            model.aggregation = FORMS[form](size.dim, **options)
+        optimiser = torch.optim.Adam(model.parameters(), fused=True)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        clips = size.training.batch_size
+        given = Batch(
+            torch.randn(clips, size.training.faces, size.dim),
+            None,
+            {m: torch.randn(clips, d) for m, d in size.modality_dims.items()},
+            {m: torch.ones(clips, dtype=torch.bool) for m in size.modality_dims},
+        )
+        classes = torch.randint(size.persons, (clips,))
+
+        def step() -> None:
+            loss = F.cross_entropy(model(given), classes) + model.fusion.penalty()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+
+        begin = common.wall(place)
+        step()
+        taken = common.wall(place) - begin
+    return taken, torch.cuda.max_memory_allocated(place) if place.type == "cuda" else None
+
+
+def free(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def small() -> Size:
+    full = paper_size()
+    training = full.training.model_copy(update={"batch_size": 64})
+    return replace(full, model=full.model.model_copy(update={"hidden": 13}), training=training, persons=31)
+
+
+def measure(device: torch.device, quick: bool) -> dict[str, Any]:
+    size = small() if quick else paper_size()
+    counted = step_memory(CLUSTERS[:1] if quick else CLUSTERS, size)
+    libraries = 0 if quick or device.type == "cuda" else common.apart(common.nothing)[1]
+    rows = []
+    for form, used in counted.items():
+        for clusters, peak in used.items():
+            row = {"form": form, "residuals": form != OURS_FORM, "K": clusters, "counted (bytes)": int(peak)}
+            if quick:  # the memory of this process is no measure
+                row |= {"seconds": run(clusters, form, size, str(device))[0]}
+            elif (device.type == "cuda" or clusters in ON_A_CPU) and peak < 0.75 * free(device):
+                (taken, held), process = common.apart(run, clusters, form, size, str(device))
+                row |= {"real (bytes)": held or process - libraries, "seconds": taken}
+            rows.append(row)
+            common.say(row)
+    return {"batch": size.training.batch_size, "persons": size.persons, "hidden": size.model.hidden, "rows": rows}
+
+
+if __name__ == "__main__":
+    common.main(measure)

@@ -1,0 +1,132 @@
+"""Every benchmark runs, at small sizes, and leaves a record that says what was measured, with what and where."""
+
+import importlib
+import json
+import sys
+import time
+
+import pytest
+import torch
+
+from famf_lib.files import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+FORMS = {"residuals", "loop", "products", "chunks"}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A benchmark as a module, in the folder that Python would run it from."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv("FAMF_PROGRESS", "silent")
+    return lambda name: importlib.import_module(name)
+
+
+@pytest.fixture
+def record(script):
+    """What a benchmark would write, after a way through JSON."""
+
+    def make(name, **options):
+        told = script("common").recorded(script(name).measure, CPU, True, **options)
+        assert told["seconds in all"] >= 0 and set(told["origin"]) >= {"commit", "versions", "hardware", "load average"}
+        return json.loads(json.dumps(told))
+
+    return make
+
+
+def test_kernels(record):
+    told = record("aggregation_kernels")
+    wanted, given, nextvlad = told["rows"]
+    assert (wanted["faces given"], given["faces given"]) == (False, True)
+    for row, forms in ((wanted, FORMS), (given, FORMS), (nextvlad, FORMS - {"chunks"})):
+        assert set(row["seconds"]) == set(row["times the library's"]) == set(row["memory (bytes)"]) == forms
+        assert min(row["seconds"].values()) > 0 and row["times the library's"][row["library"]] == 1
+        held = row["memory (bytes)"]
+        assert held["residuals"] > held["loop"] > held["products"]
+    assert wanted["memory (bytes)"]["chunks"] < wanted["memory (bytes)"]["products"]
+    assert told["training"][0]["products / chunks"] > 0
+
+
+def test_a_form_with_other_numbers_is_not_timed(record, script, monkeypatch):
+    kernels = script("aggregation_kernels")
+    monkeypatch.setattr(kernels, "loop", lambda module, x: 1.01 * kernels.products(module, x))
+    with pytest.raises(AssertionError, match="Tensor-likes are not close"):
+        record("aggregation_kernels")
+
+
+def test_metric(record):
+    told = record("metric")
+    full = told["full"]
+    assert full["memory, tensors (bytes)"] > 4 * full["batch"] * full["persons"] and 0 < full["mAP"] < 1
+    found = {row["library"]: row for row in told["beside"]}
+    assert "scikit-learn" in found and max(row["largest difference of an AP"] for row in found.values()) < 1e-6
+
+
+def test_torchmetrics_divides_by_the_hits_within_the_cut(script):
+    """The benchmark's way from one definition to the other, on a ranking that can be counted by hand."""
+    pytest.importorskip("torchmetrics", reason="the extra bench is not installed")
+    metric = script("metric")
+    scores = torch.arange(200.0, 0, -1)[:, None].repeat(1, 2)
+    classes = torch.full((200,), -1)
+    classes[[0, 3, 120]] = 0  # hits at ranks 1 and 4, and one behind the cut at 100
+    theirs = metric.of_torchmetrics(scores, classes)
+    assert theirs[0] == pytest.approx((1 + 2 / 4) / 2) and theirs[1].isnan()
+    assert metric.hits(scores, classes, 100).tolist() == [2, 0]
+    ours = metric.mean_average_precision(scores, classes, 100).ap
+    assert ours[0] == pytest.approx((1 + 2 / 4) / 3)
+
+
+def test_memory_of_clusters(record):
+    ours, stored = record("cluster_memory")["rows"]
+    assert (ours["residuals"], stored["residuals"]) == (False, True)
+    assert stored["counted (bytes)"] > 2 * ours["counted (bytes)"] and ours["seconds"] > 0
+
+
+def test_batched_seeds(record):
+    (row,) = record("batched_seeds", steps=1)["rows"]
+    assert row["one after the other / batched"] > 0 and row["seconds, batched"] > 0
+
+
+def test_precision(record):
+    (row,) = record("precision")["rows"]
+    assert row["float32 / bfloat16"] > 0 and 0 <= row["mAP, bfloat16"] <= 1
+
+
+def test_import(record):
+    told = record("import_iqiyi")
+    assert told["seconds"]["import"] > 0 and told["peak memory, MiB"]["import"] > 50
+
+
+def test_who_takes_turns_does_so_after_a_round_that_is_not_counted(script):
+    common, order = script("common"), []
+
+    def work(name, seconds):
+        order.append(name)
+        begin = time.process_time()
+        while time.process_time() - begin < seconds:
+            pass
+
+    taken = common.in_turn({"a": lambda: work("a", 0.006), "b": lambda: work("b", 0.012)}, CPU, 3)
+    assert "".join(order) == "ab" * 4
+    assert {name: len(each) for name, each in taken.items()} == {"a": 3, "b": 3}
+    assert common.ratio([3.0, 8.0, 5.0], [1.0, 2.0, 5.0]) == 3.0
+
+
+def test_a_record_names_its_command_and_replaces_none_in_part(script, tmp_path, monkeypatch):
+    common, metric = script("common"), script("metric")
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["metric.py", "--device", "cpu", "--quick", "--record"])
+    common.main(metric.measure)
+    place = tmp_path / "results" / "metric-cpu.json"
+    assert json.loads(place.read_text())["command"] == "python benchmarks/metric.py --device cpu --quick --record"
+    monkeypatch.setattr(metric, "full", lambda *sizes: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        common.main(metric.measure)
+    assert [path.name for path in place.parent.iterdir()] == ["metric-cpu.json"] and "full" in place.read_text()
+
+
+def test_make_runs_every_benchmark_there_is():
+    others = {"common", "peak", "calibrate_synthetic", "imfdb_shape", "full_size"}  # services, data, and one by itself
+    line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS ="))
+    assert set(line.split()[2:]) | others == {path.stem for path in BENCHMARKS.glob("*.py")} | {"full_size"}
