@@ -1,6 +1,6 @@
 """Aggregation forward and backward: seconds and memory of this library's forms beside the forms of public code.
 
-    python benchmarks/aggregation_kernels.py [--device cpu] [--record]
+    python benchmarks/aggregation_kernels.py [--modules attentionvlad,netvlad] [--device cpu] [--record]
 
 The forms of one case take turns on one batch. ``residuals`` writes down every x_i − c_k, (B, N, K, D); ``loop`` goes
 through the clusters; ``products`` is two matrix products with autograd; ``chunks`` goes through the batch in chunks,
@@ -33,8 +33,14 @@ from famf_lib.sampling import Batch
 from famf_lib.settings import BASE
 
 D, N = 512, 24
-MODULES = ("attentionvlad", "netvlad", "ghostvlad", "nextvlad")
-CLUSTERS, CLIPS = (8, 16, 64), (64, 1024, 4096)
+# The clips of a batch. NetVLAD and GhostVLAD are AttentionVLAD without φ, and have fewer cases.
+CLIPS = {
+    "attentionvlad": (64, 1024, 4096),
+    "netvlad": (64, 4096),
+    "ghostvlad": (64, 4096),
+    "nextvlad": (64, 1024, 4096),
+}
+CLUSTERS = (8, 16, 64)
 GIVEN = ((8, 256), (8, 4096))  # (K, B) that are measured with faces that want no gradient as well
 MOST = 5 * 2**28  # bytes that residuals may take on a CPU; where there would be more, the first two forms are left out
 COMPILED = 1024  # clips from which on ``torch.compile`` is tried, which takes its time for each shape
@@ -206,9 +212,9 @@ def training(profile: str, device: torch.device, rounds: int) -> dict[str, Any]:
     return row
 
 
-def measure(device: torch.device, quick: bool) -> dict[str, Any]:
+def measure(device: torch.device, quick: bool, modules: str = ",".join(CLIPS)) -> dict[str, Any]:
     speed = machine(device, quick)
-    every = [(name, k, b, False) for name in MODULES for k in CLUSTERS for b in CLIPS]
+    every = [(name, k, b, False) for name in modules.split(",") for k in CLUSTERS for b in CLIPS[name]]
     every += [("attentionvlad", k, b, True) for k, b in GIVEN]
     if quick:
         every = [("attentionvlad", 3, 13, False), ("attentionvlad", 3, 13, True), ("nextvlad", 3, 13, False)]

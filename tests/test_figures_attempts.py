@@ -19,17 +19,20 @@ def test_every_record_is_told_in_numbers_of_its_own(tmp_path):
     for name, told in (
         ("batched-seeds-cpu", {"rows": batched}),
         ("precision-cpu", {"rows": precise}),
+        ("aggregation-kernels-cpu", {"training": [{"products / chunks": r} for r in (0.97, 1.02)]}),
         ("tuning-films-standard", {"table": tuned}),
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(told | {"command": f"python {name}"}))
     found = attempts(tmp_path)
     assert found["command"].tolist() == [
-        f"python {n}" for n in ("batched-seeds-cpu", "precision-cpu", "tuning-films-standard")
+        f"python {n}"
+        for n in ("batched-seeds-cpu", "precision-cpu", "aggregation-kernels-cpu", "tuning-films-standard")
     ]
-    seeds, precision, tuning = found["found"]
+    seeds, precision, chunks, tuning = found["found"]
     assert "0.81 to 0.93" in seeds and "2.5" not in seeds
+    assert "0.97 to 1.02" in chunks
     assert "1.2 to 1.8" in precision and "+0.0150" in precision
-    assert "-0.1000" in tuning and "(films)" in found.index[2]
+    assert "-0.1000" in tuning and "(films)" in found.index[3]
 
 
 def test_without_records_there_is_nothing_to_tell(tmp_path):

@@ -46,9 +46,9 @@ def records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def answer(found: Records) -> str:
-    """What all records say together, the negative findings too."""
+    """What all records say, a point each, the negative findings too."""
     told = [tell(record, device) for name, tell in _TOLD.items() for device, record in found[name].items()]
-    return " ".join(filter(None, told)) or "Nothing is recorded yet: `make bench` does it."
+    return "\n".join(f"- {one}" for one in told if one) or "Nothing is recorded yet: `make bench` does it."
 
 
 def _kernels(told: dict, device: str) -> str:
@@ -156,7 +156,7 @@ def kernels_table(told: dict) -> pd.DataFrame:
         own, times = row["library"], row["times the library's"]
         rows[case] = {
             "form": own,
-            "ms": f"{1e3 * row['seconds'][own]:.3g}",
+            "ms": f"{1e3 * row['seconds'][own]:,.{1 if row['seconds'][own] < 0.1 else 0}f}",
             "MB": f"{row['memory (bytes)'][own] / MB:,.0f}",
             "over the floor": f"{row['library / floor']:.1f}",
         } | {form: f"{times[form]:.2f}" if form in times else "" for form in FORMS if form in _forms(told)}
@@ -276,7 +276,7 @@ def clusters(found: Mapping[str, dict]) -> Figure:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
     axes.set_xlabel("K, the number of clusters")
     axes.set_ylabel("peak of a training step")
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     return figure
 
 
@@ -329,5 +329,5 @@ def _logarithmic(axes: Axes, numbers: list, title: str) -> None:
     axes.set_title(title, fontsize=10)
 
 
-def _bytes(value: float) -> str:
+def _bytes(value: float | int) -> str:
     return f"{value / GB:.3g} GB" if value >= GB else f"{value / MB:.3g} MB"
