@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from famf_lib.aggregation import AGGREGATIONS
 from famf_lib.plots import OURS, PALETTE, WIDTH
 
 Records = Mapping[str, Mapping[str, dict[str, Any]]]
@@ -152,7 +153,8 @@ def kernels_table(told: dict) -> pd.DataFrame:
     """A row a case: milliseconds and MB of the library's form, and how many times as long the others take."""
     rows = {}
     for row in told["rows"]:
-        case = f"{row['module']}, K = {row['K']}, B = {row['B']:,}" + ", faces given" * row["faces given"]
+        module = AGGREGATIONS[row["module"]].__name__
+        case = f"{module}, K = {row['K']}, B = {row['B']:,}" + ", faces given" * row["faces given"]
         own, times = row["library"], row["times the library's"]
         rows[case] = {
             "form": own,
@@ -201,23 +203,21 @@ def import_table(told: dict) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
 
 
-def origins(found: Records) -> pd.DataFrame:
-    """A row a record: the command that repeats it, and where it was made."""
-    rows = {}
+def origins(found: Records) -> str:
+    """A point a record: the command that repeats it, and where it was made."""
+    told = []
     for name, of_device in found.items():
-        for device, told in of_device.items():
-            origin = told.get("origin", told)
-            load = origin.get("load average", {})
-            rows[f"{name}, {device.upper()}"] = {
-                "command": told["command"],
-                "commit": (origin.get("commit") or "unknown")[:12]
-                + "-dirty" * str(origin.get("commit")).endswith("-dirty"),
-                "machine": origin["hardware"].get("gpu")
-                or f"{origin['hardware']['processor']}, {origin['hardware']['cores']} cores",
-                "torch": origin["versions"]["torch"],
-                "load": " … ".join(f"{value:.1f}" for value in load.values()),
-            }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("record")
+        for device, record in of_device.items():
+            origin = record.get("origin", record)
+            hardware, commit = origin["hardware"], origin.get("commit") or "unknown"
+            machine = hardware.get("gpu") or f"{hardware['processor']}, {hardware['cores']} cores"
+            load = " … ".join(f"{value:.1f}" for value in origin.get("load average", {}).values())
+            told.append(
+                f"- **{name}, {device.upper()}**: `{record['command']}` at commit `{commit[:12]}`"
+                f"{' with changes' if commit.endswith('-dirty') else ''}, on {machine}, PyTorch "
+                f"{origin['versions']['torch']}{f', load {load}' if load else ''}."
+            )
+    return "\n".join(told)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
