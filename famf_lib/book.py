@@ -204,7 +204,18 @@ def _render(place: Path) -> None:
     with written_whole(html) as new:
         sphinx(source, new, "html", log)
         (new / stamp).write_text(state)
-    _say("pages", f"rendered in {time.monotonic() - begin:.1f} s")
+    _say("pages", f"rendered in {time.monotonic() - begin:.1f} s: {_size(html)}")
+
+
+def _size(html: Path) -> str:
+    """How heavy the pages are, without what the theme and the formulas bring along once for all of them."""
+    pages = sorted((path.stat().st_size, path.stem) for path in (html / "book").glob("*.html"))
+    pictures = sum(path.stat().st_size for path in (html / "_images").glob("*"))
+    if not pages:
+        return "no page"
+    largest, name = pages[-1]
+    said = f"{len(pages)} pages of {pages[len(pages) // 2][0] / 1e3:.0f} kB in the median, the largest {name} with"
+    return f"{said} {largest / 1e3:.0f} kB; pictures {pictures / 1e6:.1f} MB in all"
 
 
 def sphinx(source: Path, out: Path, builder: str, log: Path) -> None:
