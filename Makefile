@@ -23,7 +23,7 @@ pdf: book
 test: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/famf test
 
 lab: $(VENV)/.ready
 	$(BIN)/famf lab $(OPTIONS)

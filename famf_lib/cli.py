@@ -92,8 +92,8 @@ def pdf() -> None:
 
 @app.command()
 def test() -> None:
-    """Run the tests."""
-    _call("pytest")
+    """Run the tests, a file on each core."""
+    _call("pytest", "--numprocesses", "logical", "--maxprocesses", "8", "--dist", "loadfile")
 
 
 @app.command()
