@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
-from famf_lib.commands import book, data, evaluate, models, sweep
+from famf_lib.commands import book, data, evaluate, models, pretrained, sweep
 from famf_lib.commands.options import Dataset, Device, Profile, checked_profile
 from famf_lib.files import ROOT, store
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data.app, name="data")
+app.add_typer(pretrained.app, name="models")
 app.command()(book.book)
 app.command()(evaluate.evaluate)
 app.command()(models.runs)

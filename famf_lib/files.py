@@ -21,6 +21,11 @@ def store() -> Path:
     return Path(os.environ.get("FAMF_STORE") or ROOT / "data").expanduser().resolve()
 
 
+def models() -> Path:
+    """The folder with the weights of pre-trained models: ``$FAMF_MODELS``, or ``data/models/`` of the checkout."""
+    return Path(os.environ.get("FAMF_MODELS") or ROOT / "data" / "models").expanduser().resolve()
+
+
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
     """Gives a temporary path beside ``target``; a clean exit renames it to ``target``, an error removes it.

@@ -30,13 +30,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def hardware() -> dict[str, str | int]:
     """Processor, cores, memory in GiB, and the graphics card if PyTorch sees one."""
     import torch
 
-    found: dict[str, str | int] = {"processor": _processor(), "cores": os.cpu_count() or 1}
-    if hasattr(os, "sched_getaffinity"):
-        found["cores"] = len(os.sched_getaffinity(0))
+    found: dict[str, str | int] = {"processor": _processor(), "cores": cores()}
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         found["memory (GiB)"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
     if torch.cuda.is_available():

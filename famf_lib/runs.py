@@ -12,7 +12,6 @@ saved model, and the number of processes where several train together. Asked for
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from famf_lib.files import ROOT, store, written_whole
 from famf_lib.fingerprint import source_fingerprint
 from famf_lib.model import FAMF, Config, ModelConfig
 from famf_lib.progress import progress
+from famf_lib.provenance import cores
 from famf_lib.splits import Part, Protocol, Split, split
 from famf_lib.training import EvaluationConfig, TrainingConfig
 
@@ -271,10 +271,6 @@ def side_by_side(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
         for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
             yield done
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _worker(spec: RunSpec, folder: Path, device: str) -> None:

@@ -28,7 +28,7 @@ LAYERS = (
         "records",
     ),  # fmt: skip
     ("features", "claims", "notebooks", "official", "pickles"),
-    ("splits", "sampling", "traits", "pages", "inspection"),
+    ("splits", "sampling", "traits", "pages", "inspection", "extraction"),
     ("model", "datasets"),
     ("training",),
     ("saved", "data_parallel"),
