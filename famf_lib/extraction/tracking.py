@@ -1,0 +1,109 @@
+"""From faces in pictures to tracks: which faces are one person's, until the picture is cut to another."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+
+from famf_lib.extraction.detection import overlap
+
+LINK = 0.6  # least overlap plus cosine of a face and the track that it goes on with
+GAP = 1.0  # seconds for which a track waits for its next face
+CUT = 0.5  # share of colours in common below which two pictures are of different shots
+COLOURS = 8  # steps of each of red, green and blue
+
+
+@dataclass(eq=False)
+class Track:
+    """The faces of one person in one shot. ``presence`` is the area of the face over time, in pixels² · seconds.
+
+    The faces themselves are kept by who asked: this is what is needed to go on with the track, and to compare it.
+    """
+
+    number: int
+    time: float
+    box: Float[np.ndarray, " 4"]
+    total: Float[np.ndarray, " D"] = field(repr=False)  # of its unit vectors
+    faces: int = 1
+    presence: float = 0.0
+    largest: float = 0.0
+
+    @property
+    def rank(self) -> tuple[float, float, int]:
+        """The greater, the more the video is about this person. The largest face decides where no track lasts."""
+        return self.presence, self.largest, -self.number
+
+
+class Tracker:
+    """Joins faces to tracks, picture by picture, by overlap of boxes and likeness of vectors.
+
+    Faces and running tracks are paired so that the sum of overlap (IoU with the track's last box) and cosine (with the
+    mean of its unit vectors) is largest: the assignment problem, solved exactly. A pair below ``link`` is none: the
+    face begins a track. A track that has seen no face for ``gap`` seconds is over, and all are at a cut.
+    """
+
+    def __init__(self, link: float = LINK, gap: float = GAP):
+        self.link, self.gap = link, gap
+        self.tracks: list[Track] = []
+        self._running: list[Track] = []
+
+    def add(
+        self, time: float, boxes: Float[np.ndarray, "F 4"], vectors: Float[np.ndarray, "F D"], cut: bool = False
+    ) -> Int[np.ndarray, " F"]:
+        """The number of the track of each face of the next picture.
+
+        Args:
+            time: of the picture in seconds, later than the one before.
+            cut: this picture is of another shot than the one before.
+        """
+        self._running = [] if cut else [track for track in self._running if time - track.time <= self.gap]
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        numbers = np.full(len(boxes), -1)
+        if self._running and len(boxes):
+            total = np.stack([track.total for track in self._running])
+            mean = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9)
+            likeness = overlap(boxes, np.stack([track.box for track in self._running])) + unit @ mean.T
+            # What is no pair must not keep two real pairs apart: it counts as nothing gained.
+            for face, row in zip(*linear_sum_assignment(np.maximum(likeness, self.link), maximize=True), strict=True):
+                if likeness[face, row] > self.link:
+                    self._go_on(self._running[row], time, boxes[face], unit[face])
+                    numbers[face] = self._running[row].number
+        for face in np.flatnonzero(numbers < 0):
+            track = Track(len(self.tracks), time, boxes[face], unit[face], largest=_area(boxes[face]))
+            self.tracks.append(track)
+            self._running.append(track)
+            numbers[face] = track.number
+        return numbers
+
+    def _go_on(self, track: Track, time: float, box: np.ndarray, unit: np.ndarray) -> None:
+        area = _area(box)
+        track.presence += (_area(track.box) + area) / 2 * (time - track.time)
+        track.time, track.box, track.total = time, box, track.total + unit
+        track.largest, track.faces = max(track.largest, area), track.faces + 1
+
+    def ranked(self) -> list[Track]:
+        """The tracks, the main person's first: the one with the largest area of the face summed over time."""
+        return sorted(self.tracks, key=lambda track: track.rank, reverse=True)
+
+
+def _area(box: Float[np.ndarray, " 4"]) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def colours(picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, " bins"]:
+    """The shares of 8 × 8 × 8 colours in a picture."""
+    small = np.asarray(Image.fromarray(picture).resize((64, 64), Image.Resampling.BOX), dtype=np.int64)
+    steps = small * COLOURS // 256
+    codes = (steps[..., 0] * COLOURS + steps[..., 1]) * COLOURS + steps[..., 2]
+    return np.bincount(codes.ravel(), minlength=COLOURS**3) / codes.size
+
+
+def is_cut(before: Float[np.ndarray, " bins"], now: Float[np.ndarray, " bins"]) -> bool:
+    """Whether two successive pictures have less than half of their colours in common.
+
+    Movement changes where colours are, a cut which there are. A cut between like pictures is missed; there the vectors
+    of the faces keep persons apart.
+    """
+    return bool(np.minimum(before, now).sum() < CUT)
