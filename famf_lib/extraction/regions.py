@@ -50,9 +50,11 @@ def cut_out(picture: UInt8[np.ndarray, "H W 3"], box: Float[np.ndarray, " 4"]) -
 
 
 class OnnxImages:
-    """A network in an ONNX file that takes pictures, N × 3 × H × W → N × D, prepared as those of ImageNet usually are:
-    RGB, 0 to 1, less (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225). A side that the file leaves open is 224. Heads and
-    bodies are stretched to H × W, as networks for re-identification expect it.
+    """A network in an ONNX file that takes pictures, N × 3 × H × W → N × D, prepared as for ImageNet: RGB, 0 to 1,
+    less (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225).
+
+    A side that the file leaves open is 224. Heads and bodies are stretched to H × W, as networks for re-identification
+    expect them.
 
     Raises:
         OnnxError: the file is no such network.

@@ -32,7 +32,8 @@ class Track:
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """The greater, the more the video is about this person. The largest face decides where no track lasts."""
+        """The main person's track has the greatest: most area of the face over time. Where nobody lasts for two
+        pictures, the largest face decides, and then who came first."""
         return self.presence, self.largest, -self.number
 
 
@@ -46,8 +47,9 @@ class Tracker:
 
     def __init__(self, link: float = LINK, gap: float = GAP):
         self.link, self.gap = link, gap
-        self.tracks: list[Track] = []
-        self._running: list[Track] = []
+        self.running: list[Track] = []
+        self._over: list[Track] = []
+        self._begun = 0
 
     def add(
         self, time: float, boxes: Float[np.ndarray, "F 4"], vectors: Float[np.ndarray, "F D"], cut: bool = False
@@ -58,34 +60,38 @@ class Tracker:
             time: of the picture in seconds, later than the one before.
             cut: this picture is of another shot than the one before.
         """
-        self._running = [] if cut else [track for track in self._running if time - track.time <= self.gap]
+        goes_on = [not cut and time - track.time <= self.gap for track in self.running]
+        self._over += [track for track, on in zip(self.running, goes_on, strict=True) if not on]
+        self.running = [track for track, on in zip(self.running, goes_on, strict=True) if on]
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
         numbers = np.full(len(boxes), -1)
-        if self._running and len(boxes):
-            total = np.stack([track.total for track in self._running])
+        if self.running and len(boxes):
+            total = np.stack([track.total for track in self.running])
             mean = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9)
-            likeness = overlap(boxes, np.stack([track.box for track in self._running])) + unit @ mean.T
+            likeness = overlap(boxes, np.stack([track.box for track in self.running])) + unit @ mean.T
             # What is no pair must not keep two real pairs apart: it counts as nothing gained.
             for face, row in zip(*linear_sum_assignment(np.maximum(likeness, self.link), maximize=True), strict=True):
                 if likeness[face, row] > self.link:
-                    self._go_on(self._running[row], time, boxes[face], unit[face])
-                    numbers[face] = self._running[row].number
+                    self._go_on(self.running[row], time, boxes[face], unit[face])
+                    numbers[face] = self.running[row].number
         for face in np.flatnonzero(numbers < 0):
-            track = Track(len(self.tracks), time, boxes[face], unit[face], largest=_area(boxes[face]))
-            self.tracks.append(track)
-            self._running.append(track)
-            numbers[face] = track.number
+            self.running.append(Track(self._begun, time, boxes[face], unit[face], largest=_area(boxes[face])))
+            numbers[face] = self._begun
+            self._begun += 1
         return numbers
+
+    def over(self, ended: bool = False) -> list[Track]:
+        """The tracks that are over since this was last asked for; where the video has ``ended``, all are."""
+        found, self._over = self._over, []
+        if ended:
+            found, self.running = found + self.running, []
+        return found
 
     def _go_on(self, track: Track, time: float, box: np.ndarray, unit: np.ndarray) -> None:
         area = _area(box)
         track.presence += (_area(track.box) + area) / 2 * (time - track.time)
         track.time, track.box, track.total = time, box, track.total + unit
         track.largest, track.faces = max(track.largest, area), track.faces + 1
-
-    def ranked(self) -> list[Track]:
-        """The tracks, the main person's first: the one with the largest area of the face summed over time."""
-        return sorted(self.tracks, key=lambda track: track.rank, reverse=True)
 
 
 def _area(box: Float[np.ndarray, " 4"]) -> float:
