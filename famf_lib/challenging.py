@@ -19,9 +19,9 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
-from scipy import ndimage
 
 from famf_lib.datasets import imfdb
+from famf_lib.extraction.quality import PIXELS, sharpness
 from famf_lib.features import ClipSet
 from famf_lib.plots import OURS, PALETTE, WIDTH
 from famf_lib.statistics import Estimate, estimate
@@ -43,7 +43,6 @@ POOREST = 0.1  # share of the faces with a score, the lowest
 LATENT = {"occlusion": ("occlusion", 0.35), "light": ("darkness", 0.5), "blur": ("blur", 0.5)}  # above
 YAW = 45.0  # degrees
 LEAST = 3  # faces of a person on both sides of a comparison of medians
-SHARPNESS_PIXELS = (64, 80)
 
 RULES = {
     "labels": {
@@ -130,15 +129,6 @@ def _by_scores(faces: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table).astype("boolean").reset_index(drop=True)
 
 
-def sharpness(picture: Image.Image) -> float:
-    """How sharp a picture is: the variance of its Laplacian at 64 × 80 pixels, over the variance of its grey values.
-
-    Divided by the latter, so that a picture of little contrast does not pass for a blurred one. 0 for an even grey.
-    """
-    grey = np.asarray(picture.convert("L").resize(SHARPNESS_PIXELS, Image.Resampling.LANCZOS), dtype=np.float64)
-    return float(ndimage.laplace(grey).var() / max(grey.var(), 1e-9))
-
-
 def sharpness_of(clipset: ClipSet) -> Float[np.ndarray, " F"]:
     """The sharpness of every face that has a real picture of enough pixels here; NaN for the others."""
     faces = clipset.face_columns()
@@ -150,7 +140,7 @@ def sharpness_of(clipset: ClipSet) -> Float[np.ndarray, " F"]:
     contents = imfdb.pictures(imfdb.archive(), set(paths[enough])) if len(enough) else {}
     for row in enough:
         picture = Image.open(BytesIO(contents[paths[row]]))
-        picture.draft("L", SHARPNESS_PIXELS)  # a large JPEG is decoded no larger than needed
+        picture.draft("L", PIXELS)  # a large JPEG is decoded no larger than needed
         measured[row] = sharpness(picture)
     return measured
 
@@ -297,7 +287,7 @@ def method(clipset: ClipSet, table: pd.DataFrame) -> str:
     asked = table["blur"].notna().sum()
     return (
         f"Blur has no label. It is measured in the pictures of the {asked:,} faces that are at least {LARGE} pixels "
-        f"high: the variance of the Laplacian at {SHARPNESS_PIXELS[0]} × {SHARPNESS_PIXELS[1]} pixels, over the "
+        f"high: the variance of the Laplacian at {PIXELS[0]} × {PIXELS[1]} pixels, over the "
         f"variance of the grey values, so that a picture of little contrast does not pass for a blurred one. That a "
         f"tenth of them is blurred is so by definition. Lower faces are not measured: enlarged, they would all look "
         f"blurred. The labels are the makers', one for each picture, and now and then doubtful; where one is missing, "

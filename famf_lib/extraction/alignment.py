@@ -1,5 +1,7 @@
 """Faces turned, scaled and shifted to one place by five points: the 112 × 112 pictures that ArcFace networks expect."""
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Complex, Float, UInt8
 from PIL import Image
@@ -11,39 +13,69 @@ TEMPLATE = np.array(
 """Where ArcFace has the points in a picture of 112 × 112: left eye, right eye, nose, left and right corner of the
 mouth, as seen in the picture; x, y in pixels, the middle of the first pixel being (0, 0)."""
 
+Beyond = Literal["black", "edge"]
+"""What lies beyond the edge of a picture: nothing, as InsightFace has it, or its last pixels again."""
+
 
 class AlignmentError(ValueError):
     """Points that lie in one place tell no size and no angle."""
 
 
 def align(
-    picture: UInt8[np.ndarray, "H W 3"], points: Float[np.ndarray, "F 5 2"], size: int = SIZE
+    picture: UInt8[np.ndarray, "H W 3"], points: Float[np.ndarray, "F 5 2"], size: int = SIZE, beyond: Beyond = "black"
 ) -> UInt8[np.ndarray, "F size size 3"]:
     """The F faces of an RGB picture, each with its five points (x, y in pixels) where ``TEMPLATE`` has them.
 
-    Interpolated between four pixels. What is larger than twice its place is halved first, as often as it takes: between
-    neighbours only, much of it would be skipped. Beyond the picture's edge there is black.
+    A picture in which a face is at least twice as large as it becomes is halved first, as often as it takes: between
+    neighbours only, much of it would be skipped.
 
     Raises:
         AlignmentError: the five points of a face coincide, or are not finite.
     """
     scale, shift = similarity(points, TEMPLATE * (size / SIZE))
-    original = Image.fromarray(picture)
-    reduced = {1: original}
+    reduced = {1: picture}
     faces = np.empty((len(points), size, size, 3), dtype=np.uint8)
+    goal = np.arange(size) + 1j * np.arange(size)[:, None]
     for face, (a, b) in enumerate(zip(scale, shift, strict=True)):
         factor = 1
-        while 2 * factor * abs(a) <= 1:
+        while 2 * factor * abs(a) <= 1 and min(reduced[factor].shape[:2]) > 1:
             factor *= 2
             if factor not in reduced:
-                reduced[factor] = reduced[factor // 2].reduce(2)
-        # From a pixel of the face back to one of the picture. Pillow counts from the corner of the first pixel.
-        inverse, half = 1 / a, 0.5 + 0.5j
-        start = (half - (half + b) * inverse) / factor
-        inverse /= factor
-        rows = (inverse.real, -inverse.imag, start.real, inverse.imag, inverse.real, start.imag)
-        faces[face] = reduced[factor].transform((size, size), Image.Transform.AFFINE, rows, Image.Resampling.BILINEAR)
+                reduced[factor] = np.asarray(Image.fromarray(reduced[factor // 2]).reduce(2))
+        # A picture is halved about its corner, which is half a pixel before the middle of its first pixel.
+        at = ((goal - b) / a + (0.5 + 0.5j)) / factor - (0.5 + 0.5j)
+        faces[face] = sampled(reduced[factor], at.real, at.imag, beyond)
     return faces
+
+
+def sampled(
+    picture: UInt8[np.ndarray, "H W 3"], x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"], beyond: Beyond
+) -> UInt8[np.ndarray, "*n 3"]:
+    """The colours of a picture between its pixels, each from the four around (bilinear)."""
+    height, width, _ = picture.shape
+    x, y = np.clip(x, -1, width), np.clip(y, -1, height)  # farther out it is the same
+    left, top = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
+    total = np.zeros((*left.shape, 3), np.float32)
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            weight = np.clip(1 - abs(y - row), 0, 1) * np.clip(1 - abs(x - column), 0, 1)
+            if beyond == "black":
+                weight = weight * ((row >= 0) & (row < height) & (column >= 0) & (column < width))
+            total += weight.astype(np.float32)[..., None] * picture[row.clip(0, height - 1), column.clip(0, width - 1)]
+    return np.rint(total).astype(np.uint8)
+
+
+def resized(
+    picture: UInt8[np.ndarray, "H W 3"], size: int, box: tuple[int, int, int, int] | None = None
+) -> UInt8[np.ndarray, "size size 3"]:
+    """A box (x1, y1, x2, y2) of a picture, or all of it, at size × size pixels, each from the four around.
+
+    What detectors of the MTCNN kind were trained with. Pictures made much smaller lose detail unevenly by it.
+    """
+    x1, y1, x2, y2 = box or (0, 0, picture.shape[1], picture.shape[0])
+    x, y = ((np.arange(size) + 0.5) * (end - start) / size - 0.5 for start, end in ((x1, x2), (y1, y2)))
+    x, y = x.clip(0, x2 - x1 - 1) + x1, y.clip(0, y2 - y1 - 1) + y1
+    return sampled(picture, *np.meshgrid(x, y), "edge")
 
 
 def similarity(
@@ -63,5 +95,6 @@ def similarity(
     spread = (abs(centred) ** 2).sum(axis=1)
     a = (centred.conj() * (goal - goal.mean())).sum(axis=1) / np.where(spread > 0, spread, 1)
     if not (good := np.isfinite(a) & (abs(a) > 1e-9)).all():
-        raise AlignmentError(f"points: face {int(good.argmin())} has {points[good.argmin()].tolist()}, expected a face")
+        face = int(good.argmin())
+        raise AlignmentError(f"points: face {face} has {points[face].tolist()}, expected five places apart")
     return a, goal.mean() - a * middle

@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from famf_lib.extraction.alignment import SIZE, TEMPLATE, similarity
 
-HALF_SHARP = 0.02  # relative variance of the Laplacian that counts as half sharp: the median of IMFDB's aligned faces
+HALF_SHARP = 0.03  # what counts as half sharp: the median of the aligned faces of IMFDB
+PIXELS = (64, 80)  # of a face in its own box
 PARTS = ("detection", "sharpness", "size", "frontality")
 
 
@@ -33,7 +34,7 @@ def quality_parts(
 ) -> dict[str, Float[np.ndarray, " F"]]:
     """What the quality is made of, each 0 to 1.
 
-    ``detection`` is the detector's score. ``sharpness`` is s / (s + 0.02), s being what ``sharpness`` gives for the
+    ``detection`` is the detector's score. ``sharpness`` is s / (s + 0.03), s being what ``sharpness`` gives for the
     aligned face. ``size`` is how many of the 112 pixels of a side the picture really has, from the distances of the
     five points; more count as 1. ``frontality`` falls from 1 to 0 as the nose leaves the middle between the eyes,
     measured along the line of the eyes, and reaches 0 where it lies below an eye.
@@ -52,7 +53,7 @@ def quality_parts(
     }
 
 
-def sharpness(picture: Image.Image, pixels: tuple[int, int]) -> float:
+def sharpness(picture: Image.Image, pixels: tuple[int, int] = PIXELS) -> float:
     """How sharp a picture is: the variance of its Laplacian at so many pixels, over the variance of its grey values.
 
     Divided by the latter, so that a picture of little contrast does not pass for a blurred one. 0 for an even grey.

@@ -1,0 +1,97 @@
+"""Face embedders: any ArcFace network as a file, fed as it wants to be fed."""
+
+import numpy as np
+import pytest
+from onnx_models import embedder, network
+
+from famf_lib.extraction import registry
+from famf_lib.extraction.embedding import BATCH, ArcFace, scales_itself
+from famf_lib.extraction.onnx import OnnxError
+
+pytest.importorskip("onnx", reason="the extra extract is not installed")
+pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
+
+
+@pytest.fixture
+def faces():
+    return np.random.default_rng(2).integers(0, 256, (2 * BATCH + 3, 112, 112, 3), dtype=np.uint8)
+
+
+def by_hand(faces, dim=5, seed=0):
+    """What ``onnx_models.embedder`` stands for, in numpy: the mean of each field and colour, times a matrix."""
+    x = (faces.astype(float) - 127.5) / 127.5
+    fields = x.reshape(len(x), 4, 28, 4, 28, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2).reshape(len(x), 48)
+    return fields @ np.random.default_rng(seed).normal(size=(48, dim)).astype(np.float32)
+
+
+@pytest.mark.parametrize("scaling", [True, False])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_network_gets_the_pixels_that_it_wants(tmp_path, faces, scaling, workers):
+    found = ArcFace(embedder(tmp_path / "a.onnx", scaling=scaling), workers)
+    assert found.dim == 5 and found.scaled is not scaling
+    np.testing.assert_allclose(found.embed(faces), by_hand(faces), atol=1e-4)
+
+
+def test_a_network_of_a_fixed_batch_is_filled_up(tmp_path, faces):
+    one = ArcFace(embedder(tmp_path / "a.onnx", batch=7), workers=2)
+    np.testing.assert_allclose(one.embed(faces), by_hand(faces), atol=1e-4)
+    np.testing.assert_allclose(one.embed(faces[:3]), by_hand(faces[:3]), atol=1e-4)
+
+
+def test_no_faces_are_no_vectors(tmp_path, faces):
+    assert ArcFace(embedder(tmp_path / "a.onnx"), 1).embed(faces[:0]).shape == (0, 5)
+
+
+def scaled_by(folder, first, constants):
+    """A network of the right shapes that begins with these nodes, the last of which gives "first"."""
+    rest = [("GlobalAveragePool", ["first"], ["mean"]), ("Flatten", ["mean"], ["fc1"])]
+    return network(folder / "b.onnx", [*first, *rest], [("data", ["n", 3, 112, 112])], [("fc1", ["n", 3])], constants)
+
+
+def test_arithmetic_on_the_input_itself_says_that_a_network_scales(tmp_path):
+    number = {"c": np.float32([2])}
+    through = [("Identity", ["data"], ["d"]), ("Cast", ["d"], ["e"], {"to": 1})]
+    assert scales_itself(scaled_by(tmp_path, [("Sub", ["data", "c"], ["first"])], number))
+    assert scales_itself(scaled_by(tmp_path, [*through, ("Div", ["e", "c"], ["first"])], number))
+    # Arithmetic further down is the network's own: PReLU written out, say.
+    kernel = {"k": np.ones((3, 3, 1, 1), np.float32)} | number
+    inner = [("Conv", ["data", "k"], ["z"]), ("Sub", ["z", "c"], ["first"])]
+    assert not scales_itself(scaled_by(tmp_path, inner, kernel))
+
+
+def test_insightfaces_rule_by_names_says_the_same_of_its_files(tmp_path):
+    """Its class looks for the names Sub…, _minus… and Mul…, _mul… among the first eight nodes."""
+    import onnx
+
+    path = scaled_by(
+        tmp_path,
+        [("Sub", ["data", "c"], ["moved"]), ("Mul", ["moved", "c"], ["first"])],
+        {"c": np.float32([0.5])},
+    )
+    model = onnx.load(path)
+    for node, name in zip(model.graph.node, ("_minusscalar0", "_mulscalar0"), strict=False):
+        node.name = name
+    onnx.save(model, path)
+    names = [node.name for node in onnx.load(path).graph.node[:8]]
+    rule = any(n.startswith(("Sub", "_minus")) for n in names) and any(n.startswith(("Mul", "_mul")) for n in names)
+    assert rule and scales_itself(path)
+
+
+def test_another_network_is_refused(tmp_path):
+    path = network(
+        tmp_path / "a.onnx", [("Flatten", ["data"], ["y"])], [("data", ["n", 3, 48, 48])], [("y", ["n", 6912])]
+    )
+    with pytest.raises(OnnxError, match="expected any × 3 × 112 × 112"):
+        ArcFace(path)
+
+
+@pytest.mark.skipif(registry.absence("mobilefacenet128") is not None, reason="the model mobilefacenet128 is not here")
+def test_the_real_network_wants_raw_pixels_in_rgb(faces):
+    """Its card says so. The same network fed scaled pixels, or blue first, gives something else."""
+    real = ArcFace(registry.find("mobilefacenet128"), workers=2)
+    assert real.dim == 128 and not real.scaled
+    few = faces[:2]
+    found = real.embed(few)
+    expected = real.model(few.transpose(0, 3, 1, 2).astype(np.float32))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert abs(real.embed(few[..., ::-1]) - found).max() > 0.01
