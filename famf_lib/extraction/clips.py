@@ -87,7 +87,7 @@ def clips_of(
     video: Video,
     stages: Stages,
     *,
-    fps: float = FPS,
+    fps: float | int = FPS,
     everybody: bool = False,
     workers: int | None = None,
     report: Callable[[float], None] = lambda seconds: None,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
@@ -34,6 +34,7 @@ class Detections:
         return len(self.scores)
 
 
+@runtime_checkable
 class FaceDetector(Protocol):
     """What finds faces. ``checksum`` tells one detector, with its settings, from another."""
 

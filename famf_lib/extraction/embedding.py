@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -17,6 +17,7 @@ FIRST = ("Sub", "Add", "Mul", "Div")
 THROUGH = ("Identity", "Cast", "Transpose", "Dropout")
 
 
+@runtime_checkable
 class FaceEmbedder(Protocol):
     """What turns aligned faces into vectors. ``checksum`` tells one embedder from another: their vectors do not mix."""
 

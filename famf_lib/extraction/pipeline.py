@@ -42,7 +42,7 @@ def extract(
     out: Path,
     stages: Stages,
     *,
-    fps: float = FPS,
+    fps: float | int = FPS,
     everybody: bool = False,
     labels: Mapping[str, Label] | None = None,
     replacing: bool = False,
@@ -110,7 +110,7 @@ def _check_free(out: Path, replacing: bool) -> None:
         raise ExtractionError(f"{out}: there is something else, expected a new folder")
 
 
-def _key(path: Path, stages: Stages, fps: float, everybody: bool, code: str) -> str:
+def _key(path: Path, stages: Stages, fps: float | int, everybody: bool, code: str) -> str:
     told = path.stat()
     decides = [str(path.resolve()), told.st_size, told.st_mtime_ns, stages.checksums, fps, everybody, code]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
@@ -145,7 +145,7 @@ def _assemble(
     parts: dict[str, tuple[Path, Path]],
     out: Path,
     stages: Stages,
-    fps: float,
+    fps: float | int,
     labels: Mapping[str, Label] | None,
     say: Callable[[str], None],
 ) -> tuple[int, int]:

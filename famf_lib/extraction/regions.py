@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -25,6 +25,7 @@ SIDE = 224
 BATCH = 8
 
 
+@runtime_checkable
 class ImageEmbedder(Protocol):
     """What turns pictures into vectors. ``checksum`` tells one from another: their vectors do not mix."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -19,6 +19,7 @@ SHORTEST = 0.5  # seconds: less tells nothing
 SILENCE = 1e-3  # root mean square
 
 
+@runtime_checkable
 class SpeakerEncoder(Protocol):
     """What turns speech into a vector. ``checksum`` tells one from another: their vectors do not mix."""
 

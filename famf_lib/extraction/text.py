@@ -3,7 +3,7 @@
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -16,6 +16,7 @@ class TextError(ValueError):
     """A folder that holds no model of sentences."""
 
 
+@runtime_checkable
 class TextReader(Protocol):
     """What reads the words in a picture. ``checksum`` tells one from another."""
 
@@ -26,6 +27,7 @@ class TextReader(Protocol):
         ...
 
 
+@runtime_checkable
 class SentenceEncoder(Protocol):
     """What turns text into a vector. ``checksum`` tells one from another: their vectors do not mix."""
 

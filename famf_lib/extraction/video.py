@@ -62,7 +62,7 @@ class Video:
             self.duration = None if container.duration is None else container.duration / 1e6
             self.has_sound = bool(container.streams.audio)
 
-    def frames(self, fps: float) -> Iterator[Frame]:
+    def frames(self, fps: float | int) -> Iterator[Frame]:
         """``fps`` pictures a second or, where the video has fewer, all.
 
         Time is cut into pieces of 1/fps seconds, and the first picture of each is given, by the times that the file

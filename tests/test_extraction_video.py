@@ -1,0 +1,242 @@
+"""Videos made here, whose pictures tell their number: what comes out of them, when, how, and what is left out."""
+
+import struct
+import tracemalloc
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import video_files
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from video_files import SIZE, marked, number_of, tone
+
+from famf_lib.extraction.video import RATE, Video, VideoError
+
+
+def numbers(path, fps):
+    return [number_of(frame.picture) for frame in Video(path).frames(fps)]
+
+
+@pytest.mark.parametrize(
+    ("codec", "ending"),
+    [("libx264", "mp4"), ("mpeg4", "mkv"), ("libvpx-vp9", "webm"), ("mjpeg", "mov"), ("libx264", "ts")],
+)
+def test_every_fifth_picture_of_25_a_second(tmp_path, codec, ending):
+    path = video_files.write(tmp_path / f"a.{ending}", map(marked, range(41)), codec=codec)
+    video = Video(path)
+    frames = list(video.frames(5))
+    assert [frame.number for frame in frames] == [number_of(frame.picture) for frame in frames] == list(range(0, 41, 5))
+    assert [frame.time for frame in frames] == pytest.approx(np.arange(0, 1.61, 0.2), abs=0.002)
+    assert video.size == SIZE and video.duration == pytest.approx(41 / 25, abs=0.1) and video.damaged == 0
+
+
+def test_no_more_pictures_than_there_are(tmp_path):
+    path = video_files.write(tmp_path / "a.mp4", map(marked, range(7)))
+    assert numbers(path, 1000) == list(range(7))
+    assert numbers(path, 0.1) == [0]
+
+
+@given(steps=st.lists(st.integers(1, 37), min_size=1, max_size=12), fps=st.sampled_from([1, 3, 5, 7.5]))
+def test_variable_frame_rate(tmp_path_factory, steps, fps):
+    """The first picture of each piece of 1/fps seconds, by a naive count in milliseconds."""
+    times = np.cumsum([0, *steps]) * 20
+    path = tmp_path_factory.mktemp("vfr") / "a.mkv"
+    video_files.write(path, map(marked, range(len(times))), times=times.tolist(), base=Fraction(1, 1000), codec="mpeg4")
+    expected, taken = [], set()
+    for number, time in enumerate(times):
+        piece = int(time * fps / 1000)
+        if piece not in taken and taken.add(piece) is None:
+            expected.append(number)
+    frames = list(Video(path).frames(fps))
+    assert [number_of(frame.picture) for frame in frames] == expected
+    assert [frame.time for frame in frames] == pytest.approx(times[expected] / 1000)
+
+
+def test_pictures_by_number(tmp_path):
+    path = video_files.write(tmp_path / "a.mp4", map(marked, range(31)))
+    found = list(Video(path).numbered({3, 17, 29}))
+    assert [frame.number for frame in found] == [number_of(frame.picture) for frame in found] == [3, 17, 29]
+    assert list(Video(path).numbered(())) == []
+
+
+# --- as a player shows them ---
+
+
+def corners():
+    """Red in the upper left, green in the upper right, blue in the lower left, black in the lower right."""
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:32, :48, 0] = picture[:32, 48:, 1] = picture[32:, :48, 2] = 255
+    return picture
+
+
+def turn_in_file(path, matrix):
+    """Puts a matrix into the header of the MP4's video track, as cameras do."""
+    content = bytearray(path.read_bytes())
+    header = content.index(b"tkhd") + 4
+    values = [round(value * (1 << (30 if place % 3 == 2 else 16))) for place, value in enumerate(matrix)]
+    content[header + 40 : header + 76] = struct.pack(">9i", *values)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
+def test_turned_as_the_matrix_of_the_file_says(tmp_path, matrix):
+    """ISO/IEC 14496-12: a point (p, q) of the picture is shown at (a p + c q + x, b p + d q + y)."""
+    a, b, c, d = matrix
+    original = corners()
+    path = video_files.write(tmp_path / "a.mp4", [original] * 3)
+    turn_in_file(path, (a, b, 0, c, d, 0, 0, 0, 1))
+    (shown,) = (frame.picture for frame in Video(path).frames(1))
+    x, y = np.meshgrid(np.arange(96), np.arange(64))
+    right, down = a * x + c * y, b * x + d * y
+    expected = np.zeros((np.ptp(down) + 1, np.ptp(right) + 1, 3), np.uint8)
+    expected[down - down.min(), right - right.min()] = original
+    assert shown.shape == expected.shape
+    assert np.median(abs(shown.astype(int) - expected)) <= 3
+
+
+def test_pixels_that_are_not_square(tmp_path):
+    path = video_files.write(tmp_path / "a.mp4", [corners()] * 3, aspect=Fraction(4, 3))
+    (shown,) = (frame.picture for frame in Video(path).frames(1))
+    assert shown.shape == (64, 128, 3)
+    assert shown[10, 54, 0] > 200 and shown[10, 74, 1] > 200
+
+
+# --- damage ---
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mjpeg"])
+def test_damage_in_the_middle_is_left_out_and_counted(tmp_path, codec):
+    path = video_files.write(tmp_path / "a.mp4", map(marked, range(45)), codec=codec, options={"g": "1"})
+    video_files.damage(path, [20, 21, 22])
+    video = Video(path)
+    found = [number_of(frame.picture) for frame in video.frames(25)]
+    assert video.damaged == 3 and found == [*range(20), *range(23, 45)]
+
+
+def test_numbers_are_the_same_in_every_walk(tmp_path):
+    path = video_files.write(tmp_path / "a.mp4", map(marked, range(45)), options={"g": "1"})
+    video_files.damage(path, [11, 30])
+    video = Video(path)
+    frames = {frame.number: frame for frame in video.frames(10)}
+    for again in video.numbered(frames):
+        assert np.array_equal(again.picture, frames[again.number].picture)
+        assert again.time == frames[again.number].time
+
+
+def test_file_that_breaks_off(tmp_path):
+    path = video_files.write(tmp_path / "a.mkv", map(marked, range(45)), codec="mpeg4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    found = numbers(path, 25)
+    assert 5 < len(found) < 45 and found == list(range(len(found)))
+
+
+def test_sound_goes_on_after_damage(tmp_path):
+    path = video_files.write(tmp_path / "a.mp4", map(marked, range(45)), sound=tone(1.8))
+    with av.open(path) as file:
+        packets = [(packet.pos, packet.size) for packet in file.demux(file.streams.audio[0]) if packet.size]
+    content = bytearray(path.read_bytes())
+    start, size = packets[len(packets) // 2]
+    content[start : start + size] = b"\xff" * size
+    path.write_bytes(content)
+    heard = np.concatenate(list(Video(path).sound()))
+    assert 1.5 * RATE < len(heard) < 2 * RATE and abs(heard[-4000:-2000]).max() > 0.4
+
+
+# --- sound ---
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (48_000, 1), (16_000, 1)])
+def test_tone(tmp_path, rate, channels):
+    """Whatever the rate and the channels: one channel at 16 kHz, as loud as it was, of the same frequency."""
+    path = video_files.write(
+        tmp_path / "a.mp4", map(marked, range(50)), sound=tone(2, rate), rate=rate, channels=channels
+    )
+    pieces = list(Video(path).sound())
+    heard = np.concatenate(pieces)
+    assert heard.dtype == np.float32 and len(pieces) > 10
+    assert len(heard) == pytest.approx(2 * RATE, abs=RATE // 8)
+    middle = heard[8000:24000]
+    assert np.argmax(abs(np.fft.rfft(middle))) == 440
+    assert middle.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.03)
+
+
+def test_no_sound(tmp_path):
+    video = Video(video_files.write(tmp_path / "a.mp4", map(marked, range(5))))
+    assert not video.has_sound and list(video.sound()) == []
+
+
+# --- bad input ---
+
+
+def refused(path):
+    with pytest.raises(VideoError) as caught:
+        list(Video(path).frames(5))
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "tiff", "webp"])
+def test_picture(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    Image.fromarray(corners()).save(path)
+    assert "a picture found" in refused(path)
+    Image.fromarray(corners()).save(path.rename(tmp_path / "a.mp4"), ending.replace("jpg", "jpeg"))
+    assert "a picture found" in refused(tmp_path / "a.mp4")
+
+
+def test_sound_alone(tmp_path):
+    path = tmp_path / "a.m4a"
+    with av.open(path, "w", format="mp4") as out:
+        track = out.add_stream("aac", rate=RATE)
+        frame = av.AudioFrame.from_ndarray(tone(0.064)[None].astype(np.float32), format="fltp", layout="mono")
+        frame.rate, frame.pts = RATE, 0
+        out.mux(track.encode(frame))
+        out.mux(track.encode(None))
+    assert "audio found, expected a track of moving pictures" in refused(path)
+
+
+def test_nothing_that_can_be_decoded(tmp_path):
+    path = video_files.write(tmp_path / "a.mp4", map(marked, range(9)), codec="mjpeg")
+    video_files.damage(path, range(9))
+    assert "no picture in it can be decoded" in refused(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"plain text", bytes(1000), b"\0\0\0\x18ftypisom"])
+def test_no_video(tmp_path, content):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content)
+    assert "expected a video file" in refused(path)
+
+
+def test_no_file(tmp_path):
+    assert "no such file found" in refused(tmp_path / "a.mp4")
+    assert "a folder found" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "list_of_files",
+    ["ffconcat version 1.0\nfile 'b.mp4'\n", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nb.mp4\n#EXT-X-ENDLIST\n"],
+)
+def test_a_file_that_names_others_is_not_followed(tmp_path, list_of_files):
+    video_files.write(tmp_path / "b.mp4", map(marked, range(9)))
+    path = tmp_path / "a.mp4"
+    path.write_text(list_of_files)
+    refused(path)
+
+
+def test_memory_does_not_grow_with_the_video(tmp_path):
+    """Ten times the pictures, as much memory of Python's: one picture at a time is there."""
+
+    def peak(count):
+        path = video_files.write(tmp_path / f"{count}.mp4", (marked(n % 64, (330, 256)) for n in range(count)))
+        tracemalloc.start()
+        for _ in Video(path).frames(25):
+            pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(300) < 2 * peak(30)
