@@ -116,6 +116,34 @@ def test_damage_in_the_middle_is_left_out_and_counted(tmp_path, codec):
     assert video.damaged == 3 and found == [*range(20), *range(23, 45)]
 
 
+def test_a_picture_of_which_half_is_damaged_is_left_out(tmp_path):
+    """The decoder makes up the other half, and says so."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(30)]
+    path = video_files.write(tmp_path / "a.mp4", noise, codec="mpeg4", options={"g": "1"})
+    video_files.damage(path, [10], sparing=0.5)
+    video = Video(path)
+    assert len(list(video.frames(25))) == 29 and video.damaged == 1
+
+
+def test_a_clock_that_runs_back(tmp_path):
+    """Two broadcasts in one file, each of which counts from the start: time goes on."""
+    path = video_files.write(tmp_path / "a.ts", map(marked, range(30)))
+    path.write_bytes(2 * path.read_bytes())
+    frames = list(Video(path).frames(5))
+    assert [number_of(frame.picture) for frame in frames] == 2 * list(range(0, 30, 5))
+    assert [frame.time for frame in frames] == pytest.approx(np.arange(0, 2.21, 0.2))
+
+
+def test_no_clock(tmp_path):
+    """A bare stream tells its rate and no times."""
+    path = video_files.write(tmp_path / "a.h264", map(marked, range(30)))
+    frames = list(Video(path).frames(5))
+    assert [(number_of(frame.picture), round(frame.time, 3)) for frame in frames] == [
+        (5 * k, round(0.2 * k, 3)) for k in range(6)
+    ]
+
+
 def test_numbers_are_the_same_in_every_walk(tmp_path):
     path = video_files.write(tmp_path / "a.mp4", map(marked, range(45)), options={"g": "1"})
     video_files.damage(path, [11, 30])

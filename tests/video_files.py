@@ -69,12 +69,13 @@ def tone(seconds: float, rate: int = 16_000, hertz: float = TONE) -> np.ndarray:
     return LOUDNESS * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
 
 
-def damage(path: Path, numbers: Iterable[int], seed: int = 0) -> None:
-    """Overwrites the packets of some pictures, in the order of the file, with noise."""
+def damage(path: Path, numbers: Iterable[int], *, sparing: float = 0.0, seed: int = 0) -> None:
+    """Overwrites the packets of some pictures, in the order of the file, with noise, ``sparing`` a part of each."""
     with av.open(path) as file:
         packets = [(packet.pos, packet.size) for packet in file.demux(file.streams.video[0]) if packet.size]
     content, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
     for number in numbers:
         start, size = packets[number]
-        content[start : start + size] = rng.bytes(size)
+        spared = int(sparing * size)
+        content[start + spared : start + size] = rng.bytes(size - spared)
     path.write_bytes(content)

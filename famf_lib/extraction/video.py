@@ -104,8 +104,6 @@ class Video:
                             yield piece.to_ndarray().mean(axis=0)
                 except FFmpegError:  # a damaged piece of sound is not worth a word
                     continue
-            for piece in resampler.resample(None):
-                yield piece.to_ndarray().mean(axis=0)
 
     def _walk(self, wanted: Callable[[int, Fraction], bool]) -> Iterator[Frame]:
         from av import FFmpegError
