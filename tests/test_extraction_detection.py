@@ -4,12 +4,11 @@ from itertools import islice
 
 import film_faces
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import TensorProto, helper, numpy_helper
+from onnx_models import network
 
 from famf_lib.extraction import registry
 from famf_lib.extraction.detection import ENTRIES, MTCNN, NAMES, SCRFD, detector, overlap, suppressed
@@ -92,9 +91,9 @@ def test_mtcnn_finds_faces(mtcnn, composed):
 
 
 def test_mtcnn_is_fed_bgr(mtcnn, composed):
-    """With red and blue exchanged it finds fewer (README of the models: 80 % in place of 98 %)."""
-    right = sum(len(mtcnn.detect(picture)) for picture, _ in composed)
-    exchanged = sum(len(mtcnn.detect(np.ascontiguousarray(picture[..., ::-1]))) for picture, _ in composed)
+    """With red and blue exchanged it finds fewer (80 % in place of 98 %, says the card of the models)."""
+    right = sum(len(boxes) for _, boxes in composed[:8])  # nearly all of them are found, as above
+    exchanged = sum(len(mtcnn.detect(np.ascontiguousarray(picture[..., ::-1]))) for picture, _ in composed[:8])
     assert exchanged < 0.95 * right
 
 
@@ -150,21 +149,12 @@ LEVELS = {8: (8, 12), 16: (4, 6), 32: (2, 3)}
 
 
 def constant(path, outputs, side=SIDE, echo=False):
-    """A model with these outputs; each is multiplied by 1 + 0 · the mean of the input, so that it depends on it."""
-    nodes = [
-        helper.make_node("ReduceMean", ["input"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "nought"], ["nothing"]),
-    ]
-    given = [numpy_helper.from_array(np.zeros((), np.float32), "nought")]
-    told = []
-    for number, output in enumerate(outputs):
-        given.append(numpy_helper.from_array(output.astype(np.float32), f"c{number}"))
-        nodes.append(helper.make_node("Add", [f"c{number}", "mean" if echo else "nothing"], [f"o{number}"]))
-        told.append(helper.make_tensor_value_info(f"o{number}", TensorProto.FLOAT, output.shape))
-    entry = helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, 3, *side))
-    graph = helper.make_graph(nodes, "made", [entry], told, given)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
+    """A model with these outputs, whatever it sees; with ``echo`` the mean of its input is added to each."""
+    nodes = [("ReduceMean", ["input"], ["mean"], {"keepdims": 0}), ("Mul", ["mean", "nought"], ["nothing"])]
+    nodes += [("Add", [f"c{n}", "mean" if echo else "nothing"], [f"o{n}"]) for n in range(len(outputs))]
+    constants = {f"c{n}": output.astype(np.float32) for n, output in enumerate(outputs)}
+    told = [(f"o{n}", output.shape) for n, output in enumerate(outputs)]
+    return network(path, nodes, [("input", (1, 3, *side))], told, constants | {"nought": np.zeros((), np.float32)})
 
 
 def outputs(batched=False):

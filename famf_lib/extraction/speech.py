@@ -13,7 +13,7 @@ from famf_lib.extraction.onnx import OnnxError, OnnxModel
 from famf_lib.extraction.video import RATE
 
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the next power of two
-LOWEST = 20  # Hz
+LOWEST = 20.0  # Hz
 SECONDS = 3.0  # of sound that the network hears at once, where the file leaves it open
 SHORTEST = 0.5  # seconds: less tells nothing
 SILENCE = 1e-3  # root mean square
@@ -100,11 +100,7 @@ def log_mel(sound: Float[np.ndarray, " n"], bins: int) -> Float32[np.ndarray, "f
 @cache
 def _filters(bins: int) -> Float[np.ndarray, "bins half"]:
     """Triangles of equal width in mel, 1127 ln(1 + f / 700), from 20 Hz to half the rate."""
-
-    def mel(hertz: np.ndarray | float) -> np.ndarray:
-        return 1127 * np.log1p(np.asarray(hertz) / 700)
-
-    edges = np.linspace(mel(LOWEST), mel(RATE / 2), bins + 2)
+    place = 1127 * np.log1p(np.arange(FFT // 2) * RATE / FFT / 700)
+    edges = np.linspace(*(1127 * np.log1p(np.array([LOWEST, RATE / 2]) / 700)), bins + 2)
     left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    place = mel(np.arange(FFT // 2) * RATE / FFT)
     return np.clip(np.minimum((place - left) / (middle - left), (right - place) / (right - middle)), 0, None)
