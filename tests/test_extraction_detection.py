@@ -5,7 +5,7 @@ from itertools import islice
 import film_faces
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx_models import network
@@ -227,6 +227,7 @@ def test_other_networks_are_refused(tmp_path):
         MTCNN(*[constant(tmp_path / "c.onnx", outputs())] * 3)
 
 
+@settings(max_examples=15)
 @given(arrays(np.uint8, (30, 41, 3)))
 def test_scrfd_takes_any_picture(tmp_path_factory, picture):
     path = tmp_path_factory.getbasetemp() / "any.onnx"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
+from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from famf_lib.extraction.detection import overlap
@@ -12,7 +13,7 @@ from famf_lib.extraction.detection import overlap
 LINK = 0.6  # least overlap plus cosine of a face and the track that it goes on with
 GAP = 1.0  # seconds for which a track waits for its next face
 CUT = 0.5  # share of colours in common below which two pictures are of different shots
-COLOURS = 8  # steps of each of red, green and blue
+COLOURS, BLUR = 16, 1.5  # steps of each of red, green and blue, and how many of them count as neighbours
 
 
 @dataclass(eq=False)
@@ -98,15 +99,17 @@ def _area(box: Float[np.ndarray, " 4"]) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def colours(picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, " bins"]:
-    """The shares of 8 × 8 × 8 colours in a picture."""
+def colours(picture: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "16 16 16"]:
+    """The shares of colours in a picture. A colour counts for its neighbours too: a little more light is no cut."""
     small = np.asarray(Image.fromarray(picture).resize((64, 64), Image.Resampling.BOX), dtype=np.int64)
-    steps = small * COLOURS // 256
-    codes = (steps[..., 0] * COLOURS + steps[..., 1]) * COLOURS + steps[..., 2]
-    return np.bincount(codes.ravel(), minlength=COLOURS**3) / codes.size
+    steps = (small * COLOURS // 256).reshape(-1, 3)
+    codes = np.ravel_multi_index(tuple(steps.T), (COLOURS,) * 3)
+    shares = np.bincount(codes, minlength=COLOURS**3).reshape((COLOURS,) * 3).astype(np.float64)
+    shares = ndimage.gaussian_filter(shares, BLUR, mode="constant")
+    return shares / shares.sum()
 
 
-def is_cut(before: Float[np.ndarray, " bins"], now: Float[np.ndarray, " bins"]) -> bool:
+def is_cut(before: Float[np.ndarray, "16 16 16"], now: Float[np.ndarray, "16 16 16"]) -> bool:
     """Whether two successive pictures have less than half of their colours in common.
 
     Movement changes where colours are, a cut which there are. A cut between like pictures is missed; there the vectors

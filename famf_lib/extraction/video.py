@@ -55,7 +55,7 @@ class Video:
             raise VideoError(f"{self.path}: {found} found, expected a video file")
         needed("av")
         self.damaged = 0
-        """Pieces of the pictures' track that the last walk left out because they were damaged."""
+        """Pieces of the pictures' track that were left out because they were damaged, in the longest walk so far."""
         with self._open() as container:
             stream = self._pictures(container)
             self.size: tuple[int, int] = (stream.codec_context.width, stream.codec_context.height)
@@ -108,20 +108,26 @@ class Video:
     def _walk(self, wanted: Callable[[int, Fraction], bool]) -> Iterator[Frame]:
         from av import FFmpegError
 
-        self.damaged, number, start, time = 0, 0, None, Fraction(0)
+        damaged, number, start, time = 0, 0, None, Fraction(0)
+
+        def count() -> None:
+            nonlocal damaged
+            damaged += 1
+            self.damaged = max(self.damaged, damaged)
+
         with self._open() as container:
             stream = self._pictures(container)
             stream.thread_type = "AUTO"
             step = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
-            for packet in _packets(container, stream, self._count):
+            for packet in _packets(container, stream, count):
                 try:
                     decoded = packet.decode()
                 except FFmpegError:
-                    self._count()
+                    count()
                     continue
                 for frame in decoded:
                     if frame.is_corrupt:
-                        self._count()
+                        count()
                         continue
                     clock = None if frame.pts is None else frame.pts * frame.time_base
                     told = None if clock is None or start is None else clock - start
@@ -134,9 +140,6 @@ class Video:
                     number += 1
         if not number:
             raise VideoError(f"{self.path}: no picture in it can be decoded, expected one at least")
-
-    def _count(self) -> None:
-        self.damaged += 1
 
     def _open(self) -> "av.container.InputContainer":
         import av
