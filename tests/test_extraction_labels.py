@@ -1,0 +1,78 @@
+"""Names of clips and who is in them."""
+
+import pytest
+
+from famf_lib.extraction import labels
+from famf_lib.extraction.labels import Label, LabelsError
+
+
+def touched(folder, *names):
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["b.mp4", "a.mkv"], ["b", "a"]),
+        (["x/b.mp4"], ["b"]),
+        (["ann/1.mp4", "bo/1.mp4", "bo/2.tar.mp4"], ["ann/1", "bo/1", "bo/2.tar"]),
+        (["a.mp4", "a.mkv", "b.mp4"], ["a.mp4", "a.mkv", "b"]),
+    ],
+)
+def test_clips_are_called_as_their_files(tmp_path, files, names):
+    assert labels.names(touched(tmp_path, *files)) == names
+
+
+def test_a_folder_stands_for_its_videos(tmp_path):
+    b, a, deep, single = touched(tmp_path, "v/b.mp4", "v/a.MKV", "v/deep/c.webm", "odd.xyz")
+    touched(tmp_path, "v/labels.csv", "v/.hidden.mp4", "v/cover.jpg")
+    assert labels.videos([single, tmp_path / "v"]) == [single, a, b, deep]
+    with pytest.raises(LabelsError, match=r"a\.MKV: named twice, expected every video once"):
+        labels.videos([a, tmp_path / "v"])
+    with pytest.raises(LabelsError, match="none: no video in it, expected files that end in .mp4"):
+        labels.videos([*touched(tmp_path, "none/a.txt")[0].parents][:1])
+
+
+def test_persons_by_folders(tmp_path):
+    files = touched(tmp_path, "ann/1.mp4", "ann/2.mp4", "bo/1.mp4")
+    assert labels.of_folders(files) == {"ann/1": Label("ann"), "ann/2": Label("ann"), "bo/1": Label("bo")}
+
+
+def test_a_table(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text('\ufeffperson,clip,split,note\nAnn,a,train,x\n"O\'Neil, Bo",b.mp4,val,\n,c,,\nDi,d,,\n')
+    assert labels.read(table) == {
+        "a": Label("Ann", "train"),
+        "b.mp4": Label("O'Neil, Bo", "val"),
+        "c": Label(),
+        "d": Label("Di"),
+    }
+    table.write_text("clip,person\na,Ann\n")
+    assert labels.read(table) == {"a": Label("Ann")}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("clip;person\na;b\n", "the column clip is missing, found clip;person, expected clip, person, split"),
+        ("", "the column clip is missing, found nothing"),
+        ("clip\na\n", "the column person is missing, found clip"),
+        ("clip,person\na,b\na,c\n", "line 3 has 'a' again, expected every clip once"),
+        ("clip,person\n,b\n", "line 2 has no clip, expected its name"),
+        ("clip,person,split\na,b,test\nc,d,dev\n", "line 3 has the split 'dev', expected one of train, val, test, or"),
+        ('clip,person\n"a,b\n', "no table can be read here"),
+        ("clip,person\na,\udcff\n", "no table can be read here"),
+    ],
+)
+def test_a_table_that_cannot_be_used(tmp_path, content, sentence):
+    table = tmp_path / "labels.csv"
+    table.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(LabelsError) as caught:
+        labels.read(table)
+    assert str(caught.value).startswith(f"{table}: {sentence}")
+    with pytest.raises(LabelsError, match="no table can be read here"):
+        labels.read(tmp_path / "none.csv")
