@@ -55,7 +55,7 @@ def faces_of(
         return None
     rows = np.asarray(rows, dtype=int)
     columns = clipset.face_columns()
-    kind = _kind(dataset, columns)
+    kind = _kind(dataset, clipset)
     if kind == "cards":
         return [_card(face) for face in columns.iloc[rows].to_dict("records")]
     if kind == "portraits":
@@ -76,13 +76,14 @@ def origin(dataset: str, clipset: ClipSet, clips: Sequence[int] = ()) -> str:
         "cards": "*These data have no pictures.* A card stands for each face and says what they tell of it: the frame "
         "in the video, the height of the box in pixels, the quality score."
         + (f" The clips are, from above, {names}." if names else ""),
-    }[_kind(dataset, clipset.face_columns())]
+    }[_kind(dataset, clipset)]
 
 
-def _kind(dataset: str, columns: pd.DataFrame) -> Literal["pictures", "portraits", "cards"]:
-    if dataset in OF_IMFDB:
+def _kind(dataset: str, clipset: ClipSet) -> Literal["pictures", "portraits", "cards"]:
+    # An import of IMFDB's pictures can be here without them.
+    if dataset in OF_IMFDB or (clipset.info.get("pictures") == "imfdb" and not imfdb.absence()):
         return "pictures"
-    return "portraits" if {*LATENTS, "own"} <= set(columns) else "cards"
+    return "portraits" if {*LATENTS, "own"} <= set(clipset.face_columns()) else "cards"
 
 
 def _card(face: dict[str, Any]) -> str:

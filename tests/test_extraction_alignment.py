@@ -108,7 +108,7 @@ def test_reducing_first_moves_nothing(scale):
     slope = 250 / size
     expected = (np.arange(SIZE) * scale + 20) * slope
     assert abs(found - expected).max() < 1.01
-    assert abs((found - expected).mean()) < 0.1 * slope * scale  # a tenth of a pixel of the face
+    assert abs((found - expected).mean()) < 0.15 * slope * scale  # in pixels of the face
 
 
 def test_resizing_is_bilinear_within_the_box():

@@ -583,7 +583,9 @@ def test_an_earlier_import_stays_until_the_new_one_is_whole(tmp_path):
     first = tables.import_tables(source).fingerprint
     faces = user_tables()[0]
     written(source, faces.iloc[1:])
-    with pytest.raises(TableError, match="there is an import 'mine' already, expected another name, or --replace"):
+    with pytest.raises(
+        imported.ImportedError, match="there is an import 'mine' already, expected another name, or --replace"
+    ):
         tables.import_tables(source)
     (source / "faces.parquet").write_bytes(b"broken")
     with pytest.raises(TableError):
@@ -596,7 +598,7 @@ def test_an_earlier_import_stays_until_the_new_one_is_whole(tmp_path):
 
 @pytest.mark.parametrize("name", ["synthetic", "imfdb", "chimera", "iqiyi"])
 def test_a_dataset_of_the_book_keeps_its_name(name, tmp_path):
-    with pytest.raises(TableError, match=f"'{name}' is a dataset of the book"):
+    with pytest.raises(imported.ImportedError, match=f"'{name}' is a dataset of the book"):
         tables.import_tables(written(tmp_path), name)
 
 

@@ -85,6 +85,33 @@ def import_table(
     typer.echo(inspection.summary(clipset, f"{clipset.folder.name}, imported"))
 
 
+@bringing.command("imfdb")
+def import_imfdb(
+    archive: Annotated[Path, typer.Argument(help="IMFDB_final.tar.gz, or the folder that comes out of it")],
+    embedder: Annotated[
+        str, typer.Option(help="a network of the ArcFace kind: a name of famf models list, or an ONNX file")
+    ],
+    landmarks: Annotated[str, typer.Option(help="O-Net of MTCNN, likewise")] = "mtcnn-onet",
+    name: Annotated[str, typer.Option(help="what it is called from then on; otherwise imfdb- and the network")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="an earlier import of that name gives way")] = False,
+) -> None:
+    """Make face vectors from the pictures of IMFDB; it goes on where it was interrupted."""
+    import re
+
+    from famf_lib import inspection
+    from famf_lib.datasets import imfdb_embedding
+    from famf_lib.extraction import registry
+    from famf_lib.extraction.embedding import ArcFace
+
+    network = registry.find(embedder)
+    name = name or re.sub("[^a-z0-9]+", "-", f"imfdb-{network.stem}".lower())[:40].strip("-")
+    points = imfdb_embedding.Landmarks.open(registry.find(landmarks))
+    made = imfdb_embedding.import_pictures(archive, ArcFace(network, workers=1), points, name, replacing=replace)
+    if made.faces:
+        typer.echo(f"{made.faces:,} faces in {made.seconds:.0f} s, {made.faces / made.seconds:.0f} a second")
+    typer.echo(inspection.summary(made.clipset, made.clipset.info["title"]))
+
+
 @bringing.command("iqiyi")
 def import_iqiyi(
     folder: Annotated[Path, typer.Argument(help="the official files, as data/README.md tells")],

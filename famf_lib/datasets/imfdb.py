@@ -80,13 +80,19 @@ def key(profile: str) -> str:
     """A hash of everything that decides ``make``. No profile changes it: there is one IMFDB."""
     source, embeddings = _present()
     digest = hashlib.sha256(json.dumps([MAX_GAP, MIN_FACES, source_fingerprint(__name__, npz.__name__)]).encode())
-    if source.is_dir():  # 34,000 small files: their names and sizes will do
-        for path in _walk(source):
-            digest.update(f"{path.relative_to(source).as_posix()} {path.stat().st_size}\n".encode())
-    else:
-        digest.update(_hash(source))
+    digest.update(hash_of(source))
     digest.update(_hash(embeddings))
     return digest.hexdigest()[:16]
+
+
+def hash_of(source: Path) -> bytes:
+    """A hash of the archive, or of the folder that comes out of it."""
+    if not source.is_dir():
+        return _hash(source)
+    digest = hashlib.sha256()
+    for path in _walk(source):  # 34,000 small files: their names and sizes will do
+        digest.update(f"{path.relative_to(source).as_posix()} {path.stat().st_size}\n".encode())
+    return digest.digest()
 
 
 def make(profile: str) -> ClipSet:
@@ -170,6 +176,15 @@ def pictures(source: Path, paths: set[str]) -> dict[str, bytes]:
     if missing := sorted(paths - found.keys()):
         raise ImfdbError(f"{source}: {missing[0]} is not in it, one of {len(missing)} pictures missing of {len(paths)}")
     return found
+
+
+def all_pictures(source: Path) -> Iterator[tuple[str, bytes]]:
+    """Path and content of every picture, in the order of the archive, which is read as a stream.
+
+    Raises:
+        ImfdbError: it cannot be read.
+    """
+    return _members(Path(source), lambda name: _wanted(name) and not name.lower().endswith(".txt"))
 
 
 # --- where the files are ---------------------------------------------------------------------------------------------

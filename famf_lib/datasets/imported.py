@@ -29,6 +29,22 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in (store() / "imported").glob("[a-z]*/arrays.safetensors"))
 
 
+def free(name: str, replacing: bool = False) -> Path:
+    """The folder for a new import of that name.
+
+    Raises:
+        ImportedError: a dataset of the book has the name, or another import that is not to give way.
+    """
+    from famf_lib import datasets  # it imports the modules of this package
+
+    folder = place(name)
+    if name in (*datasets.DATASETS, datasets.iqiyi.NAME):
+        raise ImportedError(f"name: {name!r} is a dataset of the book, expected another name")
+    if name in names() and not replacing:
+        raise ImportedError(f"name: there is an import {name!r} already, expected another name, or --replace")
+    return folder
+
+
 def open(name: str) -> ClipSet:
     """The ClipSet of an import; asked for again it is the same object, unless the import was made again.
 

@@ -47,15 +47,9 @@ def import_tables(source: Path, name: str = "", *, replacing: bool = False) -> C
     Raises:
         ValueError: the name is taken or cannot be one; the tables cannot be used. An earlier import is then as it was.
     """
-    from famf_lib import datasets  # it imports the modules of this package
-
     source = Path(source)
     name = name or (source.resolve().stem if source.is_file() else source.resolve().name)
-    place = imported.place(name)
-    if name in (*datasets.DATASETS, datasets.iqiyi.NAME):
-        raise TableError(f"name: {name!r} is a dataset of the book, expected another name")
-    if name in imported.names() and not replacing:
-        raise TableError(f"name: there is an import {name!r} already, expected another name, or --replace")
+    place = imported.free(name, replacing)
     clipset = build(source)
     replace(clipset, info={"dataset": name} | clipset.info).save(place)
     return imported.open(name)
