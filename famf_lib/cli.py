@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from famf_lib.commands import book, data, evaluate, extract, models, pretrained, sweep
+from famf_lib.commands import book, data, evaluate, extract, models, people, pretrained, sweep
 from famf_lib.commands.options import Dataset, Device, Profile, checked_profile
 from famf_lib.files import ROOT, store
 
@@ -19,6 +19,8 @@ app.add_typer(pretrained.app, name="models")
 app.command()(book.book)
 app.command()(evaluate.evaluate)
 app.command()(extract.extract)
+app.command()(people.enroll)
+app.command()(people.identify)
 app.command()(models.runs)
 app.command()(models.predict)
 app.command()(models.export)

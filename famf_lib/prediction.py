@@ -50,8 +50,12 @@ def fitting(clipset: ClipSet, card: Card) -> tuple[ClipSet, list[str]]:
     Those are absent from every clip, which the model takes for zero vectors (Sec. 4.3).
 
     Raises:
-        PredictionError: vectors of another length than those the model was trained on.
+        PredictionError: vectors of another length than those the model was trained on, or of another network.
     """
+    made = clipset.info.get("embedder")
+    if made and card.embedder and made != card.embedder:
+        found, expected = (f"those of the network {sha[:16]}…" for sha in (made, card.embedder))
+        raise PredictionError(f"faces: {found} found, expected {expected} (by its SHA-256), as in training")
     lengths = {"faces": (clipset.dim, card.dim)}
     lacking = [name for name in card.modality_dims if name not in clipset.modalities]
     for name in set(card.modality_dims) - set(lacking):

@@ -226,6 +226,7 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
             seed=spec.seed,
             run=key,
             data=clipset.fingerprint,
+            embedder=clipset.info.get("embedder"),
         )
         saved.save(new / "model.safetensors", trained.model, card)
     shutil.rmtree(partial)

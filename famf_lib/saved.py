@@ -43,6 +43,7 @@ class Card(Config):
         seed: of its training.
         run: the key of the run that trained it.
         data: the fingerprint of the ClipSet it was trained on.
+        embedder: the checksum of the network that made its face vectors, where it is known.
     """
 
     config: ModelConfig
@@ -53,6 +54,7 @@ class Card(Config):
     seed: int = Field(ge=0, lt=2**32)
     run: str
     data: str
+    embedder: str | None = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "Card":
@@ -118,7 +120,7 @@ def _card(metadata: dict[str, str]) -> Card:
                 values[name] = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise SavedModelError(f"{_plain(name)}: not JSON ({_plain(error)}), expected a value in it") from None
-    if missing := [name for name in Card.model_fields if name not in values]:
+    if missing := [name for name, of in Card.model_fields.items() if of.is_required() and name not in values]:
         raise SavedModelError(f"{missing[0]} is missing, expected {', '.join(Card.model_fields)}")
     try:
         return Card(**values)

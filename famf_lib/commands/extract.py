@@ -1,9 +1,12 @@
 """``famf extract``: from videos to a ClipSet, which every other command then takes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from famf_lib.extraction.clips import Stages
 
 
 def extract(
@@ -43,7 +46,7 @@ def extract(
         raise ValueError("--labels: found with --person-folders, expected one of them")
     files = naming.videos(videos)
     who = naming.read(labels) if labels is not None else naming.of_folders(files) if person_folders else None
-    stages = _stages(detector, embedder, head, body, speaker, text, min_face)
+    stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if absent := [name for name in ("head", "body", "audio", "text") if name not in stages.dims]:
         options = ", ".join(f"--{'speaker' if name == 'audio' else name}" for name in absent)
         typer.echo(f"famf: {', '.join(absent)}: no model named ({options}), so these clips have none", err=True)
@@ -64,7 +67,15 @@ def extract(
         raise typer.Exit(1)
 
 
-def _stages(detector: str, embedder: str, head: str, body: str, speaker: str, text: str, min_face: int):
+def models_of(
+    detector: str,
+    embedder: str,
+    head: str = "",
+    body: str = "",
+    speaker: str = "",
+    text: str = "",
+    min_face: int = 40,
+) -> "Stages":
     """The models that were named, each opened before the first video is."""
     from famf_lib.extraction import clips, detection, registry
     from famf_lib.extraction.embedding import ArcFace

@@ -42,7 +42,7 @@ def predict(
     from famf_lib.training import pick_device
 
     place = pick_device(device)
-    opened = saved.open(_saved(run), place)
+    opened = saved.open(saved_file(run), place)
     clipset, lacking = prediction.fitting(ClipSet.open(clips_folder(clips, profile)), opened.card)
     for name in lacking:
         typer.echo(f"famf: {name}: these clips have none, so the model gets zero vectors (Sec. 4.3)", err=True)
@@ -63,7 +63,7 @@ def export(
     """Write a trained model for other programs: an ONNX graph, checked against PyTorch, or the saved model itself."""
     from famf_lib import export, saved
 
-    source = _saved(run)
+    source = saved_file(run)
     if out.suffix == ".onnx":
         opened = saved.open(source)
         with writing(out):
@@ -76,7 +76,8 @@ def export(
         raise ValueError(f"{out}: ends in {out.suffix!r}, expected .onnx or .safetensors")
 
 
-def _saved(run: str) -> Path:
+def saved_file(run: str) -> Path:
+    """The file of a saved model, or that of a run."""
     from famf_lib import runs
 
     return Path(run) if Path(run).is_file() else runs.known(run).file

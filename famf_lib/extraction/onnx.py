@@ -87,7 +87,9 @@ def needed(*packages: str) -> None:
         OnnxError: that sentence.
     """
     if missing := [name for name in packages if find_spec(name) is None]:
-        raise OnnxError(f"{missing[0]}: not installed, expected it to run models: pip install {' '.join(packages)}")
+        raise OnnxError(
+            f"{missing[0]}: not installed, expected it for the extraction: pip install {' '.join(packages)}"
+        )
 
 
 def _shape(told: Sequence[int | str | None]) -> Shape:

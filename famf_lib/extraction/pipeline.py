@@ -179,7 +179,11 @@ def _assemble(
                 say(f"labels: {len(idle)} belong to no clip here, {idle[0]!r} the first")
         modalities = {name: _modality(of, stages.dims[name]) for name, of in vectors.items()}
         modalities = {name: modality for name, modality in modalities.items() if modality.present.any()}
-        info = {"dataset": out.name, "extraction": {"fps": fps, "models": stages.checksums}}
+        info = {
+            "dataset": out.name,
+            "embedder": stages.embedder.checksum,
+            "extraction": {"fps": fps, "models": stages.checksums},
+        }
         writer.finish(np.array(counts), table, modalities, info)
     return len(rows), sum(counts)
 

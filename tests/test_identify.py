@@ -1,0 +1,314 @@
+"""Enrolling persons and finding them in videos: with a detector and an embedder that see colours, and real ones."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+pytest.importorskip("av", reason="the extra extract is not installed")
+
+import film_faces
+import video_files
+
+from famf_lib import enrolment, identification, prediction, runs, saved, settings
+from famf_lib.cli import app
+from famf_lib.enrolment import EnrolmentError, enroll, gather
+from famf_lib.extraction import registry, stills
+from famf_lib.extraction.alignment import TEMPLATE
+from famf_lib.extraction.clips import Stages
+from famf_lib.extraction.detection import Detections
+from famf_lib.features import ClipSet
+from famf_lib.identification import IdentificationError, identify
+from famf_lib.prediction import PredictionError
+from famf_lib.training import EvaluationConfig
+
+COLOURS = {"Ann": (250, 60, 60), "Božena": (60, 250, 60), "<陳>": (60, 60, 250)}
+SIDE = 60
+
+
+class Colours:
+    """A detector to which everything bright is one face, and an embedder that sees its mean colour."""
+
+    dim = 3
+
+    def __init__(self, checksum="colours"):
+        self.checksum = checksum
+
+    def detect(self, picture):
+        rows, columns = np.nonzero(picture.max(axis=2) > 128)
+        if len(rows) < 100:
+            return Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32))
+        box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
+        points = box[:2] + TEMPLATE / 112 * (box[2:] - box[:2])
+        return Detections(box[None], np.array([0.9], np.float32), points[None].astype(np.float32))
+
+    def embed(self, faces):
+        return (faces[:, 30:80, 30:80].mean(axis=(1, 2)) / 20).astype(np.float32)
+
+
+def stages(checksum="colours"):
+    return Stages(Colours(checksum), Colours(checksum))
+
+
+def picture(person, light=1.0, x=30, y=20):
+    canvas = np.zeros((128, 160, 3), np.uint8)
+    texture = np.random.default_rng(1).uniform(0.9, 1.0, (SIDE, SIDE, 1))
+    canvas[y : y + SIDE, x : x + SIDE] = np.array(COLOURS[person]) * light * texture
+    return canvas
+
+
+def film(path, person, seconds=2.0, seed=0):
+    """A person whose light changes, moving through the picture."""
+    draw = np.random.default_rng(seed)
+    shown = [picture(person, draw.uniform(0.7, 1), 10 + n // 2, 20 + n // 5) for n in range(int(25 * seconds))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return video_files.write(path, shown)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two persons with two videos each, and one with pictures."""
+    for person in list(COLOURS)[:2]:
+        for n in range(2):
+            film(tmp_path / "known" / person / f"{n}.mp4", person, seed=n)
+    last = tmp_path / "known" / list(COLOURS)[2]
+    last.mkdir()
+    for n in range(17):
+        Image.fromarray(picture(last.name, 0.7 + n / 60)).save(last / f"{n:02d}.png")
+    return tmp_path / "known"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A small classifier."""
+    base = settings.setting("imfdb", "standard")
+    monkeypatch.setattr(settings, "setting", lambda *_: base.model_copy(update={"hidden": 16}))
+
+
+def test_a_folder_of_folders_becomes_clips_of_persons(folder):
+    clipset = gather(folder, stages(), fps=10.0)
+    assert clipset.persons == sorted(COLOURS)
+    counts = clipset.counts.numpy()
+    assert counts.max() <= enrolment.PIECE and counts.sum() == 2 * 2 * 20 + 17
+    table = clipset.clips.assign(faces=counts)
+    by_group = table.groupby("group")["faces"].sum()
+    assert by_group["Ann/0.mp4"] == 20  # two pieces of one video stay in one group
+    assert sorted(table["faces"][table["person"] == "<陳>"]) == [8, 9] and table["group"].nunique() == 2 * 2 + 2
+    assert clipset.info["embedder"] == "colours"
+    faces = clipset.face_columns()
+    assert {"frame", "det_score", "quality", "x1"} <= set(faces) and faces["quality"].between(0, 1).all()
+
+
+def test_files_that_cannot_be_used_stop_none_of_the_others(folder):
+    (folder / "Ann" / "broken.mp4").write_bytes(b"no video at all")
+    (folder / "Ann" / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (90, 90)).save(folder / "Ann" / "dark.png")
+    (folder / "Nobody").mkdir()
+    Image.new("RGB", (90, 90)).save(folder / "Nobody" / "dark.jpg")
+    said = []
+    clipset = gather(folder, stages(), fps=10.0, say=said.append)
+    assert clipset.persons == sorted(COLOURS) and len(clipset.faces) == 97
+    text = "\n".join(said)
+    for expected in (
+        "broken.mp4: ",
+        "broken.png: no picture can be read",
+        "dark.png: no face",
+        "no face of Nobody found",
+    ):
+        assert expected in text
+    assert len(said) == 5
+
+
+def test_a_folder_that_will_not_do_is_one_sentence(tmp_path):
+    with pytest.raises(EnrolmentError, match="no such folder found"):
+        gather(tmp_path / "nowhere", stages())
+    (tmp_path / "a" / "Ann").mkdir(parents=True)
+    with pytest.raises(EnrolmentError, match="videos or pictures of nobody found, expected a folder for each of two"):
+        gather(tmp_path / "a", stages())
+    for person in ("Ann", "Bob"):
+        (tmp_path / "a" / person).mkdir(exist_ok=True)
+        Image.fromarray(picture("Ann") * (person == "Ann")).save(tmp_path / "a" / person / "1.png")
+    with pytest.raises(EnrolmentError, match="faces of Ann found, expected faces of two persons or more"):
+        gather(tmp_path / "a", stages())
+
+
+def test_the_largest_face_of_a_picture_counts_and_a_tight_crop_is_given_room(tmp_path):
+    class Two(Colours):
+        """Sees nothing that touches the edge, and two faces in any other picture, the larger one second."""
+
+        def detect(self, picture):
+            found = super().detect(picture)
+            if not len(found) or found.boxes.min() <= 0:
+                return super().detect(np.zeros_like(picture))
+            points = np.concatenate([found.points[:, :, :] / 2, found.points])
+            return Detections(np.concatenate([found.boxes / 2, found.boxes]), np.float32([0.99, 0.8]), points)
+
+    Image.fromarray(picture("Ann", x=31, y=17)).save(tmp_path / "a.png")
+    clip = stills.clip_of([tmp_path / "a.png"], Stages(Two(), Colours()))
+    np.testing.assert_allclose(clip.boxes, [[31, 17, 31 + SIDE, 17 + SIDE]])
+    assert clip.scores == pytest.approx(0.8)
+
+    class Roomy(Colours):
+        """Sees a face only if there is room around it. The room is the edge repeated, which is bright as well."""
+
+        def detect(self, picture):
+            height, width, _ = picture.shape
+            if width < 100:
+                return super().detect(np.zeros_like(picture))
+            box = np.float32([[width / 4, height / 4, 3 * width / 4, 3 * height / 4]])
+            points = box[:, None, :2] + np.float32(TEMPLATE / 112) * (width / 2)
+            return Detections(box, np.float32([0.9]), points)
+
+    Image.new("RGB", (SIDE, SIDE), COLOURS["Ann"]).save(tmp_path / "tight.png")
+    clip = stills.clip_of([tmp_path / "tight.png"], Stages(Roomy(), Colours()))
+    np.testing.assert_allclose(clip.boxes, [[0, 0, SIDE, SIDE]])  # in pixels of the picture as it is
+
+
+def test_enrolled_persons_are_found_again_in_videos_that_were_not_seen(folder, tmp_path, quick):
+    made = enroll(gather(folder, stages(), fps=10.0), tmp_path / "model.safetensors")
+    assert made.persons == 3 and made.tried >= 3 and made.right == made.tried
+    opened = saved.open(made.file)
+    assert opened.card.embedder == "colours" and list(opened.card.persons) == sorted(COLOURS)
+    for seed, person in enumerate(COLOURS):
+        found = identify(film(tmp_path / f"{seed}.mp4", person, seed=7 + seed), opened, stages(), fps=10.0)
+        (answer,) = found.answers
+        assert answer.persons[0] == person and sum(answer.probabilities) == pytest.approx(1, abs=1e-5)
+        assert len(answer.weights) == len(answer.clip.faces) == 20
+
+
+def test_the_answer_is_that_of_famf_predict(folder, tmp_path, quick):
+    """The weights and probabilities are those of the same clips asked about as a ClipSet."""
+    made = enroll(gather(folder, stages(), fps=10.0), tmp_path / "model.safetensors")
+    opened = saved.open(made.file)
+    found = identify(film(tmp_path / "v.mp4", "Ann", seed=9), opened, stages(), fps=10.0)
+    clip = found.answers[0].clip
+    table = pd.DataFrame({"name": ["v"], "person": [None], "split": [None], "group": [None]}).astype({"person": "str"})
+    faces = pd.DataFrame(index=range(len(clip.faces)))
+    alone = ClipSet.build(clip.faces, np.array([len(clip.faces)]), table, face_table=faces)
+    (expected,) = next(iter(prediction.predict(opened, alone))).to_pylist()
+    assert tuple(expected["persons"][:2]) == found.answers[0].persons[:2]
+    np.testing.assert_allclose(found.answers[0].weights, expected["weights"], rtol=1e-6)
+    matrix = identification.attention(opened, found)
+    tokens = len(opened.model.token_names)
+    assert matrix.shape == (tokens, tokens) and np.isfinite(matrix).all()
+
+
+@pytest.fixture
+def model(tmp_path, made_up):
+    """A saved model that knows the three, whoever is asked about."""
+    from famf_lib.model import FAMF, ModelConfig
+
+    torch.manual_seed(3)
+    config = ModelConfig(modalities=(), hidden=8)
+    card = saved.Card(config=config, dim=3, modality_dims={}, persons=sorted(COLOURS),
+                      evaluation=EvaluationConfig(faces=4), seed=1, run="r", data="d", embedder="colours")  # fmt: skip
+    return saved.open(saved.save(tmp_path / "m.safetensors", FAMF(config, 3, {}, 3).eval(), card))
+
+
+def test_another_embedder_is_refused_before_the_video_is_looked_at(model, tmp_path):
+    with pytest.raises(IdentificationError, match="embedder: SHA-256 other… found, expected colours…"):
+        identify(tmp_path / "nowhere.mp4", model, stages("other"))
+    longer = stages()
+    longer.embedder.dim = 5
+    with pytest.raises(IdentificationError, match="embedder: 5 numbers a face found, expected 3"):
+        identify(tmp_path / "nowhere.mp4", model, longer)
+
+
+def test_predict_refuses_vectors_of_another_network_too(folder, model):
+    clipset = gather(folder, stages("other"), fps=10.0)
+    with pytest.raises(PredictionError, match=r"faces: those of the network other… found, expected .* colours…"):
+        prediction.fitting(clipset, model.card)
+    unknown = replace(clipset, info={})
+    assert prediction.fitting(unknown, model.card)[1] == []
+    anything = model.card.model_copy(update={"embedder": None})
+    assert prediction.fitting(clipset, anything)[1] == []
+
+
+def test_a_run_knows_the_network_of_its_clips(made_up):
+    from famf_lib.model import ModelConfig
+    from famf_lib.training import TrainingConfig
+
+    spec = runs.RunSpec(
+        model=ModelConfig(modalities=(), hidden=8), training=TrainingConfig(epochs=1, batch_size=64), protocol="given"
+    )
+    for info in ({"embedder": "sha"}, {}):
+        clips = made_up(info=info, seed=len(info))
+        run = runs.obtain(spec, clips, torch.device("cpu"))
+        assert saved.open(run.file).card.embedder == info.get("embedder")
+
+
+def test_a_video_without_a_face_and_no_video(model, tmp_path):
+    dark = video_files.write(tmp_path / "dark.mp4", [np.zeros((64, 96, 3), np.uint8)] * 20)
+    with pytest.raises(IdentificationError, match=r"dark\.mp4: no face found, expected one at least"):
+        identify(dark, model, stages())
+    with pytest.raises(ValueError, match=r"m\.safetensors: "):
+        identify(tmp_path / "m.safetensors", model, stages())
+
+
+def test_the_faces_of_the_sheet_are_those_of_the_video(model, tmp_path):
+    """Each picture shown is cut from the frame of its face: the colour tells the person, the light the frame."""
+    lights = np.linspace(0.7, 1, 25)
+    path = video_files.write(tmp_path / "v.mp4", [picture("Ann", light, 10 + n) for n, light in enumerate(lights)])
+    found = identify(path, model, stages(), fps=25.0)
+    answer = found.answers[0]
+    faces = identification.chosen(answer.weights, 7)
+    assert len(faces) == 7 and answer.weights[faces[0]] == answer.weights.min()
+    assert answer.weights[faces[-1]] == answer.weights.max() and (np.diff(answer.weights[faces]) >= 0).all()
+    (shown,) = identification.crops(found.video, found.answers, 7)
+    for face, cut in zip(faces, shown, strict=True):
+        red = np.asarray(cut)[50:70, 40:56, 0].mean()
+        assert red == pytest.approx(250 * lights[answer.clip.frames[face]] * 0.95, abs=6)
+
+
+def test_a_page_needs_nothing_else_and_escapes_names(model, tmp_path):
+    path = film(tmp_path / "<b>&.mp4", "<陳>")
+    found = identify(path, model, stages(), fps=5.0)
+    page = identification.write(found, tmp_path / "page.html").read_text()
+    assert "<陳>" not in page and "&lt;陳&gt;" in page and "<b>&.mp4" not in page
+    outside = re.sub(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+", "", page)
+    assert "http" not in outside and 'src=""' in outside and "names one of them whoever" in page
+    assert all(f"{p:.1%}" in page for p in found.answers[0].probabilities)
+    sheet = identification.write(found, tmp_path / "sheet.png")
+    assert Image.open(sheet).width > 800
+
+
+def test_where_the_answer_cannot_be_written_is_said_first(model, tmp_path):
+    command = ["identify", str(tmp_path / "v.mp4"), "--run", str(tmp_path / "m.safetensors"), "--out"]
+    for out, said in (("a.pdf", r"a\.pdf: ends in '\.pdf', expected \.html or \.png"), ("x.html", "a folder found")):
+        (tmp_path / "x.html").mkdir(exist_ok=True)
+        done = CliRunner().invoke(app, [*command, str(tmp_path / out)])
+        assert isinstance(done.exception, IdentificationError) and re.search(said, str(done.exception))
+
+
+# --- real faces ------------------------------------------------------------------------------------------------------
+
+
+def test_actors_are_enrolled_by_pictures_and_found_in_a_video(tmp_path, monkeypatch):
+    """From crops of IMFDB: six persons by three pictures each, and a video made of a fourth one of two of them."""
+    film_faces.needed()
+    monkeypatch.setattr(enrolment, "STEPS", 120)
+    persons = list(film_faces.faces())[:6]
+    for person in persons:
+        (tmp_path / "known" / person).mkdir(parents=True)
+        for n, face in enumerate(film_faces.faces()[person][:3]):
+            face.save(tmp_path / "known" / person / f"{n}.png")
+    model = tmp_path / "model.safetensors"
+    done = CliRunner().invoke(app, ["enroll", str(tmp_path / "known"), "--out", str(model)])
+    assert done.exit_code == 0 and "6 persons" in done.output, done.output
+    card = saved.open(model).card
+    assert card.embedder == registry.checksum(registry.find("mobilefacenet128"))
+    last = {person: of[3:4] for person, of in film_faces.faces().items()}
+    monkeypatch.setattr(film_faces, "faces", lambda: last)
+    video = film_faces.video(tmp_path / "v.mp4", persons[2:4], seconds=1.2)
+    page = tmp_path / "page.html"
+    command = ["identify", str(video), "--run", str(model), "--tracks", "all", "--fps", "4", "--out", str(page)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    first, second = done.stdout.splitlines()[:2]
+    assert first.startswith(f"v.mp4: {persons[2]} ") and second.startswith(f"v.mp4#2: {persons[3]} ")
+    assert "data:image/svg+xml" in page.read_text()
