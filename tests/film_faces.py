@@ -59,14 +59,24 @@ def pasted(canvas: Image.Image, face: Image.Image, height: int, x: int, y: int) 
     return x, y, x + width, y + height
 
 
-def video(path: Path, persons: list[str], seconds: float = 2.0, seed: int = 0, sound: bool = True, **options) -> Path:
-    """Persons side by side, the first one larger, each swaying and changing between their pictures; 25 a second."""
-    pictures, base = [], background((640, 360), seed)
+def video(
+    path: Path,
+    persons: list[str],
+    seconds: float = 2.0,
+    *,
+    seed: int = 0,
+    sound: bool = True,
+    pictures: slice = slice(None),
+    **options,
+) -> Path:
+    """Persons side by side, the first one larger, each swaying and changing between these of their pictures; 25 a
+    second."""
+    shown, base = [], background((640, 360), seed)
     for number in range(round(25 * seconds)):
         canvas = base.copy()
         for place, person in enumerate(persons):
-            own = faces()[person]
+            own = faces()[person][pictures]
             x, y = 40 + 280 * place + 20 * np.sin(number / 10 + place), 60 + 15 * np.cos(number / 9 + place)
             pasted(canvas, own[number // 9 % len(own)], 170 - 50 * place, round(x), round(y))
-        pictures.append(np.asarray(canvas))
-    return video_files.write(path, pictures, sound=video_files.tone(seconds) if sound else None, **options)
+        shown.append(np.asarray(canvas))
+    return video_files.write(path, shown, sound=video_files.tone(seconds) if sound else None, **options)

@@ -40,7 +40,9 @@ def write(
     """Encodes pictures, shown at ``times`` in steps of ``base`` seconds, and sound of one channel repeated in all."""
     pictures = list(pictures)
     with av.open(path, "w") as out:
-        track = out.add_stream(codec, rate=1 / base, options=options or {})
+        track = out.add_stream(
+            codec, rate=1 / base, options=({"preset": "ultrafast"} if codec == "libx264" else {}) | (options or {})
+        )
         track.height, track.width = pictures[0].shape[:2]
         track.pix_fmt, track.codec_context.time_base = "yuvj420p" if codec == "mjpeg" else "yuv420p", base
         if turned:
