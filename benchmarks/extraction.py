@@ -1,0 +1,97 @@
+"""The extraction of faces from videos: its speed beside that of its parts, and its memory on a long file.
+
+    python benchmarks/extraction.py [--minutes 60] > results/extraction-cpu.json
+
+It needs the pictures of IMFDB and the models mtcnn and mobilefacenet128. A clip of 20 s with two persons (640 × 360, 25
+pictures a second) is composed of films' faces and repeated, so that a file of any length takes no time to make. Each
+step runs in a process of its own; a speed is given by the clock and by the processors' time, since other work on the
+machine takes from the former. The network alone on faces that are ready is the floor of the embedding.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from famf_lib import provenance
+from famf_lib.files import ROOT
+
+sys.path.insert(0, str(ROOT / "tests"))
+import film_faces  # noqa: E402
+
+SECONDS = 20
+MODELS = """
+from famf_lib.extraction import clips, detection, registry
+from famf_lib.extraction.alignment import align
+from famf_lib.extraction.embedding import ArcFace
+from famf_lib.extraction.video import Video
+stages = clips.Stages(detection.detector("mtcnn"), ArcFace(registry.find("mobilefacenet128"), workers=1))
+"""
+STEPS = {
+    "pictures decoded": ("frames = Video(path).frames(1000)", "done = sum(1 for _ in frames)"),
+    "pictures looked at for faces, one thread": (
+        "pictures = [frame.picture for frame in Video(path).frames(2)]",
+        "for picture in pictures: stages.detector.detect(picture)\ndone = len(pictures)",
+    ),
+    "faces aligned and embedded, one thread": (
+        "seen = [(f.picture, stages.detector.detect(f.picture).points) for f in Video(path).frames(2)]",
+        "done = sum(len(stages.embedder.embed(align(*one))) for one in seen)",
+    ),
+    "faces through the network alone, one thread": (
+        "import numpy as np\nfaces = np.zeros((2, 3, 112, 112), np.float32)",
+        "for _ in range(40): stages.embedder.model(faces)\ndone = 80",
+    ),
+    "seconds of video, 5 pictures a second, one picture at a time": (
+        "",
+        "clips.clips_of(Video(path), stages, workers=1)\ndone = seconds",
+    ),
+    "seconds of video, 5 pictures a second, all cores": ("", "clips.clips_of(Video(path), stages)\ndone = seconds"),
+}
+LONG = ("", "clips.clips_of(Video(path), stages, fps=0.5)\ndone = seconds")
+FRAME = """
+import json, resource, sys, time
+path, seconds = sys.argv[1], float(sys.argv[2])
+{models}
+{ready}
+begin, busy = time.perf_counter(), time.process_time()
+{step}
+print(json.dumps([done, time.perf_counter() - begin, time.process_time() - busy,
+                  resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
+
+
+def measure(step: tuple[str, str], path: Path, seconds: float) -> dict[str, float]:
+    code = FRAME.format(models=MODELS, ready=step[0], step=step[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(seconds)], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    number, clock, busy, peak = json.loads(done.stdout)
+    return {
+        "a second": round(number / clock, 1),
+        "a processor second": round(number / busy, 1),
+        "peak memory (MiB)": round(peak / 1024),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60, help="of the long file")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        persons = sorted(film_faces.faces())[:2]
+        clip = film_faces.video(Path(folder) / "clip.ts", persons, SECONDS, sound=False)
+        found = {name: measure(step, clip, SECONDS) for name, step in STEPS.items()}
+        long = {}
+        for minutes in (1, asked.minutes):
+            path = Path(folder) / "long.ts"
+            with path.open("wb") as file:
+                for _ in range(round(minutes * 60 / SECONDS)):
+                    file.write(clip.read_bytes())
+            long[f"{minutes:g} minutes, a picture every two seconds"] = measure(LONG, path, minutes * 60)
+    print(json.dumps({"speed": found, "length": long, "hardware": provenance.hardware()}, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
