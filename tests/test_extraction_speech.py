@@ -12,6 +12,9 @@ from famf_lib.extraction.onnx import OnnxError
 from famf_lib.extraction.speech import OnnxSpeaker, log_mel, pieces
 from famf_lib.extraction.video import RATE
 
+pytest.importorskip("onnx", reason="the extra extract is not installed")
+pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
+
 
 def naive_log_mel(sound, bins):
     """Kaldi's compute-fbank-feats, from its documentation, number by number."""

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
+import pytest
+
+av = pytest.importorskip("av", reason="the extra extract is not installed")
 
 SIZE = (96, 64)  # width and height
 BARS = 6

@@ -50,12 +50,13 @@ class Stages:
     @property
     def dims(self) -> dict[str, int]:
         """The modalities of a clip that can be had, and how long their vectors are."""
-        of = {"head": self.head, "body": self.body, "audio": self.speaker, "text": self.reader and self.sentences}
+        text = None if self.reader is None else self.sentences
+        of = {"head": self.head, "body": self.body, "audio": self.speaker, "text": text}
         return {name: stage.dim for name, stage in of.items() if stage is not None}
 
     @property
     def checksums(self) -> list[str]:
-        return [stage.checksum if stage else "" for stage in vars(self).values()]
+        return ["" if stage is None else stage.checksum for stage in vars(self).values()]
 
 
 @dataclass(frozen=True)
