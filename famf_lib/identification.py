@@ -161,7 +161,7 @@ def sheet(found: Identified) -> Figure:
                 answer.persons[0],
                 faces,
                 [f"{weight:.2f}" for weight in weights],
-                note=f"{answer.probabilities[0]:.0%} of\n{len(answer.weights)} faces",
+                note=f"{answer.probabilities[0]:.0%}, by\n{len(answer.weights)} faces",
                 total=len(answer.weights),
             )
         )

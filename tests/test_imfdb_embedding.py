@@ -205,7 +205,7 @@ here = imfdb.absence() is None and not registry.absence("mobilefacenet128") and 
 def test_real_vectors_agree_with_the_recorded_ones():
     """Of 97 pictures from all over the archive: O-Net's probabilities nearly, and most of the vectors.
 
-    About an eighth of the recorded ones were aligned without the nose, by a fit that leaves out what fits worst.
+    About an eighth of the recorded ones were aligned without the nose, by a fit that took it for an outlier.
     """
     with np.load(sources() / "imfdb" / RECORDED) as file:
         paths, vectors, scores = (file[name] for name in imfdb.FIELDS)
