@@ -102,7 +102,7 @@ def marks(svg):
 
 def test_none_is_forgotten():
     assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} - set(NAMES) == {
-        "chimera", "synthetic", "own-features",
+        "chimera", "synthetic", "own-features", "from-video",
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from famf_lib import enrolment, identification, pictures, saved
 from famf_lib.datasets import imfdb
 from famf_lib.extraction import registry
 from famf_lib.extraction.clips import Stages
+from famf_lib.extraction.video import Video
 from famf_lib.files import sources
 from famf_lib.identification import Identified
 from famf_lib.plots import OURS, PALETTE, WIDTH
@@ -171,9 +172,9 @@ def trained(actors: Cast, using: Stages, folder: Path, seed: int) -> saved.Saved
     return saved.open(made.file)
 
 
-def loudness(found: Identified, pieces: int = 60) -> Float[np.ndarray, " n"]:
+def loudness(video: Video, pieces: int = 60) -> Float[np.ndarray, " n"]:
     """The loudness (root mean square, 0 to 1) of the sound in ``pieces`` equal parts; empty without a sound track."""
-    heard = list(found.video.sound()) if found.video.has_sound else []
+    heard = list(video.sound()) if video.has_sound else []
     parts = np.array_split(np.concatenate(heard), pieces) if heard else []
     return np.array([np.sqrt((part.astype(np.float64) ** 2).mean()) if len(part) else 0.0 for part in parts])
 
