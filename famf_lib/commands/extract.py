@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def extract(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="video files, or folders of them")],
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO", help="video files, or folders of them")],
     out: Annotated[Path, typer.Option(metavar="CLIPSET", help="a new folder")],
     detector: Annotated[str, typer.Option(help="mtcnn, a folder with its three files, or an SCRFD file")] = "mtcnn",
     embedder: Annotated[
