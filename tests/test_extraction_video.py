@@ -104,6 +104,12 @@ def test_pixels_that_are_not_square(tmp_path):
     assert shown[10, 54, 0] > 200 and shown[10, 74, 1] > 200
 
 
+def test_a_shape_of_pixels_that_cannot_be_is_not_believed(tmp_path):
+    path = video_files.write(tmp_path / "a.mp4", [corners()] * 3, aspect=Fraction(200, 1))
+    (shown,) = (frame.picture for frame in Video(path).frames(1))
+    assert shown.shape == (64, 96, 3)
+
+
 # --- damage ---
 
 

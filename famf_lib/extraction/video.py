@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 RATE = 16_000
 """Samples of sound a second."""
 
+WIDEST = 4  # how wide a pixel may be for its height; what a file says beyond is a mistake, and would take much memory
+
 PICTURES = ("image2", "gif", "apng", "webp", "ico", "fits", "dds", "xbin")
 PICTURE_BRANDS = ("avif", "avis", "heic", "heix", "mif1", "msf1")  # pictures in the container of MP4
 LISTS = ("concat", "hls", "dash", "imf", "sdp", "lavfi", "webm_dash_manifest")  # files that name other files
@@ -60,7 +62,7 @@ class Video:
             stream = self._pictures(container)
             self.size: tuple[int, int] = (stream.codec_context.width, stream.codec_context.height)
             self.duration = None if container.duration is None else container.duration / 1e6
-            self.has_sound = bool(container.streams.audio)
+            self.has_sound = _sound(container) is not None
 
     def frames(self, fps: float | int) -> Iterator[Frame]:
         """``fps`` pictures a second or, where the video has fewer, all.
@@ -94,10 +96,10 @@ class Video:
         from av import AudioResampler, FFmpegError
 
         with self._open() as container:
-            if not container.streams.audio:
+            if (track := _sound(container)) is None:
                 return
             resampler = AudioResampler(format="fltp", rate=RATE)
-            for packet in _packets(container, container.streams.audio[0]):
+            for packet in _packets(container, track):
                 try:
                     for decoded in packet.decode():
                         for piece in resampler.resample(decoded):
@@ -173,6 +175,11 @@ class Video:
         return moving[0]
 
 
+def _sound(container: "av.container.InputContainer") -> "av.audio.stream.AudioStream | None":
+    """The first track of sound that FFmpeg can decode."""
+    return next((track for track in container.streams.audio if track.codec_context is not None), None)
+
+
 def _packets(
     container: "av.container.InputContainer", stream: "av.stream.Stream", fault: Callable[[], None] = lambda: None
 ) -> Iterator["av.Packet"]:
@@ -187,6 +194,7 @@ def _packets(
 
 def _shown(frame: "av.VideoFrame", aspect: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
     """The picture in RGB as a player shows it: square pixels, turned by quarters as the file asks."""
-    width = round(frame.width * aspect) if aspect else frame.width
-    picture = frame.to_ndarray(format="rgb24", width=max(width, 1), height=frame.height)
+    real = aspect and 1 / WIDEST <= aspect <= WIDEST
+    width = max(round(frame.width * aspect), 1) if real else frame.width
+    picture = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
     return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90) % 4))
