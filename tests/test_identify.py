@@ -88,6 +88,7 @@ def quick(monkeypatch):
     """A small classifier."""
     base = settings.setting("imfdb", "standard")
     monkeypatch.setattr(settings, "setting", lambda *_: base.model_copy(update={"hidden": 16}))
+    monkeypatch.setattr(enrolment, "STEPS", 150)
 
 
 def test_a_folder_of_folders_becomes_clips_of_persons(folder):
@@ -181,23 +182,6 @@ def test_enrolled_persons_are_found_again_in_videos_that_were_not_seen(folder, t
         assert len(answer.weights) == len(answer.clip.faces) == 20
 
 
-def test_the_answer_is_that_of_famf_predict(folder, tmp_path, quick):
-    """The weights and probabilities are those of the same clips asked about as a ClipSet."""
-    made = enroll(gather(folder, stages(), fps=10.0), tmp_path / "model.safetensors")
-    opened = saved.open(made.file)
-    found = identify(film(tmp_path / "v.mp4", "Ann", seed=9), opened, stages(), fps=10.0)
-    clip = found.answers[0].clip
-    table = pd.DataFrame({"name": ["v"], "person": [None], "split": [None], "group": [None]}).astype({"person": "str"})
-    faces = pd.DataFrame(index=range(len(clip.faces)))
-    alone = ClipSet.build(clip.faces, np.array([len(clip.faces)]), table, face_table=faces)
-    (expected,) = next(iter(prediction.predict(opened, alone))).to_pylist()
-    assert tuple(expected["persons"][:2]) == found.answers[0].persons[:2]
-    np.testing.assert_allclose(found.answers[0].weights, expected["weights"], rtol=1e-6)
-    matrix = identification.attention(opened, found)
-    tokens = len(opened.model.token_names)
-    assert matrix.shape == (tokens, tokens) and np.isfinite(matrix).all()
-
-
 @pytest.fixture
 def model(tmp_path, made_up):
     """A saved model that knows the three, whoever is asked about."""
@@ -208,6 +192,21 @@ def model(tmp_path, made_up):
     card = saved.Card(config=config, dim=3, modality_dims={}, persons=sorted(COLOURS),
                       evaluation=EvaluationConfig(faces=4), seed=1, run="r", data="d", embedder="colours")  # fmt: skip
     return saved.open(saved.save(tmp_path / "m.safetensors", FAMF(config, 3, {}, 3).eval(), card))
+
+
+def test_the_answer_is_that_of_famf_predict(model, tmp_path):
+    """The weights and probabilities are those of the same clips asked about as a ClipSet."""
+    found = identify(film(tmp_path / "v.mp4", "Ann", seed=9), model, stages(), fps=10.0)
+    clip = found.answers[0].clip
+    table = pd.DataFrame({"name": ["v"], "person": [None], "split": [None], "group": [None]}).astype({"person": "str"})
+    faces = pd.DataFrame(index=range(len(clip.faces)))
+    alone = ClipSet.build(clip.faces, np.array([len(clip.faces)]), table, face_table=faces)
+    (expected,) = next(iter(prediction.predict(model, alone))).to_pylist()
+    assert tuple(expected["persons"][:2]) == found.answers[0].persons[:2]
+    np.testing.assert_allclose(found.answers[0].weights, expected["weights"], rtol=1e-6)
+    matrix = identification.attention(model, found)
+    tokens = len(model.model.token_names)
+    assert matrix.shape == (tokens, tokens) and np.isfinite(matrix).all()
 
 
 def test_another_embedder_is_refused_before_the_video_is_looked_at(model, tmp_path):
