@@ -128,5 +128,6 @@ def test_a_record_names_its_command_and_replaces_none_in_part(script, tmp_path, 
 
 def test_make_runs_every_benchmark_there_is():
     others = {"common", "peak", "calibrate_synthetic", "imfdb_shape", "full_size"}  # services, data, and one by itself
+    others |= {"extraction", "imfdb_embedding"}  # they need data and models that few have
     line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS ="))
     assert set(line.split()[2:]) | others == {path.stem for path in BENCHMARKS.glob("*.py")} | {"full_size"}
