@@ -1,6 +1,6 @@
 """The extraction of faces from videos: its speed beside that of its parts, and its memory on a long file.
 
-    python benchmarks/extraction.py [--minutes 60] > results/extraction-cpu.json
+    python benchmarks/extraction.py --device cpu [--minutes 60] [--record]
 
 It needs the pictures of IMFDB and the models mtcnn and mobilefacenet128. A clip of 20 s with two persons (640 × 360, 25
 pictures a second) is composed of films' faces and repeated, so that a file of any length takes no time to make. Each
@@ -9,14 +9,16 @@ machine takes from the former. Peak memory is Linux's VmHWM. The network alone, 
 the embedding.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from famf_lib import provenance
+import common
+import torch
+
 from famf_lib.files import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -42,7 +44,7 @@ STEPS = {
         "done = sum(len(stages.embedder.embed(align(*one))) for one in seen)",
     ),
     "faces through the network alone, one thread": (
-        "import numpy as np\nfaces = np.zeros((2, 3, 112, 112), np.float32)",
+        "import numpy as np\nfaces = np.random.default_rng(0).uniform(0, 255, (2, 3, 112, 112)).astype(np.float32)",
         "for _ in range(40): stages.embedder.model(faces)\ndone = 80",
     ),
     "seconds of video, 5 pictures a second, one picture at a time": (
@@ -65,7 +67,7 @@ print(json.dumps([done, *spent, int(peak)]))
 """
 
 
-def measure(step: tuple[str, str], path: Path, seconds: float) -> dict[str, float]:
+def timed(step: tuple[str, str], path: Path, seconds: float) -> dict[str, float]:
     code = FRAME.format(models=MODELS, ready=step[0], step=step[1])
     done = subprocess.run(
         [sys.executable, "-c", code, str(path), str(seconds)], check=True, capture_output=True, text=True, cwd=ROOT
@@ -78,23 +80,22 @@ def measure(step: tuple[str, str], path: Path, seconds: float) -> dict[str, floa
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60, help="of the long file")
-    asked = parser.parse_args()
+def measure(device: torch.device, quick: bool, minutes: float = 60.0) -> dict[str, Any]:
+    seconds, minutes = (1, 0.1) if quick else (SECONDS, minutes)
     with tempfile.TemporaryDirectory() as folder:
         persons = sorted(film_faces.faces())[:2]
-        clip = film_faces.video(Path(folder) / "clip.ts", persons, SECONDS, sound=False)
-        found = {name: measure(step, clip, SECONDS) for name, step in STEPS.items()}
+        clip = film_faces.video(Path(folder) / "clip.ts", persons, seconds, sound=False)
+        found = {name: timed(step, clip, seconds) for name, step in STEPS.items()}
         long = {}
-        for minutes in (1, asked.minutes):
+        for length in (minutes / 60, minutes):
             path = Path(folder) / "long.ts"
             with path.open("wb") as file:
-                for _ in range(round(minutes * 60 / SECONDS)):
+                for _ in range(max(round(length * 60 / seconds), 1)):
                     file.write(clip.read_bytes())
-            long[f"{minutes:g} minutes, a picture every two seconds"] = measure(LONG, path, minutes * 60)
-    print(json.dumps({"speed": found, "length": long, "hardware": provenance.hardware()}, indent=1, ensure_ascii=False))
+            long[f"{length:g} minutes, a picture every two seconds"] = timed(LONG, path, length * 60)
+    common.say(found)
+    return {"speed": found, "length": long}
 
 
 if __name__ == "__main__":
-    main()
+    common.main(measure)
