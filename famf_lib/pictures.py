@@ -102,18 +102,22 @@ def fitted(picture: Image.Image) -> Image.Image:
 
 
 def _drawn(clipset: ClipSet, faces, rows: Int[np.ndarray, " n"]) -> list[Image.Image]:
+    looks, seen = looks_of(clipset, faces["own"].tolist(), rows), faces[LATENTS].to_dict("records")
+    return [portraits.portrait(who, **face) for who, face in zip(looks, seen, strict=True)]
+
+
+def looks_of(clipset: ClipSet, own: Sequence[bool], rows: Int[np.ndarray, " n"]) -> list[str]:
+    """The name that decides the looks of synthetic faces; ``own``: whether each is the face of the clip's person."""
     clips = clipset.clips.iloc[np.searchsorted(clipset.offsets.numpy(), rows, side="right") - 1]
-    drawn = []
-    for row, name, person, face in zip(
-        rows, clips["name"], clips["person"], faces[[*LATENTS, "own"]].to_dict("records"), strict=True
-    ):
-        known = isinstance(person, str)
-        if face.pop("own"):
-            who = person if known else name  # of a noise clip: a stranger
-        else:  # beside a person mostly the same somebody; a clip of nobody shows somebody else each time
-            who = f"{name}, somebody else" if known else f"{name}, face {row}"
-        drawn.append(portraits.portrait(who, **face))
-    return drawn
+    return [_looks(*of) for of in zip(rows.tolist(), clips["name"], clips["person"], own, strict=True)]
+
+
+def _looks(row: int, clip: str, person: object, own: bool) -> str:
+    known = isinstance(person, str)
+    if own:
+        return str(person) if known else clip  # of a noise clip: a stranger
+    # Beside a person mostly the same somebody; a clip of nobody shows somebody else each time.
+    return f"{clip}, somebody else" if known else f"{clip}, face {row}"
 
 
 # --- a figure of faces -----------------------------------------------------------------------------------------------

@@ -141,18 +141,43 @@ def portrait(
     canvas = _Canvas(looks.backdrop)
     _draw_person(canvas, looks, np.radians(yaw))
     if occlusion > 0:
-        {"scarf": _draw_scarf, "hand": _draw_hand, "somebody": _draw_somebody}[looks.object](canvas, looks, occlusion)
+        _draw_object(canvas, looks, occlusion)
     picture = canvas.image.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
     # As light takes its way: the scene is lit, passes the lens, and falls on so many pixels.
     if darkness:
         picture = _darkened(picture, darkness)
     if blur:
-        picture = picture.filter(ImageFilter.GaussianBlur(0.055 * HEIGHT * blur**1.6))
+        picture = picture.filter(ImageFilter.GaussianBlur(blur_radius(blur)))
     height = SMALLEST * (LARGEST / SMALLEST) ** size
     if height < HEIGHT:
         few = (max(2, round(WIDTH / HEIGHT * height)), max(2, round(height)))
         picture = picture.resize(few, Image.Resampling.BOX).resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)
     return picture
+
+
+def blur_radius(blur: float) -> float:
+    """The standard deviation of a blur from 0 to 1, in pixels of the portrait."""
+    return 0.055 * HEIGHT * blur**1.6
+
+
+def obstacle(person: str, occlusion: float) -> Image.Image:
+    """What is in the way of a person's face, alone: an RGBA picture of 96 × 120 pixels to lay over a portrait.
+
+    Raises:
+        ValueError: an occlusion that is not a number from 0 to 1.
+    """
+    if not 0 <= occlusion <= 1:
+        raise ValueError(f"occlusion: found {occlusion}, expected a number from 0 to 1")
+    looks, seen = traits(person), []
+    for ground in ((0, 0, 0), (255, 255, 255)):  # what shows through makes the difference between the two
+        canvas = _Canvas(looks.backdrop)
+        canvas.image.paste(ground, (0, 0, *canvas.image.size))
+        if occlusion > 0:
+            _draw_object(canvas, looks, float(occlusion))
+        seen.append(np.asarray(canvas.image.resize((WIDTH, HEIGHT), Image.Resampling.BOX), dtype=np.float32))
+    alpha = 255 - (seen[1] - seen[0]).mean(axis=2, keepdims=True)
+    colour = seen[0] * 255 / np.maximum(alpha, 1)
+    return Image.fromarray(np.rint(np.concatenate([colour, alpha], axis=2)).clip(0, 255).astype(np.uint8), "RGBA")
 
 
 # --- canvas and colours ----------------------------------------------------------------------------------------------
@@ -563,6 +588,10 @@ def _draw_glasses(canvas: _Canvas, head: _Head) -> None:
 
 
 # --- what is in the way ----------------------------------------------------------------------------------------------
+
+
+def _draw_object(canvas: _Canvas, looks: Traits, occlusion: float) -> None:
+    {"scarf": _draw_scarf, "hand": _draw_hand, "somebody": _draw_somebody}[looks.object](canvas, looks, occlusion)
 
 
 def _draw_scarf(canvas: _Canvas, looks: Traits, occlusion: float) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from famf_lib import portraits
@@ -109,3 +110,13 @@ def test_every_style_is_drawn_from_every_side(yaw):
 def test_numbers_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=rf"^{name}: found .*, expected"):
         portrait("person-0001", **{name: value})
+
+
+@pytest.mark.parametrize("thing", OBJECTS)
+@pytest.mark.parametrize("occlusion", [0.0, 0.45, 1.0])
+def test_an_obstacle_over_a_portrait_is_the_portrait_with_it(thing, occlusion):
+    person = next(name for name in map("person-{}".format, range(99)) if traits(name).object == thing)
+    over = Image.alpha_composite(portrait(person).convert("RGBA"), portraits.obstacle(person, occlusion))
+    apart = np.abs(np.asarray(over.convert("RGB"), dtype=float) - pixels(person, occlusion=occlusion))
+    assert apart.mean() < 0.2 and apart.max() < 48  # where an edge crosses a pixel
+    assert (differs(pixels(person), pixels(person, occlusion=occlusion)) > 0.02) == (occlusion > 0)

@@ -206,6 +206,44 @@ def quality_score(
     return QUALITY_CENTRE - QUALITY_SPREAD * (badness + WEIGHTS["yaw"] * turned)
 
 
+# --- the same faces, seen otherwise ----------------------------------------------------------------------------------
+
+
+class Retake:
+    """A clip that can be taken again: the same faces and the same chance, with other latent variables.
+
+    Where none is changed, its faces are those of ``generate``, but for rounding. Chance comes in streams, so all clips
+    before it are drawn too, once: a fraction of a second at the size of the standard profile.
+
+    Args:
+        config: of the ClipSet.
+        clip: its position in there.
+    """
+
+    def __init__(self, config: SyntheticConfig, clip: int):
+        self.config, cast = config, _cast(config)
+        table, kind, appearance = _faces(config, cast)
+        start = int(cast.counts[:clip].sum())
+        rows = slice(start, start + int(cast.counts[clip]))
+        self.table = table[rows].reset_index(drop=True)
+        self._directions, self._appearance = _directions_of_faces(config, cast), appearance[rows]
+        self._s = _confidence(config, table)[rows]
+        offsets = np.concatenate([[0], np.cumsum(cast.counts)])
+        for low, high, noise, _, of_face in _chance(config, cast, kind, self._directions.space):
+            if clip < high:
+                here = slice(start - offsets[low], rows.stop - offsets[low])
+                self._noise, self._of_face = noise[here], of_face[here]
+                return
+
+    def faces(self, **latents: np.ndarray) -> Float16[np.ndarray, "n D"]:
+        """The vectors of the clip's n faces with other values (n,) of ``blur``, ``occlusion`` and so on."""
+        seen = self.table.assign(**latents)
+        quality = quality_score(**{name: seen[name].to_numpy() for name in (*LATENTS, "yaw")})
+        s = self._s + (CONFIDENCE / QUALITY_SPREAD) * (quality - self.table["quality"].to_numpy())[:, None]
+        x = _mixed(self.config, self._directions, self._noise.copy(), self._of_face, self._appearance, seen, s)
+        return (_norms(s) * x).astype(np.float16)
+
+
 # --- who is in which clip --------------------------------------------------------------------------------------------
 
 
@@ -415,51 +453,97 @@ def _face_vectors(
 
     Chunk by chunk straight into the result: at the paper's size all faces in float32 would be 7.7 GB.
     """
-    dim, clips, total = config.dim, len(cast.person), len(table)
-    space = _space(config, "face")
-    identity = _directions(space, cast.people, _stream(config, "identity"))
-    look = _directions(space, len(cast.appearances), _stream(config, "look"))
-    common, profile = _isotropic(2, dim, _stream(config, "common"))
-    poor = _poor_directions(dim, _stream(config, "poor"))
-    s = _confidence(table["quality"].to_numpy(), _stream(config, "confidence"))
-    rho, kappa, eta = _strengths(s)
-    blame = _blame(table)
-    sway = YAW_SHIFT * np.sin(np.radians(table["yaw"].to_numpy()))[:, None]
-    person = cast.appearances[appearance, 0]
-    streams = {name: _stream(config, name) for name in ("clip", "bystander", "noise")}
-
-    faces, means = np.empty((total, dim), np.float16), np.empty((clips, dim), np.float16)
+    faces, means = np.empty((len(table), config.dim), np.float16), np.empty((len(cast.person), config.dim), np.float16)
+    directions, s = _directions_of_faces(config, cast), _confidence(config, table)
     offsets = np.concatenate([[0], np.cumsum(cast.counts)])
-    for low, high in _chunks(offsets):
+    for low, high, noise, of_clip, of_face in _chance(config, cast, kind, directions.space):
         rows, counts = slice(offsets[low], offsets[high]), cast.counts[low:high]
-        clip = np.repeat(np.arange(high - low), counts)
-        of_clip = _directions(space, high - low, streams["clip"])
-        of_bystander = _directions(space, high - low, streams["bystander"])
-
-        x = streams["noise"].standard_normal((len(clip), dim), np.float32)
-        x *= eta[rows] * dim**-0.5
-        x += kappa[rows] * (blame[rows] @ poor)
-        x += np.sqrt(COMMON * rho[rows]) * common + sway[rows] * profile
-        x += np.sqrt(PROGRAMME * rho[rows]) * look[appearance[rows]]
-        for who, part in ((OWN, of_clip), (WITH, of_bystander)):  # a passer-by is seen once: no more than noise
-            here = np.flatnonzero(kind[rows] == who)
-            x[here] += CLIP**0.5 * part[clip[here]]
-        x *= config.identity_noise
-        x += PERSON**0.5 * rho[rows] * identity[person[rows]]
-        x = _unit(x)
-        faces[rows] = NORM_MOST * expit(NORM[0] + NORM[1] * s[rows]) * x
+        x = _mixed(config, directions, noise, of_face, appearance[rows], table[rows], s[rows])
+        faces[rows] = _norms(s[rows]) * x
 
         # A clip that does not show the face of its person has a head all the same: as seen at best, unless turned away.
-        mean = PERSON**0.5 * _rows(identity, cast.person[low:high])
-        mean += config.identity_noise * PROGRAMME**0.5 * _rows(look, cast.appearance[low:high])
+        mean = PERSON**0.5 * _rows(directions.identity, cast.person[low:high])
+        mean += config.identity_noise * PROGRAMME**0.5 * _rows(directions.look, cast.appearance[low:high])
         mean += config.identity_noise * CLIP**0.5 * of_clip
         x[kind[rows] != OWN] = 0
         sums = np.add.reduceat(x, np.cumsum(counts[counts > 0]) - counts[counts > 0]) if len(x) else x
         shown = sums.any(axis=1)
         mean[np.flatnonzero(counts)[shown]] = sums[shown]
         means[low:high] = _unit(mean)
-        progress(int(offsets[high]), total)
+        progress(int(offsets[high]), len(table))
     return faces, means
+
+
+@dataclass(frozen=True)
+class _Directions:
+    """What faces are mixed from, besides what is drawn for each: people, appearances, and what all have in common."""
+
+    space: Float32[np.ndarray, "D D"]
+    identity: Float32[np.ndarray, "people D"]
+    person: Int64[np.ndarray, " A"]  # index of people
+    look: Float32[np.ndarray, "A D"]
+    common: Float32[np.ndarray, " D"]
+    profile: Float32[np.ndarray, " D"]
+    poor: np.ndarray  # (5, D)
+
+
+def _directions_of_faces(config: SyntheticConfig, cast: _Cast) -> _Directions:
+    space = _space(config, "face")
+    return _Directions(
+        space,
+        _directions(space, cast.people, _stream(config, "identity")),
+        cast.appearances[:, 0],
+        _directions(space, len(cast.appearances), _stream(config, "look")),
+        *_isotropic(2, config.dim, _stream(config, "common")),
+        _poor_directions(config.dim, _stream(config, "poor")),
+    )
+
+
+def _chance(
+    config: SyntheticConfig, cast: _Cast, kind: np.ndarray, space: np.ndarray
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
+    """What is drawn for the faces, whatever their quality: chunks of clips (low, high), noise of each face (n, D), the
+    part of each clip (v, D), and that of each face (n, D): its clip's, or its bystander's."""
+    offsets = np.concatenate([[0], np.cumsum(cast.counts)])
+    streams = {name: _stream(config, name) for name in ("clip", "bystander", "noise")}
+    for low, high in _chunks(offsets):
+        clip = np.repeat(np.arange(high - low), cast.counts[low:high])
+        of_clip, of_bystander = (_directions(space, high - low, streams[name]) for name in ("clip", "bystander"))
+        noise = streams["noise"].standard_normal((len(clip), config.dim), np.float32)
+        kinds = kind[offsets[low] : offsets[high]]
+        of_face = np.zeros_like(noise)  # a passer-by is seen once: no more than noise
+        for who, part in ((OWN, of_clip), (WITH, of_bystander)):
+            here = np.flatnonzero(kinds == who)
+            of_face[here] = part[clip[here]]
+        yield low, high, noise, of_clip, of_face
+
+
+def _mixed(
+    config: SyntheticConfig,
+    directions: _Directions,
+    noise: Float32[np.ndarray, "n D"],
+    of_face: Float32[np.ndarray, "n D"],
+    appearance: Int64[np.ndarray, " n"],
+    table: pd.DataFrame,
+    s: np.ndarray,
+) -> Float32[np.ndarray, "n D"]:
+    """Faces of length 1 from what was drawn for them. ``noise`` is written over."""
+    rho, kappa, eta = _strengths(s)
+    x = noise
+    x *= eta * config.dim**-0.5
+    x += kappa * (_blame(table) @ directions.poor)
+    sway = YAW_SHIFT * np.sin(np.radians(table["yaw"].to_numpy()))[:, None]
+    x += np.sqrt(COMMON * rho) * directions.common + sway * directions.profile
+    x += np.sqrt(PROGRAMME * rho) * directions.look[appearance]
+    x += CLIP**0.5 * of_face
+    x *= config.identity_noise
+    x += PERSON**0.5 * rho * directions.identity[directions.person[appearance]]
+    return _unit(x)
+
+
+def _norms(s: np.ndarray) -> np.ndarray:
+    """The lengths of faces of confidence s (n, 1)."""
+    return NORM_MOST * expit(NORM[0] + NORM[1] * s)
 
 
 def _modalities(
@@ -500,10 +584,11 @@ def _modalities(
     return made
 
 
-def _confidence(quality: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What the face network makes of the quality, s (F, 1), in standard units."""
-    z = (quality - QUALITY_CENTRE) / QUALITY_SPREAD
-    return (CONFIDENCE * z + (1 - CONFIDENCE**2) ** 0.5 * rng.standard_normal(len(z), np.float32))[:, None]
+def _confidence(config: SyntheticConfig, table: pd.DataFrame) -> np.ndarray:
+    """What the face network makes of the quality of all faces, s (F, 1), in standard units."""
+    z = (table["quality"].to_numpy() - QUALITY_CENTRE) / QUALITY_SPREAD
+    noise = _stream(config, "confidence").standard_normal(len(z), np.float32)
+    return (CONFIDENCE * z + (1 - CONFIDENCE**2) ** 0.5 * noise)[:, None]
 
 
 def _strengths(s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
