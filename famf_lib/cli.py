@@ -11,7 +11,7 @@ import typer
 
 from famf_lib.commands import book, data, evaluate, extract, models, people, pretrained, sweep
 from famf_lib.commands.options import Dataset, Device, Profile, checked_profile
-from famf_lib.files import ROOT, store
+from famf_lib.files import ROOT, sources, store
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data.app, name="data")
@@ -35,7 +35,10 @@ def settings(
     if data is not None:
         if not data.is_dir():
             raise ValueError(f"--data: {data} is not a folder, expected the folder that holds your datasets")
-        os.environ["FAMF_DATA"] = str(data.resolve())
+        os.environ["FAMF_DATA"] = str(data)
+    for name, folder in (("FAMF_DATA", sources), ("FAMF_STORE", store)):
+        if os.environ.get(name):  # a kernel runs in the folder of its notebook: there a relative path leads elsewhere
+            os.environ[name] = str(folder())
 
 
 @app.command()
@@ -81,9 +84,21 @@ def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lab(context: typer.Context) -> None:
-    """Open JupyterLab on the notebooks; further options go to it, as in: famf lab --port 9999."""
-    start = (f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/book/table-1.ipynb")
-    _call("jupyter", "lab", *start, *context.args)
+    """Open JupyterLab on its start page; further options go to it, as in: famf lab --port 9999."""
+    options = {
+        "ServerApp.root_dir": ROOT,
+        "LabApp.default_url": "/lab/tree/lab/start.md",
+        "ServerApp.log_level": "ERROR",  # the address is told in any case
+        "LabApp.log_level": "ERROR",
+        "ServerApp.answer_yes": True,  # Ctrl-C ends it, and its kernels
+        "KernelManager.transport_encryption": "auto",  # else each kernel warns
+    }
+    places = (str(ROOT / "lab"), os.environ.get("JUPYTER_CONFIG_PATH"))
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, places))
+    os.environ.setdefault("JUPYTERLAB_WORKSPACES_DIR", str(ROOT / "_build" / "lab"))  # no tabs of other projects
+    started = [f"--{name}={value}" for name, value in options.items()]
+    # In the place of this process, which would otherwise catch Ctrl-C and leave JupyterLab to itself.
+    os.execv(sys.executable, [sys.executable, "-m", "jupyter", "lab", *started, *context.args])
 
 
 @app.command()

@@ -63,3 +63,20 @@ def test_clean_never_touches_data_of_the_user(tmp_path):
         capture_output=True,
     )
     assert own.exists() and not (store / "runs").exists() and not (store / "clipsets").exists()
+
+
+def test_where_data_lie_is_told_to_kernels_of_other_folders(tmp_path):
+    code = (
+        "import os; from famf_lib import cli; cli.settings(None);"
+        "print(os.environ['FAMF_STORE'], 'FAMF_DATA' in os.environ)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "FAMF_DATA"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=environment | {"FAMF_STORE": "mine/store", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.split() == [str(tmp_path / "mine" / "store"), "False"]
