@@ -35,6 +35,11 @@ def progress(label: str, total: int) -> Iterator[Bar]:
         bar.close()
 
 
+def watched() -> bool:
+    """Whether somebody may sit before the notebook: who executes it to make a page says otherwise."""
+    return "FAMF_PROGRESS" not in os.environ
+
+
 def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None

@@ -81,6 +81,22 @@ def made_up():
     return make
 
 
+@pytest.fixture(scope="module")  # no longer: Playwright's event loop would be in the way of others
+def browser():
+    """A real browser without a window: Chromium, driven by Playwright. Skips where there is none."""
+    from famf_lib import printed
+
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not here: the extra test has it")
+    try:
+        place = printed.browser()
+    except printed.BookError as absent:
+        pytest.skip(str(absent))
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=place, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
 @pytest.fixture
 def results_folder(tmp_path, monkeypatch):
     """An empty results/, so that no test sees or writes what is recorded."""

@@ -1,0 +1,285 @@
+"""Exploring one clip: the numbers against what the library says of it elsewhere, and the sliders in a real browser."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from famf_lib import explore, prediction, runs, saved
+from famf_lib.datasets import imported, synthetic
+from famf_lib.explore import Explorer, Ruin
+from famf_lib.features import Modality
+from famf_lib.files import ROOT
+from famf_lib.sampling import Sampler, generator
+from famf_lib.training import EVALUATION
+
+NAME = "mine"
+
+
+@pytest.fixture(scope="module")
+def explorer(made_up, tmp_path_factory):
+    """Persons that are easy to tell apart, and the models of two K, trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAMF_STORE", str(tmp_path_factory.mktemp("store")))
+        made_up(persons=7, clips=13, dim=19, audio=11, spread=0.5, seed=3).save(imported.place(NAME))
+        one = Explorer(NAME, "quick", device="cpu")
+        for clusters in (2, explore.START):
+            one.model(clusters)
+        one.file = one.run(explore.START).file
+        assert one.clips
+        yield one
+
+
+@pytest.fixture(scope="module")
+def other(explorer):
+    """A clip that has all its modalities, and a person that it does not show."""
+    clip = next(c for c in explorer.clips if all(there for _, there in c.modalities.values()))
+    return clip, next(person for person in explorer.persons if person != clip.person)
+
+
+# --- the numbers -----------------------------------------------------------------------------------------------------
+
+
+def predicted(explorer, clipset):
+    """What ``famf predict`` says of every clip, by name."""
+    model = saved.open(explorer.file)
+    tables = prediction.predict(model, clipset, top=len(model.card.persons))
+    return {row["name"]: row for table in tables for row in table.to_pylist()}
+
+
+def assert_says(answer, row):
+    assert [name for name, _ in answer.ranking(3)] == row["persons"][:3]
+    ranked = answer.ranking(len(answer.persons))
+    np.testing.assert_allclose([p for _, p in ranked], row["probabilities"], rtol=2e-4, atol=1e-6)
+
+
+def test_a_clip_as_it_is_gets_what_predict_gives_it(explorer):
+    told = predicted(explorer, explorer.clipset)
+    for clip in explorer.clips:
+        answer, row = explorer.ask(clip), told[clip.name]
+        assert_says(answer, row)
+        within = clip.rows - row["first_face"]
+        np.testing.assert_allclose(answer.weights, np.array(row["weights"])[within], rtol=1e-4)
+        assert answer.place(row["persons"][2]) == 3
+
+
+def test_a_modality_that_is_switched_off_is_one_that_the_clip_lacks(explorer, other):
+    clip, _ = other
+    for gone in ("audio", "body"):
+        given = explorer.clipset.modalities[gone]
+        without = {gone: Modality(given.vectors, torch.zeros_like(given.present))}
+        lacking = replace(explorer.clipset, modalities=explorer.clipset.modalities | without)
+        answer = explorer.ask(clip, without=[gone])
+        assert_says(answer, predicted(explorer, lacking)[clip.name])
+        assert not np.allclose(answer.probabilities, explorer.ask(clip).probabilities, rtol=1e-3)
+
+        model = explorer.model()
+        every = torch.arange(len(lacking))
+        sampler = Sampler(lacking, every, len(clip.drawn), model.config.modalities)
+        drawn = sampler.draw(generator(torch.device("cpu"), explorer.seed, EVALUATION))
+        with torch.inference_mode():
+            matrix = model.attention(sampler.batch(drawn, torch.tensor([clip.clip])))[0]
+        np.testing.assert_allclose(answer.attention, matrix.numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_faces_of_somebody_else_alone_move_the_ranking_to_them(explorer, other):
+    clip, person = other
+    alone = ["audio", "body"]
+    assert explorer.ask(clip, without=alone).place(clip.person) == 1
+    answer = explorer.ask(clip, Ruin("stranger", 1.0, person=person), alone)
+    assert answer.place(person) == 1 and answer.place(clip.person) > 1
+
+
+def test_more_faces_fall_with_the_share_and_the_rest_stays(explorer, other):
+    clip, _ = other
+    before = np.zeros(len(clip.rows), dtype=bool)
+    for share in (0.0, 0.3, 0.5, 0.8, 1.0):
+        ruin = Ruin("stranger", share)
+        fallen = clip.fallen(ruin)
+        assert fallen.sum() == round(share * len(clip.rows)) and (fallen | ~before).all()
+        changed = (clip.faces(ruin) != explorer.clipset.faces[clip.rows]).any(dim=1).numpy()
+        assert (changed == fallen).all()  # no two of these vectors are equal
+        before = fallen
+
+
+def test_who_stands_in(explorer):
+    table, clipset = explorer.clipset.clips, explorer.clipset
+    of_face = np.repeat(np.arange(len(clipset)), clipset.counts.numpy())
+    person, split = (table[column].to_numpy(dtype=object)[of_face] for column in ("person", "split"))
+    quality = clipset.face_columns()["quality"].to_numpy()
+    limit = np.quantile(quality[split == "train"], 0.1)
+    for clip in explorer.clips:
+        for ruin in (Ruin("poor", 1.0), Ruin("stranger", 1.0), Ruin("stranger", 1.0, person=explorer.persons[0])):
+            rows = clip.shown(ruin)
+            assert (split[rows] == "train").all()
+            if ruin.kind == "poor":
+                assert (quality[rows] <= limit).all()
+            elif ruin.person:
+                assert (person[rows] == ruin.person).all()
+            else:
+                assert (person[rows] != clip.person).all()
+
+
+def test_what_the_data_do_not_tell_cannot_be_chosen(explorer):
+    assert list(explorer.kinds) == ["poor", "stranger"]
+
+
+def test_synthetic_faces_are_taken_again(tiny):
+    explorer = Explorer("synthetic", "quick", device="cpu")
+    assert list(explorer.kinds) == list(explore.KINDS)
+    clip = explorer.clips[0]
+    faces = explorer.clipset.faces[clip.rows]
+    for kind in explore.TAKEN_AGAIN:
+        ruin = Ruin(kind, 0.5, 0.97)
+        ruined, fallen = clip.faces(ruin), torch.from_numpy(clip.fallen(ruin))
+        assert torch.equal(ruined[~fallen], faces[~fallen])
+        assert (ruined[fallen].float().norm(dim=1) < faces[fallen].float().norm(dim=1)).all()  # nobody is seen better
+        own = explorer.clipset.face_columns()[kind].to_numpy()[clip.rows]
+        assert clip.seen(ruin) == pytest.approx(np.where(clip.fallen(ruin), np.maximum(own, 0.97), own))
+        np.testing.assert_allclose(clip.faces(Ruin(kind, 1.0, 0.0)).float(), faces.float(), atol=0.02)
+
+
+def test_a_retake_without_a_change_is_the_clip():
+    config = synthetic.SyntheticConfig(persons=11, dim=13, seed=5)
+    made = synthetic.generate(config)
+    for clip in (0, 17, len(made) - 1):
+        faces = made.faces[made.offsets[clip] : made.offsets[clip + 1]].numpy().astype(float)
+        np.testing.assert_allclose(synthetic.Retake(config, clip).faces().astype(float), faces, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda e: Ruin("smear"), "kind: 'smear' found, expected one of blur"),
+        (lambda e: Ruin(share=1.3), "share: 1.3 found, expected a number from 0 to 1"),
+        (lambda e: e.clip("clip 999"), "clip: 'clip 999' is not known"),
+        (lambda e: e.clip("clip 093"), "clip: 'clip 093' shows nobody that the model knows"),  # a noise clip
+        (lambda e: e.clip("clip 000"), "clip: 'clip 000' has no face"),
+        (lambda e: e.ask(e.clips[0], Ruin("stranger", 1.0, person="nobody")), "person: 'nobody' is not known"),
+        (lambda e: Explorer(NAME, "huge"), "profile: 'huge' is not known, expected one of quick"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(explorer, monkeypatch, ask, sentence):
+    monkeypatch.setattr(imported, "names", lambda: [NAME])
+    monkeypatch.setattr(imported, "open", lambda name: explorer.clipset)
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        ask(explorer)
+
+
+def test_without_a_profile_it_takes_what_was_trained(tiny, monkeypatch, made_up):
+    made_up().save(imported.place(NAME))
+    assert Explorer(NAME).profile == "quick"
+    trained = SimpleNamespace(spec=Explorer(NAME).spec(explore.START, "standard"))
+    monkeypatch.setattr(runs, "stored", lambda: [trained])
+    assert Explorer(NAME).profile == "standard"
+
+
+# --- the sliders -----------------------------------------------------------------------------------------------------
+
+
+def test_sliders_draw_what_the_model_says(explorer, store):
+    widgets = pytest.importorskip("famf_lib.widgets", reason="ipywidgets is not installed (the extra lab has it)")
+    shutil.copytree(explorer.file.parents[2], store)
+    one = widgets.Exploration(explorer)
+    clip = one.clip.value
+
+    def weights():
+        return [float(w) for w in re.findall(r"</div>(\d\.\d\d)</div>", one.picture.value)]
+
+    one.kind.value, one.share.value = "stranger", 0.5
+    answer = explorer.ask(clip, Ruin("stranger", 0.5))
+    assert weights() == pytest.approx(answer.weights, abs=0.0051)
+    assert one.picture.value.count("x-face x-fallen") == round(0.5 * len(clip.rows))
+    first, p = answer.ranking(1)[0]
+    assert f"{first} " in one.picture.value and f"{p:.2f}" in one.picture.value
+
+    before = one.picture.value
+    one.modalities["body"].value = False
+    assert one.picture.value != before and 'line-through">body<' in one.picture.value
+    one.clusters.value = 2
+    assert one.picture.value.count("<title>") == explorer.ask(clip, clusters=2).attention.size == 4**2
+    one.person.value = explorer.persons[-1] if clip.person != explorer.persons[-1] else explorer.persons[0]
+    one.share.value = 1.0
+    assert one.ruin == Ruin("stranger", 1.0, person=one.person.value)
+    assert one.status.value == ""
+
+
+# --- in JupyterLab ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lab(tmp_path, store):
+    """The address of a JupyterLab as ``famf lab`` starts it, on a copy of what it opens: nothing is saved here."""
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (the extra lab has it)")
+    pytest.importorskip("ipywidgets", reason="ipywidgets is not installed (the extra lab has it)")
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "lab", checkout / "lab")
+    (checkout / "book").mkdir()
+    shutil.copy(ROOT / "book" / "explore.ipynb", checkout / "book")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"from famf_lib import cli; from pathlib import Path; cli.ROOT = Path({str(checkout)!r}); cli.main()"
+    options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=here"]
+    environment = {name: value for name, value in os.environ.items() if name != "FAMF_PROGRESS"}
+    environment |= {"FAMF_STORE": os.path.relpath(store), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment |= {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
+    with (tmp_path / "told").open("w+") as told:
+        started = subprocess.Popen([sys.executable, "-c", code, "lab", *options], stderr=told, stdout=told,
+                                   env=environment)  # fmt: skip
+        address = f"http://127.0.0.1:{port}/?token=here"
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(address).read()
+                    break
+                except (urllib.error.URLError, ConnectionError):
+                    assert started.poll() is None, told.seek(0) or told.read()
+                    time.sleep(0.1)
+            yield SimpleNamespace(address=address, told=tmp_path / "told")
+        finally:
+            started.terminate()
+            started.wait(30)
+
+
+def test_in_a_browser_the_cells_run_and_a_slider_moves_the_picture(browser, lab, store):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(lab.address, wait_until="domcontentloaded")
+    page.click(".jp-RenderedMarkdown a:text-is('explore')")  # the start page is open, and rendered
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.wait_for_selector("#jp-main-statusbar :text('Python 3 (ipykernel) | Idle')")  # earlier it asks which kernel
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+    failed = page.locator("[data-mime-type='application/vnd.jupyter.error']")
+    picture = page.locator(".widget-html-content:has(.famf-x)")
+    picture.or_(failed).first.wait_for()
+    assert not failed.count(), failed.first.inner_text()
+
+    assert picture.locator(".x-face").count() == 8 and picture.locator(".x-fallen").count() == 0
+    page.locator(".widget-slider:has-text('Faces') .noUi-handle").press("End")
+    page.wait_for_function("document.querySelectorAll('.widget-html-content .x-fallen').length == 8")
+    blurred = picture.inner_html()
+    page.locator(".widget-slider:has-text('How far') .noUi-handle").press("Home")
+    page.wait_for_function("html => document.querySelector('.widget-html-content').innerHTML != html", arg=blurred)
+    page.click("button:text-is('replace')")
+    page.wait_for_function("document.querySelectorAll('.widget-html-content .x-fallen').length == 8")
+    page.locator(".widget-checkbox:has-text('body') input").uncheck()
+    page.wait_for_selector(".widget-html-content text[text-decoration]:text-is('body')")
+    assert all(url.startswith((lab.address.split("?")[0], "data:", "blob:")) for url in asked)
+    page.close()
+    assert list((store / "runs").glob("*/model.safetensors"))  # a relative $FAMF_STORE reaches the kernel
+    assert lab.told.read_text() == "" or "token=" in lab.told.read_text()
