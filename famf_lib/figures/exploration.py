@@ -42,7 +42,7 @@ STYLE = """<style>
   align-items: center; padding: 2px 0}
 .famf-x .x-person > :last-child, .famf-x .x-person > :first-child {text-align: right}
 .famf-x .x-person span {overflow: hidden; text-overflow: ellipsis; white-space: nowrap}
-.famf-x .x-true {font-weight: 600} .famf-x .x-between {opacity: .6; padding-left: 1.2em; line-height: 1}
+.famf-x .x-true {font-weight: 600} .famf-x .x-between {opacity: .8; padding-left: 1.2em; line-height: 1}
 .famf-x svg {display: block; height: auto; max-width: 100%} .famf-x svg text {fill: currentColor; font-size: 11px}
 </style>"""
 
@@ -188,7 +188,7 @@ def matrix(now: Answer, off: Sequence[str] = ()) -> str:
     ]
     texts = []
     for n, name in enumerate(labels):
-        middle, style = (n + 0.5) * size, ' opacity=".55" text-decoration="line-through"' if name in off else ""
+        middle, style = (n + 0.5) * size, ' opacity=".75" text-decoration="line-through"' if name in off else ""
         row = name if n >= clusters or n else f"face {name}"
         texts.append(f'<text x="{left - 6}" y="{top + middle + 4}" text-anchor="end"{style}>{escape(row)}</text>')
         column = name if n < clusters else name[:1]
