@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from famf_lib.commands import book, data, evaluate, extract, models, people, pretrained, sweep
-from famf_lib.commands.options import Dataset, Device, Profile, checked_profile
+from famf_lib import parameters
+from famf_lib.commands import book, completion, data, evaluate, extract, models, people, pretrained, sweep
+from famf_lib.commands.options import Dataset, Device, Profile, Seeds, checked_profile, checked_seeds
 from famf_lib.files import ROOT, sources, store
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
@@ -41,23 +43,49 @@ def settings(
             os.environ[name] = str(folder())
 
 
-@app.command()
+@app.command(cls=completion.Parametrised)
 def run(
-    experiment: Annotated[str, typer.Argument(help="table-1, table-2 …; an unknown name lists them")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="a name that famf data list shows")] = "synthetic",
+    experiment: Annotated[
+        str,
+        typer.Argument(help="table-1, table-2 …; an unknown name lists them", autocompletion=completion.experiments),
+    ],
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", "-d", help="a name that famf data list shows", autocompletion=completion.datasets),
+    ] = "synthetic",
     profile: Profile = "standard",
-    seeds: Annotated[str, typer.Option(help="for example 1,2,3; otherwise as the book has them")] = "",
+    seeds: Seeds = "",
     device: Device = "auto",
-    protocol: Annotated[str, typer.Option(help="given, groups or random; otherwise as the dataset is reported")] = "",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="given, groups or random; otherwise as the dataset is reported", autocompletion=completion.protocols
+        ),
+    ] = "",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            *completion.GIVEN,
+            metavar="NAME VALUE",
+            help="any of these as papermill takes it, -p dataset imfdb (may be repeated)",
+            autocompletion=completion.names,
+        ),
+    ] = None,
     record: Annotated[bool, typer.Option(help="keep the numbers in results/, for machines without the data")] = False,
 ) -> None:
     """Make the runs of an experiment, print its rows and what they say of the paper's claims."""
-    from famf_lib import ledger, notebooks, report, results
+    given = dict(dataset=dataset, profile=profile, seeds=seeds, device=device, protocol=protocol)
+    given |= _parameters(parameter or ())
+    for name in ("profile", "device", "protocol"):  # before seconds of imports
+        parameters.check(name, given[name])
+    numbers = checked_seeds(given["seeds"]) if given["seeds"] else None
+    from famf_lib import ledger, report, results
     from famf_lib.experiments import known
 
     declared = known(experiment)
-    numbers = notebooks.as_list(seeds, "seeds") if seeds else list(declared.seeds)
-    found = results.obtain(experiment, dataset, checked_profile(profile), numbers, device, protocol)
+    numbers = numbers or list(declared.seeds)
+    dataset, profile, device, protocol = (given[name] for name in ("dataset", "profile", "device", "protocol"))
+    found = results.obtain(experiment, dataset, profile, numbers, device, protocol)
     typer.echo(report.rows(found, declared.paper()).to_string(float_format="{:.4f}".format, na_rep=""))
     for comparison in ledger.comparisons(experiment, found):
         typer.echo(comparison.sentence().replace("**", ""))
@@ -68,7 +96,7 @@ def run(
             raise ValueError(f"--record: the protocol {protocol} found, expected the one the dataset is reported under")
         on = f" --device {device}" * (device != "auto")
         command = f"{report.command(experiment, dataset, profile, numbers)}{on} --record"
-        typer.echo(results.record(found, experiment, dataset, checked_profile(profile), command))
+        typer.echo(results.record(found, experiment, dataset, profile, command))
 
 
 @app.command()
@@ -124,6 +152,23 @@ def clean(
         if folder.exists():
             shutil.rmtree(folder)
             typer.echo(f"removed {folder}")
+
+
+def _parameters(pairs: Iterable[str]) -> dict[str, str]:
+    """What ``-p NAME VALUE`` gave, by name.
+
+    Raises:
+        ValueError: there is no such parameter, or no value.
+    """
+    given = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if name not in completion.PARAMETERS:
+            raise ValueError(f"-p: {parameters.unknown(name, completion.PARAMETERS, 'an experiment')}")
+        if not equals:
+            raise ValueError(f"-p {name}: no value found, expected -p {name} VALUE")
+        given[name] = value
+    return given
 
 
 def _call(module: str, *arguments: str) -> None:

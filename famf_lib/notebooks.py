@@ -6,23 +6,24 @@ with a comment that says what it is for::
     dataset: str = "synthetic"  # which faces: synthetic or imfdb
     seeds: list[int] = [1, 2, 3, 4, 5]  # one training a seed
 
-The first code cell after it calls :func:`refuse_unknown_parameters`, so that a misspelt parameter stops the notebook
-however it is executed. Only the functions of the build import papermill: a notebook imports this module at no cost.
+The first code cell after it calls :func:`refuse_unknown_parameters`, so that a misspelt parameter, or a value that does
+not fit, stops the notebook however it is executed. Only the functions of the build import papermill: a notebook imports
+this module at no cost.
 """
 
 import ast
-import difflib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from famf_lib import parameters as rules
 from famf_lib.files import written_whole
 
 INJECTED = "# Parameters\n"  # how the cell begins in which papermill puts the values given
@@ -80,20 +81,14 @@ def parameters(path: Path) -> list[Parameter]:
 def check(path: Path, given: dict[str, Any]) -> dict[str, Any]:
     """The values given, as the types that the notebook declares; text becomes what it says ("[1, 2]" a list).
 
-    Raises: NotebookError at a name that the notebook does not have and at a value that does not fit its annotation.
+    Raises: NotebookError at a name that the notebook does not have, and at a value that does not fit its annotation or
+    the rule of its name (see ``parameters``).
     """
-    known = {parameter.name: parameter for parameter in parameters(path)}
-    if unknown := [name for name in given if name not in known]:
-        raise NotebookError(f"{path}: {_unknown(unknown[0], known)}")
-    checked = {}
-    for name, value in given.items():
-        try:
-            checked[name] = _fitted(value, known[name].type)
-        except ValueError:
-            raise NotebookError(
-                f"{path}: parameter {name!r} is declared as {known[name].type}, found {value!r}."
-            ) from None
-    return checked
+    known = {parameter.name: parameter.type for parameter in parameters(path)}
+    try:
+        return _checked(given, known)
+    except NotebookError as error:
+        raise NotebookError(f"{path}: {error}") from None
 
 
 def execute(
@@ -180,10 +175,11 @@ def execute(
 
 
 def refuse_unknown_parameters() -> None:
-    """Stops a notebook that was given a parameter it does not have: papermill itself only logs that.
+    """Stops a notebook at a parameter that it does not have, or that cannot be what it was given.
 
-    To be called in the first code cell after the one tagged ``parameters``. It looks for a name in papermill's
-    cell that no other cell has assigned so far. Where nothing was injected, as in JupyterLab, it does nothing.
+    papermill itself only logs a wrong name, and takes any value. To be called in the first code cell after the one
+    tagged ``parameters``. It compares papermill's cell with what other cells have declared so far; where nothing was
+    injected, as in JupyterLab, with the values in the cell of the parameters itself.
 
     Raises: NotebookError.
     """
@@ -191,17 +187,39 @@ def refuse_unknown_parameters() -> None:
 
     shell = get_ipython()
     earlier = shell.user_ns.get("In", [])[:-1] if shell else []  # the last one is the cell that calls
-    given, known = [], []
+    given: dict[str, ast.expr] = {}
+    known: dict[str, str] = {}
     for source in earlier:
         try:
             statements = ast.parse(source).body
         except SyntaxError:
             continue
         injected = source.startswith(INJECTED) and all(isinstance(statement, ast.Assign) for statement in statements)
-        (given if injected else known).extend(name for name, _ in map(_assignment, statements) if name)
-    for name in given:
+        for statement in statements:
+            name, value = _assignment(statement)
+            annotated = isinstance(statement, ast.AnnAssign)
+            if name and not injected:
+                known[name] = ast.unparse(statement.annotation) if annotated else known.get(name, "")
+            if name and value and (injected or (annotated and name in rules.ALLOWED)):
+                given[name] = value
+    _checked({name: ast.literal_eval(value) for name, value in given.items() if _is_literal(value)}, known)
+
+
+def _checked(given: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
+    """The values given, as the types of the names that are ``known``."""
+    checked = {}
+    for name, value in given.items():
         if name not in known:
-            raise NotebookError(_unknown(name, known))
+            raise NotebookError(f"{rules.unknown(name, known, 'this notebook')}.")
+        try:
+            checked[name] = _fitted(value, known[name])
+        except ValueError:
+            raise NotebookError(f"parameter {name!r} is declared as {known[name]}, found {value!r}.") from None
+        try:
+            rules.check(name, checked[name])
+        except ValueError as error:
+            raise NotebookError(f"{error}.") from None
+    return checked
 
 
 def as_list(value: Any, name: str, of: type = int) -> list:
@@ -251,6 +269,14 @@ def _assignment(statement: ast.stmt) -> tuple[str, ast.expr | None]:
     return "", None
 
 
+def _is_literal(value: ast.expr) -> bool:
+    try:
+        ast.literal_eval(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text.strip())
@@ -285,13 +311,6 @@ def _kind(annotation: ast.expr) -> Any:
     raise NotebookError(
         f"a parameter is a bool, int, float, str, dict, list or list[int] and the like, not {ast.unparse(annotation)}."
     )
-
-
-def _unknown(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    closest = difflib.get_close_matches(name, known, n=1, cutoff=0)
-    hint = f"the closest is {closest[0]!r}, and all are: {', '.join(known)}" if closest else "it has none"
-    return f"there is no parameter {name!r} in this notebook; {hint}."
 
 
 def _reached(cells: list) -> int:

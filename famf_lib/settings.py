@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 from famf_lib.files import ROOT
 from famf_lib.model import Config
+from famf_lib.parameters import Profile
 from famf_lib.training import TrainingConfig
 
-Profile = Literal["quick", "standard", "paper"]
-PROFILES: tuple[Profile, ...] = ("quick", "standard", "paper")
 RESULTS = ROOT / "results"
 
 

@@ -19,6 +19,7 @@ LAYERS = (
         "fingerprint",
         "provenance",
         "paper",
+        "parameters",
         "statistics",
         "aggregation",
         "fusion",

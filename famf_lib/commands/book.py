@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from famf_lib.commands.options import Device, Profile, Seeds, checked_profile
+from famf_lib.commands import completion
+from famf_lib.commands.options import Device, Profile, Seeds, checked_profile, checked_seeds
 from famf_lib.files import ROOT
 
 
@@ -15,15 +16,18 @@ def book(
     profile: Profile = "standard",
     seeds: Seeds | None = None,
     device: Device = "auto",
-    dataset: Annotated[list[str] | None, typer.Option(help="add the pages of this dataset (may be repeated)")] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="add the pages of this dataset (may be repeated)", autocompletion=completion.datasets),
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="bring only this page up to date (may be repeated)")] = None,
 ) -> None:
     """Execute what is out of date and build the book into _build/html."""
-    from famf_lib import book, notebooks
+    from famf_lib import book
 
     parameters = {"profile": checked_profile(profile), "device": device}
     if seeds is not None:
-        parameters["seeds"] = notebooks.as_list(seeds, "seeds")
+        parameters["seeds"] = checked_seeds(seeds)
     further = [_further(name) for name in dataset or ()]
     told = {"absent": _absent, "inputs": _inputs, "data": _data, "prepare": _prepare}
     typer.echo(book.build(ROOT, parameters=parameters, further=further, only=only, **told))

@@ -5,13 +5,19 @@ from typing import Annotated
 
 import typer
 
+from famf_lib.commands import completion
 from famf_lib.commands.options import Profile, clips_folder
 
 app = typer.Typer(no_args_is_help=True, help="The datasets: what is here, what is in it, and how to get what is not.")
 bringing = typer.Typer(no_args_is_help=True, help="Bring data of your own into the store, under a name.")
 app.add_typer(bringing, name="import")
 
-Clips = Annotated[str, typer.Argument(help="synthetic, imfdb …, the name of an import, or the folder of a ClipSet")]
+Clips = Annotated[
+    str,
+    typer.Argument(
+        help="synthetic, imfdb …, the name of an import, or the folder of a ClipSet", autocompletion=completion.datasets
+    ),
+]
 
 
 @app.command("list")

@@ -5,18 +5,28 @@ from typing import Annotated
 
 import typer
 
+from famf_lib.commands import completion
 from famf_lib.commands.options import Device, writing
 
 What = Annotated[
     str,
-    typer.Argument(metavar="RUN|SUBMISSION", help="a run (its key, the beginning of it, or its folder), or a file"),
+    typer.Argument(
+        metavar="RUN|SUBMISSION",
+        help="a run (its key, the beginning of it, or its folder), or a file",
+        autocompletion=completion.runs,
+    ),
 ]
 
 
 def evaluate(
     what: What,
     out: Annotated[Path | None, typer.Option(help="of a run: write its submission file here")] = None,
-    dataset: Annotated[str, typer.Option(help="of a run: its dataset, or a folder; otherwise found in the store")] = "",
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="of a run: its dataset, or a folder; otherwise found in the store", autocompletion=completion.datasets
+        ),
+    ] = "",
     truth: Annotated[Path | None, typer.Option(help="of a submission: the ground truth, val_gt.txt")] = None,
     per_person: Annotated[Path | None, typer.Option(help="of a submission: write a row a person here, as CSV")] = None,
     device: Device = "auto",

@@ -5,13 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from famf_lib.commands import completion
 from famf_lib.commands.options import Device, Profile, clips_folder, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Model = Annotated[
-    str, typer.Argument(metavar="RUN", help="a run (its key, the beginning of it, or its folder), or a saved model")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="a run (its key, the beginning of it, or its folder), or a saved model",
+        autocompletion=completion.runs,
+    ),
 ]
 
 
@@ -29,7 +35,14 @@ def runs(last: Annotated[int, typer.Option(min=1, help="only the latest")] = 20)
 
 def predict(
     run: Model,
-    clips: Annotated[str, typer.Argument(metavar="CLIPSET", help="the name of a dataset, or the folder of a ClipSet")],
+    clips: Annotated[
+        str,
+        typer.Argument(
+            metavar="CLIPSET",
+            help="the name of a dataset, or the folder of a ClipSet",
+            autocompletion=completion.datasets,
+        ),
+    ],
     top: Annotated[int, typer.Option(min=1, help="persons a clip, the most probable first")] = 5,
     out: Annotated[Path | None, typer.Option(help="write the answers here, as .parquet or .jsonl")] = None,
     profile: Profile = "standard",

@@ -7,18 +7,32 @@ from typing import Annotated
 
 import typer
 
-Dataset = Annotated[str, typer.Argument(help="synthetic, imfdb, chimera, iqiyi, or the name of an import of yours")]
-Profile = Annotated[str, typer.Option(help="quick (seconds), standard (a laptop), paper (a GPU)")]
-Seeds = Annotated[str, typer.Option(help="for example 1,2,3")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda")]
+from famf_lib import notebooks, parameters
+from famf_lib.commands import completion
+
+Dataset = Annotated[
+    str,
+    typer.Argument(
+        help="synthetic, imfdb, chimera, iqiyi, or the name of an import of yours", autocompletion=completion.datasets
+    ),
+]
+Profile = Annotated[
+    str,
+    typer.Option(help="quick (seconds), standard (a laptop), paper (a GPU)", autocompletion=completion.profiles),
+]
+Seeds = Annotated[str, typer.Option(help="for example 1,2,3; otherwise as the book has them")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda", autocompletion=completion.devices)]
 
 
 def checked_profile(name: str) -> str:
-    from famf_lib.settings import PROFILES
-
-    if name not in PROFILES:
-        raise ValueError(f"profile: {name!r} is not known, expected one of {', '.join(PROFILES)}")
+    parameters.check("profile", name)
     return name
+
+
+def checked_seeds(text: str) -> list[int]:
+    seeds = notebooks.as_list(text, "seeds")
+    parameters.check("seeds", seeds)
+    return seeds
 
 
 def clips_folder(dataset: str, profile: str) -> Path:

@@ -5,14 +5,21 @@ from typing import Annotated
 
 import typer
 
-from famf_lib.commands.options import Device, Profile, checked_profile
+from famf_lib.commands import completion
+from famf_lib.commands.options import Device, Profile, Seeds, checked_profile, checked_seeds
 
 
 def sweep(
-    experiments: Annotated[list[str] | None, typer.Argument(help="table-1, table-2 …; by default all")] = None,
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", "-d", help="may be repeated")] = None,
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(help="table-1, table-2 …; by default all", autocompletion=completion.experiments),
+    ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option("--dataset", "-d", help="may be repeated", autocompletion=completion.datasets),
+    ] = None,
     profile: Profile = "standard",
-    seeds: Annotated[str, typer.Option(help="for example 1,2,3; otherwise as the book has them")] = "",
+    seeds: Seeds = "",
     device: Device = "auto",
     scheduler: Annotated[
         str, typer.Option(help="tcp://host:8786 of a Dask scheduler, or the file it wrote; otherwise this machine")
@@ -23,11 +30,11 @@ def sweep(
     ] = None,
 ) -> None:
     """Make the runs of many experiments on a Dask cluster, and print the mAP of their rows."""
-    from famf_lib import notebooks, sweep
+    from famf_lib import sweep
     from famf_lib.experiments import EXPERIMENTS
 
     profile = checked_profile(profile)
-    numbers = notebooks.as_list(seeds, "seeds") if seeds else None
+    numbers = checked_seeds(seeds) if seeds else None
     tasks = sweep.grid(experiments or list(EXPERIMENTS), dataset or ["synthetic"], profile, numbers)
     executed = sweep.pages(tasks, pages, profile, numbers) if pages else []
     with sweep.cluster(scheduler, workers, device) as (client, kind):

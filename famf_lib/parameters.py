@@ -1,0 +1,56 @@
+"""What may stand in a parameter, by its name: one rule for papermill, for the build of the book and for ``famf``.
+
+A notebook declares the type of a parameter (see ``notebooks``); here is what its values keep to besides. Nothing heavy
+is imported, so that a notebook refuses what does not fit before it loads anything, and a shell completes words at once.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+Profile = Literal["quick", "standard", "paper"]
+PROFILES: tuple[Profile, ...] = get_args(Profile)
+DEVICES = ("auto", "cpu", "cuda")
+PROTOCOLS = ("given", "groups", "random")
+SEEDS = range(2**32)  # what NumPy and PyTorch both take
+
+ALLOWED: dict[str, tuple[str, ...] | range] = {
+    "profile": PROFILES,
+    "device": DEVICES,
+    "protocol": (*PROTOCOLS, ""),
+    "seeds": SEEDS,
+    "seed": SEEDS,
+    "show": SEEDS,
+    "columns": range(1, 25),
+    "persons": range(2, 1001),
+}
+"""The words, or the whole numbers, that a parameter of that name takes; a list takes several. A name that is not here
+takes whatever is of its type: what ``dataset`` may be depends on what was imported."""
+
+
+def check(name: str, value: Any) -> None:
+    """Refuses a value, or a list with one, that a parameter of that name does not take.
+
+    Raises:
+        ValueError: the value, and what was expected.
+    """
+    if (allowed := ALLOWED.get(name)) is None:
+        return
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if one not in allowed:
+            raise ValueError(f"{name}: {one!r} is not known, expected {expected(allowed)}")
+
+
+def expected(allowed: tuple[str, ...] | range) -> str:
+    """What is allowed, in words."""
+    if isinstance(allowed, range):
+        return f"a whole number from {allowed.start} to {allowed.stop - 1}"
+    return f"one of {', '.join(word or 'nothing' for word in allowed)}"
+
+
+def unknown(name: str, known: Iterable[str], place: str) -> str:
+    """The sentence on a name that is not among those of ``place``."""
+    known = sorted(known)
+    closest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    hint = f"the closest is {closest[0]!r}, and all are: {', '.join(known)}" if closest else "it has none"
+    return f"there is no parameter {name!r} in {place}; {hint}"
