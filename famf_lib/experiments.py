@@ -4,12 +4,14 @@ An experiment is data that a reader can print; ``results`` makes its runs, ``led
 experiments that declare the same row share its runs.
 """
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
 from famf_lib import datasets, paper
+from famf_lib.aggregation import AGGREGATIONS
 from famf_lib.model import ModelConfig
 from famf_lib.runs import RunSpec
 from famf_lib.settings import Setting
@@ -53,8 +55,9 @@ class Variant:
         return there if self.partial or there == wanted else None
 
     def spec(self, dataset: str, used: Setting, seed: int, part: Part, protocol: Protocol) -> RunSpec:
-        """The run of this row under a setting. The mean of faces knows no normalisation."""
-        normalisation = {} if self.aggregation == "mean" else {"normalisation": used.normalisation}
+        """The run of this row under a setting, whose normalisation counts where the aggregation knows one."""
+        options = inspect.signature(AGGREGATIONS[self.aggregation]).parameters
+        normalisation = {"normalisation": used.normalisation} if "normalisation" in options else {}
         training = used.training.model_dump()
         training["batch_size"] = round(training["batch_size"] * self.batch)
         training["faces"] = self.faces or training["faces"]

@@ -3,8 +3,11 @@
 import ast
 import hashlib
 import importlib.util
+import inspect
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
 
 
 def source_fingerprint(*modules: str, without: Collection[str] = ()) -> str:
@@ -23,6 +26,32 @@ def source_fingerprint(*modules: str, without: Collection[str] = ()) -> str:
         content = _code(path).encode() if path.suffix == ".py" else path.read_bytes()
         digest.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+def class_fingerprint(kind: type, without: Collection[str] = ()) -> str:
+    """Hash of what a class does whose source may lie in no file, as one that is written in a notebook.
+
+    Its methods and constants count, as they were compiled, and those of its bases but for the bases from the packages
+    ``without``. What they call elsewhere does not.
+
+    Returns: 64 hexadecimal digits. Another version of Python may give others.
+    """
+    decided = []
+    for base in kind.__mro__[:-1]:
+        if base.__module__.partition(".")[0] not in without:
+            for name, value in sorted(vars(base).items()):
+                value = inspect.unwrap(value) if callable(value) else value
+                if isinstance(value, FunctionType):
+                    decided.append((name, _compiled(value.__code__), value.__defaults__, value.__kwdefaults__))
+                elif not name.startswith("__") and isinstance(value, int | float | str | tuple):
+                    decided.append((name, value))
+    return hashlib.sha256(repr(decided).encode()).hexdigest()
+
+
+def _compiled(code: CodeType) -> tuple[Any, ...]:
+    """What decides the behaviour of compiled code: neither the name of its file nor its lines."""
+    constants = [_compiled(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    return code.co_code, code.co_names, code.co_varnames, constants
 
 
 def _files(module: str) -> Iterator[tuple[str, Path]]:

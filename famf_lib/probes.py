@@ -23,7 +23,7 @@ from famf_lib.files import written_whole
 from famf_lib.fingerprint import source_fingerprint
 from famf_lib.model import FAMF
 from famf_lib.progress import progress
-from famf_lib.runs import Run, RunSpec, cores, obtain, opened, side_by_side, threads
+from famf_lib.runs import Run, RunSpec, cores, obtain, opened, others_can, side_by_side, threads
 from famf_lib.sampling import Sampler, generator
 from famf_lib.splits import Split
 from famf_lib.training import EVALUATION, EVALUATION_BATCH, EvaluationConfig, evaluate, logits_of
@@ -233,7 +233,8 @@ def ask_all(
     asked = {(run.key, name): (run, name) for name in names for run in runs if not _place(run, name, clipset).exists()}
     if asked:
         with progress(label, len(asked)) as bar:
-            workers = min(len(asked), cores()) if device.type == "cpu" and clipset.folder else 1
+            apart = others_can((run.spec for run in runs), clipset, device)
+            workers = min(len(asked), cores()) if apart else 1
             if workers == 1:
                 there = clipset.to(device)
                 for done, (run, name) in enumerate(asked.values(), start=1):

@@ -5,20 +5,19 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 
-from famf_lib import datasets, provenance, settings
-from famf_lib.experiments import known, specs
+from famf_lib import datasets, parameters, provenance, settings
+from famf_lib.experiments import Experiment, known, specs
 from famf_lib.features import ClipSet
 from famf_lib.files import ROOT, written_whole
 from famf_lib.probes import ask_all
 from famf_lib.runs import Run, RunSpec, obtain_all
 from famf_lib.settings import Profile, setting
-from famf_lib.splits import Protocol
 from famf_lib.training import pick_device
 
 Key = TypeVar("Key", bound=Hashable)
@@ -71,27 +70,34 @@ class Results:
 
 
 def obtain(
-    name: str, dataset: str, profile: Profile, seeds: Sequence[int], device: str = "auto", protocol: str = ""
+    experiment: str | Experiment,
+    dataset: str,
+    profile: Profile,
+    seeds: Sequence[int],
+    device: str = "auto",
+    protocol: str = "",
 ) -> Results:
     """The results of an experiment: read, or made now; from the recording where the dataset is not here.
 
     Args:
+        experiment: the name of one of the book, or one of your own.
         protocol: how the clips are split; by default as the dataset is reported (see ``splits``).
 
     Raises:
         DatasetAbsent: neither the dataset nor a recording of it, under that protocol, is here.
         ValueError: an unknown experiment, dataset or protocol, or a dataset that the experiment cannot use.
     """
-    experiment = known(name)
+    for parameter, value in (("profile", profile), ("seeds", list(seeds)), ("protocol", protocol)):
+        parameters.check(parameter, value)
+    experiment = known(experiment) if isinstance(experiment, str) else experiment
     source = datasets.get(dataset)
-    if protocol and protocol not in get_args(Protocol):
-        raise ValueError(f"protocol: {protocol!r} is not known, expected one of {', '.join(get_args(Protocol))}")
     if not experiment.serves(dataset):
         there = ", ".join(source.modalities)
         found = f"{there} and no other modality" if there else "faces alone"
-        raise ValueError(f"{name}: {dataset} has {found}, expected a dataset with the modalities that it is about")
+        expected = "expected a dataset with the modalities that it is about"
+        raise ValueError(f"{experiment.name}: {dataset} has {found}, {expected}")
     if absence := source.absence():
-        recorded = find_recording(name, dataset, profile)
+        recorded = find_recording(experiment.name, dataset, profile)
         if recorded is None or (protocol or source.protocol) != source.protocol:
             raise datasets.DatasetAbsent(absence)
         return recorded

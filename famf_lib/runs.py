@@ -14,8 +14,8 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -29,9 +29,11 @@ from joblib import Parallel, delayed
 from pydantic import Field
 
 from famf_lib import data_parallel, provenance, saved, training
+from famf_lib.aggregation import AGGREGATIONS
 from famf_lib.features import ClipSet
 from famf_lib.files import ROOT, store, written_whole
-from famf_lib.fingerprint import source_fingerprint
+from famf_lib.fingerprint import class_fingerprint, source_fingerprint
+from famf_lib.fusion import FUSIONS
 from famf_lib.model import FAMF, Config, ModelConfig
 from famf_lib.progress import progress
 from famf_lib.provenance import cores
@@ -54,6 +56,10 @@ class RunSpec(Config):
     protocol: Protocol = "given"
     part: Part = "report"
     seed: int = Field(1, ge=0, lt=2**32)
+
+
+class AddedElsewhere(ValueError):
+    """A run of a model with modules that this process does not know."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +112,12 @@ def _code() -> str:
     return source_fingerprint(*DECIDING_MODULES)
 
 
+def added_modules(spec: RunSpec) -> list[type]:
+    """The modules of a run that are not of this library, but were added to it from outside."""
+    used = (AGGREGATIONS[spec.model.aggregation], FUSIONS[spec.model.fusion])
+    return [module for module in used if not module.__module__.startswith("famf_lib.")]
+
+
 def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
     """The name of a run: 16 hexadecimal digits over everything that decides its numbers."""
     decided = {
@@ -119,6 +131,8 @@ def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
     }
     if (processes := data_parallel.processes()) > 1:  # they add in another order
         decided |= {"processes": processes, "data_parallel": source_fingerprint("famf_lib.data_parallel")}
+    if added := added_modules(spec):
+        decided |= {"added": [class_fingerprint(module, without=("famf_lib", "torch")) for module in added]}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -148,21 +162,32 @@ def known(name: str | Path) -> Run:
 
 
 def stored() -> list[Run]:
-    """Every run in the store, the latest last.
+    """Every run in the store, the latest last. Those with modules that were added elsewhere are left out.
 
     Raises:
         ValueError: one of them is damaged.
     """
-    found = [_read(path.parent) for path in (store() / "runs").glob("*/run.json")]
+    found = []
+    for path in (store() / "runs").glob("*/run.json"):
+        with suppress(AddedElsewhere):
+            found.append(_read(path.parent))
     return sorted(found, key=lambda run: (run.origin["when"], run.key))
 
 
 def _read(folder: Path) -> Run:
     try:
         record = json.loads((folder / "run.json").read_text())
+        model = record["spec"]["model"]
+        if model["aggregation"] not in AGGREGATIONS or model["fusion"] not in FUSIONS:
+            raise AddedElsewhere(
+                f"{folder}: {model['aggregation']} and {model['fusion']} found, expected modules that stand in "
+                "AGGREGATIONS and FUSIONS: one of them was added by the code that trained it"
+            )
         ap = pd.read_parquet(folder / "persons.parquet").set_index("person")["ap"]
         numbers = (record["rank_1"], record["losses"], record["seconds"], record["origin"])
         return Run(RunSpec(**record["spec"]), record["key"], ap, *numbers, folder)
+    except AddedElsewhere:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: a damaged run ({error}); remove the folder to train it again") from error
 
@@ -244,15 +269,14 @@ def threads(number: int | None) -> Iterator[None]:
 
 def obtain_all(specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device, label: str = "training") -> list[Run]:
     """The runs, in the order asked for. On a CPU those that have to be trained go side by side, one a core; where
-    several processes train together, one after another.
+    several processes train together, or modules were added from outside, one after another.
 
     Interrupted, the runs that are done stay done, and those under way resume from their checkpoints the next time.
     """
     missing = {run_key(spec, clipset.fingerprint, device): spec for spec in specs if not find(spec, clipset, device)}
     if missing:
         with progress(label, len(missing)) as bar:
-            together = data_parallel.processes() > 1 or device.type != "cpu" or clipset.folder is None
-            workers = 1 if together else min(len(missing), cores())
+            workers = min(len(missing), cores()) if others_can(missing.values(), clipset, device) else 1
             if workers == 1:
                 clipset = clipset.to(device)  # once: at full size it is 4 GB
                 for done, spec in enumerate(missing.values()):
@@ -272,6 +296,13 @@ def side_by_side(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
         for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
             yield done
+
+
+def others_can(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:
+    """Whether other processes of this machine can do the work: they open the clips from disk, and know the modules of
+    the library alone."""
+    here = device.type != "cpu" or data_parallel.processes() > 1 or clipset.folder is None
+    return not here and not any(map(added_modules, specs))
 
 
 def _worker(spec: RunSpec, folder: Path, device: str) -> None:

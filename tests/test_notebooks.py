@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from famf_lib.fingerprint import source_fingerprint
+from famf_lib.fingerprint import class_fingerprint, source_fingerprint
 from famf_lib.notebooks import (
     NotebookError,
     Parameter,
@@ -307,3 +307,41 @@ def test_only_the_modules_named_count(package):
         source_fingerprint("sample_package.nothing")
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         source_fingerprint("nowhere_to_be_found.x")
+
+
+# --- The fingerprint of a class ---
+
+
+CLASS = "class A(Base):\n    rate = 3\n\n    def f(self, x, y=1):\n        'Says it.'\n        return [x + y for x in x]\n"
+
+
+def made(source, base="class Base:\n    def g(self):\n        return 1\n"):
+    """A class as a notebook defines it: its source is in no file."""
+    space = {"__name__": "__main__"}
+    exec(base + source, space)
+    return space["A"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("for x in x]", "for x in x]  # all", True),
+        ("\n    def f", "\n\n\n    def f", True),
+        ("x + y", "x - y", False),
+        ("x + y for", "x + 1 for", False),
+        ("rate = 3", "rate = 5", False),
+        ("y=1", "y=2", False),
+        ("def f", "def g", False),
+    ],
+)
+def test_a_class_counts_by_what_it_does(old, new, same):
+    assert old in CLASS
+    before = class_fingerprint(made(CLASS))
+    assert (class_fingerprint(made(CLASS.replace(old, new))) == before) is same
+
+
+def test_bases_of_a_class_count_but_for_those_of_named_packages():
+    other = "class Base:\n    def g(self):\n        return 2\n"
+    assert class_fingerprint(made(CLASS)) != class_fingerprint(made(CLASS, other))
+    same = {class_fingerprint(made(CLASS, base), without=["__main__"]) for base in (other, other.replace("2", "3"))}
+    assert len(same) == 1

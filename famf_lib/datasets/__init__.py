@@ -31,16 +31,20 @@ class Dataset:
 
     name: str
     title: str
-    protocol: Protocol
-    modalities: tuple[str, ...]
-    absence: Callable[[], str | None]
-    key: Callable[[str], str]
-    make: Callable[[str], ClipSet] | None
+    protocol: Protocol = "given"
+    modalities: tuple[str, ...] = ()
+    absence: Callable[[], str | None] = lambda: None
+    key: Callable[[str], str] = lambda profile: ""
+    make: Callable[[str], ClipSet] | None = None
 
 
 DATASETS = {
     "synthetic": Dataset(
-        "synthetic", "synthetic persons", "given", synthetic.MODALITIES, lambda: None, synthetic.key, synthetic.make
+        "synthetic",
+        "synthetic persons",
+        modalities=synthetic.MODALITIES,
+        key=synthetic.key,
+        make=synthetic.make,
     ),
     "imfdb": Dataset("imfdb", "IMFDB, real faces from films", "groups", (), imfdb.absence, imfdb.key, imfdb.make),
     "chimera": Dataset(
@@ -74,9 +78,9 @@ def get(name: str) -> Dataset:
         title = clipset.info.get("title", f"{name}, imported")
         protocol, modalities = imported.protocol(clipset), tuple(clipset.modalities)
         key = hashlib.sha256(f"{clipset.fingerprint}{clipset.checksums}".encode()).hexdigest()[:16]
-        return Dataset(name, title, protocol, modalities, lambda: None, lambda profile: key, None)
+        return Dataset(name, title, protocol, modalities, key=lambda profile: key)
     if name == iqiyi.NAME:
-        return Dataset(name, iqiyi.TITLE, "given", iqiyi.MODALITIES, iqiyi.absence, lambda profile: "", None)
+        return Dataset(name, iqiyi.TITLE, "given", iqiyi.MODALITIES, iqiyi.absence)
     raise ValueError(f"dataset: {name!r} is not known, expected one of {', '.join(names())}")
 
 
