@@ -27,6 +27,7 @@ from famf_lib import parameters as rules
 from famf_lib.files import written_whole
 
 INJECTED = "# Parameters\n"  # how the cell begins in which papermill puts the values given
+BEGAN = time.monotonic()  # in a notebook: when its first cell of code imported this
 UNWATCHED = {"FAMF_PROGRESS": "silent", "TQDM_DISABLE": "1"}  # of a kernel whose progress nobody sees
 
 
@@ -203,6 +204,11 @@ def refuse_unknown_parameters() -> None:
             if name and value and (injected or (annotated and name in rules.ALLOWED)):
                 given[name] = value
     _checked({name: ast.literal_eval(value) for name, value in given.items() if _is_literal(value)}, known)
+
+
+def elapsed() -> float:
+    """Seconds since a notebook began."""
+    return time.monotonic() - BEGAN
 
 
 def _checked(given: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 import base64
 import json
 import re
+import shlex
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from famf_lib import datasets
+from famf_lib import datasets, notebooks, provenance
 from famf_lib.claims import Comparison, Verdict
 from famf_lib.datasets import iqiyi
+from famf_lib.experiments import EXPERIMENTS
+from famf_lib.files import ROOT
 from famf_lib.results import Results
 from famf_lib.settings import GRID, Profile, Setting, tuning_file
 from famf_lib.splits import HELD_OUT
@@ -192,13 +197,32 @@ def command(experiment: str, dataset: str, profile: str, seeds: Sequence[int], p
     return " ".join(words)
 
 
-def again(experiment: str, dataset: str, profile: str, seeds: Sequence[int], protocol: str = "") -> str:
-    """How to execute the page of an experiment and make its runs again, as a block of text for the page."""
+def again(notebook: str, **values: Any) -> str:
+    """How to execute a page again with the values of its parameters, and what executed it, as text for the page."""
+    given = {name: value for name, value in values.items() if value not in ("", [], "auto")}  # otherwise as it is
+    words = [
+        f"-p {name} {shlex.quote(str(value))}" if isinstance(value, str) else f"-y '{name}: {json.dumps(value)}'"
+        for name, value in given.items()
+    ]
+    lines = [f"papermill book/{notebook}.ipynb out.ipynb -k python3 \\", f"    {' '.join(words)}"]
+    if notebook in EXPERIMENTS:
+        asked = [str(values[name]) for name in ("dataset", "profile")]
+        lines.append(command(notebook, *asked, values["seeds"], values.get("protocol", "")))
+    return "\n".join(["```bash", *lines, "```", "", executed()])
+
+
+def executed() -> str:
+    """What executed the notebook that asks, in a sentence."""
+    origin = provenance.origin(ROOT)
+    machine, versions = origin["hardware"], origin["versions"]
+    commit, changed, _ = (origin["commit"] or "unknown").partition("-dirty")
+    parts = [machine["processor"], f"{machine['cores']} cores"]
+    parts += [f"{machine['memory (GiB)']} GiB of memory"] if "memory (GiB)" in machine else []
+    parts += [machine["gpu"]] if "gpu" in machine else []
     return (
-        f"```bash\npapermill book/{experiment}.ipynb out.ipynb -k python3 \\\n"
-        f"    -p dataset {dataset} -p profile {profile}{f' -p protocol {protocol}' * bool(protocol)} "
-        f"-y 'seeds: {list(seeds)}'\n"
-        f"{command(experiment, dataset, profile, seeds, protocol)}\n```"
+        f"This page was executed on {datetime.now(UTC):%Y-%m-%d %H:%M} (UTC) in {notebooks.elapsed():.0f} s, at commit "
+        f"`{commit[:12]}`{', changed since,' * bool(changed)} with Python {versions['python']}, PyTorch "
+        f"{versions['torch']} and NumPy {versions['numpy']}, on {', '.join(parts)}."
     )
 
 

@@ -136,3 +136,31 @@ def test_marks_of_a_figure_say_what_they_are(made_results):
     tips = [title.text for title in drawn.iter("{http://www.w3.org/2000/svg}title")]
     said = [f"a < b, seed {seed}: {results.runs['a < b', seed].mean_ap:.4f}" for seed in results.seeds]
     assert tips[:2] == said and "a < b, the paper: 0.2500" in tips and len(tips) == 2 * 3 + 1
+
+
+def test_the_command_of_a_page_gives_every_value_and_is_read_by_a_shell():
+    import shlex
+
+    values = {"dataset": "imfdb", "profile": "quick", "seeds": [3, 5], "device": "auto"}
+    values |= {"protocol": "", "note": "it's 1"}
+    block = report.again("table-1", **values).split("```")[1].removeprefix("bash\n")
+    papermill, famf = block.replace("\\\n", "").strip().splitlines()
+    words = shlex.split(papermill)
+    assert words[:5] == ["papermill", "book/table-1.ipynb", "out.ipynb", "-k", "python3"]
+    assert words[5:11] == ["-p", "dataset", "imfdb", "-p", "profile", "quick"]
+    assert words[11:] == ["-y", "seeds: [3, 5]", "-p", "note", "it's 1"]
+    assert shlex.split(famf)[:3] == ["famf", "run", "table-1"] and famf.endswith("--seeds 3,5")
+    assert "famf run" not in report.again("synthetic", profile="quick")
+
+
+def test_a_page_says_what_executed_it(monkeypatch):
+    from famf_lib import provenance
+
+    versions = {"python": "3.11.0", "torch": "2.7", "numpy": "2.3"}
+    machine = {"processor": "A Processor", "cores": 3, "memory (GiB)": 5, "gpu": "A Card"}
+    origin = {"commit": "0123456789abcdef-dirty", "versions": versions, "hardware": machine}
+    monkeypatch.setattr(provenance, "origin", lambda root: origin)
+    told = report.executed()
+    for part in ("`0123456789ab`, changed since,", "Python 3.11.0", "PyTorch 2.7", "NumPy 2.3", "(UTC) in "):
+        assert part in told
+    assert told.endswith("on A Processor, 3 cores, 5 GiB of memory, A Card.")
