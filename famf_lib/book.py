@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from joblib import cpu_count
 
-from famf_lib import generated, notebooks, provenance
+from famf_lib import generated, launch, notebooks, provenance
 from famf_lib.files import written_whole
 from famf_lib.fingerprint import source_fingerprint
 from famf_lib.pages import BookError, Further, Page, pages, pruned, stage, table_of_contents
@@ -29,6 +29,8 @@ RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-s
 NOT_USED = (
     "famf_lib.cli",
     "famf_lib.commands",
+    "famf_lib.api",
+    "famf_lib.launch",
     "famf_lib.book",
     "famf_lib.generated",
     "famf_lib.pages",
@@ -193,7 +195,8 @@ def _render(place: Path) -> None:
     source, html = place / "source", place / "html"
     files = {str(path.relative_to(source)): path for path in source.rglob("*") if path.is_file()}
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    state = _hash([hashes, sys.version, {package: version(package) for package in RENDERERS}])
+    versions = {package: version(package) for package in RENDERERS}
+    state = _hash([hashes, sys.version, versions, _docstrings(), launch.repository()])
     stamp = ".state"  # inside, so that it is swapped in together with what it describes
     if (html / stamp).is_file() and (html / stamp).read_text() == state:
         _say("pages", "unchanged")
@@ -232,6 +235,12 @@ def sphinx(source: Path, out: Path, builder: str, log: Path) -> None:
     if done.returncode:
         raise BookError(f"Sphinx refuses the book: {_problems(log, source)} The whole log: {log}")
     (out.parent / "_build" / builder).rename(out)
+
+
+def _docstrings() -> str:
+    """Of the library as it is written: the API pages show them, and no fingerprint of its code has them."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _problems(log: Path, source: Path) -> str:

@@ -142,6 +142,7 @@ class FAMF(nn.Module):
         return torch.cat([faces, *others], dim=1)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B C"]:
+        """A logit a person for each clip."""
         return self.classifier(self.fusion(self.tokens(batch)).flatten(1))
 
     def attention(self, batch: Batch) -> Float[Tensor, "B T T"]:

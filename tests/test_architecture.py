@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import house
 import pytest
 
 from famf_lib.files import ROOT
@@ -38,7 +39,7 @@ LAYERS = (
     ("results", "enrolment"),
     ("tuning", "report", "plots", "sweep", "explore"),
     ("pictures",),
-    ("ledger", "challenging", "generated", "identification"),
+    ("ledger", "challenging", "generated", "identification", "api", "launch"),
     ("figures",),
     ("widgets",),
     ("book",),
@@ -132,3 +133,16 @@ def test_no_file_names_a_folder_of_somebodys_machine():
             continue
         found += [f"{name}: {match.group()}" for match in home.finditer(text)]
     assert not found
+
+
+def test_the_picture_of_the_house_is_of_this_house():
+    assert house.FILE.read_text() == house.draw(LAYERS), "draw it again: python tests/house.py"
+    assert all(f">{name}</text>" in house.FILE.read_text() for name in LEVEL)
+    assert all(any(name in layer for layer in LAYERS) for name in house.STOREYS)
+
+
+def test_the_list_of_modules_has_every_module():
+    """The table of the contributor page."""
+    table = re.findall(r"^\| (`.*?) \|", (ROOT / "book" / "contributing.md").read_text(), re.MULTILINE)
+    named = re.findall(r"`(\w+)`", " ".join(table))
+    assert sorted(named) == sorted(LEVEL)

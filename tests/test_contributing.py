@@ -1,0 +1,117 @@
+"""The examples of the contributor page: short, and true. They are taken from the page and run as they stand there."""
+
+import re
+import shutil
+from io import StringIO
+
+import nbformat
+import pytest
+
+from famf_lib import datasets, notebooks, report, results, runs
+from famf_lib.aggregation import AGGREGATIONS
+from famf_lib.experiments import FAMF, Experiment
+from famf_lib.files import ROOT
+from famf_lib.pages import pages, table_of_contents
+
+PAGE = (ROOT / "book" / "contributing.md").read_text()
+LINES = 20
+
+
+def blocks(label):
+    """The code blocks of the section behind a label, by their order."""
+    section = re.split(r"\n##+ ", PAGE.partition(f"({label})=\n")[2])[0]
+    return re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+
+
+@pytest.mark.parametrize("label", ["add-an-aggregation", "add-a-dataset", "add-a-page"])
+def test_each_is_less_than_twenty_lines(label):
+    lines = [line for block in blocks(label) for line in block.splitlines() if line.strip()]
+    assert 0 < len(lines) < LINES
+
+
+def run(source):
+    """Runs a block as a cell of a notebook runs: what it defines lies in no module that a worker could import."""
+    space = {"__name__": "__main__"}
+    exec(source, space)
+    return space
+
+
+@pytest.fixture
+def added(monkeypatch):
+    for known in (AGGREGATIONS, datasets.DATASETS):
+        for name in list(known):
+            monkeypatch.setitem(known, name, known[name])  # what the examples add goes afterwards
+    yield
+    for known in (AGGREGATIONS, datasets.DATASETS):
+        for name in ("by-norm", "eleven"):
+            known.pop(name, None)
+
+
+def test_an_aggregation_from_outside_gets_its_row(added, tiny, results_folder, monkeypatch):
+    (source,) = blocks("add-an-aggregation")
+    space = run(source)
+    found = space["found"]
+    table = report.rows(found, {})
+    assert list(table.index) == [FAMF.label, "By norm + MLMA"] and found.seeds == [1, 2]
+    assert table["ours"].between(0, 1).all() and table["ours"].nunique() == 2
+    # It is the class of the page that was trained: one token, and no weights of its own.
+    clipset = datasets.load("synthetic", "quick")
+    first = found.runs["By norm + MLMA", 1]
+    model = first.model(clipset)
+    assert type(model.aggregation) is space["ByNorm"] and model.aggregation.tokens == 1
+
+    # The same again is read; once its code is another, it is trained anew, and FAMF is not.
+    monkeypatch.setattr(runs, "_make", lambda *_: pytest.fail("trained again"))
+    same = run(source.replace("def face_weights", "# by its length\n    def face_weights"))["found"]
+    assert same.runs["By norm + MLMA", 1].key == first.key
+    device = runs.torch.device("cpu")
+    run(source.replace("1e-6", "1e-5").partition("mine =")[0])
+    assert runs.run_key(first.spec, "data", device) != runs.run_key(same.runs[FAMF.label, 1].spec, "data", device)
+    assert runs.find(first.spec, clipset, device) is None
+    assert runs.find(found.runs[FAMF.label, 1].spec, clipset, device) is not None
+
+    # Where nobody has added it, the store lists the rest.
+    assert len(runs.stored()) == 4
+    del AGGREGATIONS["by-norm"]
+    assert {one.spec.model.aggregation for one in runs.stored()} == {"attentionvlad"} and len(runs.stored()) == 2
+    with pytest.raises(ValueError, match="by-norm and mlma found, expected modules that stand in AGGREGATIONS"):
+        runs.known(first.key)
+
+
+def test_a_dataset_from_outside_is_one_like_the_others(added, tiny, results_folder):
+    (source,) = blocks("add-a-dataset")
+    run(source)
+    clipset = datasets.load("eleven", "quick")
+    assert "eleven" in datasets.names() and len(clipset.persons) == 11 and clipset.counts.unique().tolist() == [5]
+    one = Experiment("one", "one row", (FAMF,))
+    found = results.obtain(one, "eleven", "quick", seeds=[3])
+    assert found.data == clipset.fingerprint and list(report.rows(found, {}).index) == [FAMF.label]
+
+
+def test_a_page_stands_in_the_book_and_shows_something(tmp_path, monkeypatch):
+    heading, declared, shows, entry, line = blocks("add-a-page")
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_static", "figures"))
+    for name in ("_toc.yml", "_config.yml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    new = nbformat.v4
+    cells = [
+        new.new_markdown_cell(heading),
+        new.new_code_cell(declared, metadata={"tags": ["parameters"]}),
+        new.new_code_cell(shows),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new.new_notebook(cells=cells, metadata=kernel), tmp_path / "book" / "about.ipynb")
+    with (tmp_path / "book" / "pages.yml").open("a") as listed:
+        listed.write(entry)
+    with (tmp_path / "_toc.yml").open("a") as contents:
+        contents.write(line)
+    every = pages(tmp_path, {"profile": "quick"})
+    page = next(page for page in every if page.name == "about")
+    assert page.values == {"dataset": "synthetic", "profile": "quick"}
+    assert table_of_contents(tmp_path, every)["parts"][-1]["chapters"][-1] == {"file": "book/about"}
+    assert all(one.help for one in notebooks.parameters(page.notebook))
+
+    told = StringIO()
+    monkeypatch.setattr("builtins.print", lambda text: told.write(text))
+    run("\n".join([declared, 'profile = "quick"', shows]))
+    assert "persons" in told.getvalue()
