@@ -51,5 +51,5 @@ def _add(app: Any, page: str, template: str, context: dict[str, Any], doctree: A
         {"type": "link", "text": kind, "tooltip": told[kind], "url": url, "icon": "fas fa-play"}
         for kind, url in links(notebook, *found).items()
     ]
-    group = {"type": "group", "text": "", "tooltip": "Run this page", "icon": "fas fa-rocket", "buttons": buttons}
-    context.setdefault("header_buttons", []).insert(0, group | {"label": "launch-buttons"})
+    group = {"type": "group", "tooltip": "Run this page", "icon": "fas fa-rocket", "label": "launch-buttons"}
+    context.setdefault("header_buttons", []).insert(0, group | {"buttons": buttons})

@@ -23,6 +23,7 @@ ALLOWED: dict[str, tuple[str, ...] | range] = {
     "show": SEEDS,
     "columns": range(1, 25),
     "persons": range(2, 1001),
+    "batch": range(1, 65537),
 }
 """The words, or the whole numbers, that a parameter of that name takes; a list takes several. A name that is not here
 takes whatever is of its type: what ``dataset`` may be depends on what was imported."""

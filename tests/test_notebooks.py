@@ -312,7 +312,7 @@ def test_only_the_modules_named_count(package):
 # --- The fingerprint of a class ---
 
 
-CLASS = "class A(Base):\n    rate = 3\n\n    def f(self, x, y=1):\n        'Says it.'\n        return [x + y for x in x]\n"
+CLASS = "class A(Base):\n    rate = 3\n\n    def f(self, x, y=1):\n        return [x + y for x in x]\n"
 
 
 def made(source, base="class Base:\n    def g(self):\n        return 1\n"):
