@@ -31,4 +31,5 @@ def _docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: li
 def _signature(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
 ) -> tuple[str | None, str | None]:
-    return signature and ANNOTATED.sub(r"\1", signature), returned
+    # What a dataclass makes by itself has no value to print, and what is not Python is not broken into lines.
+    return signature and ANNOTATED.sub(r"\1", signature).replace("<factory>", "..."), returned

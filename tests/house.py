@@ -14,7 +14,7 @@ WAY = ("datasets", "ClipSet", "sample", "aggregate", "fuse", "classify", "rankin
 # A storey of the house begins with the layer that holds its module, from the top to the bottom.
 STOREYS = {
     "cli": ("the command", "#cc79a7"),
-    "book": ("from runs to pages", "#e69f00"),
+    "printed": ("from runs to pages", "#e69f00"),
     "results": ("what is run, and what it gave", "#009e73"),
     "training": ("data, model, training", "#0072b2"),
     "splits": ("clips, and the tools of all", "#52606d"),
@@ -43,7 +43,7 @@ def draw(layers: Sequence[Sequence[str]]) -> str:
         out += _boxes(line, y, "#9aa5b1", between="→")
         y += LINE
     out.append(
-        f'  <text class="head" x="{MARGIN}" y="{y + 34}">The modules: each imports from lines below its own</text>'
+        f'  <text class="head" x="{MARGIN}" y="{y + 34}">Modules, which import from rows below</text>'
     )
     y += 52
     colour, told = "", []

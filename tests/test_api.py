@@ -8,7 +8,7 @@ import pytest
 import yaml
 from sphinx.util.inspect import stringify_signature
 
-from famf_lib import aggregation, api, metrics
+from famf_lib import aggregation, api, features, metrics
 from famf_lib.files import ROOT
 
 PAGES = sorted((ROOT / "book").glob("api-*.md"))
@@ -53,6 +53,12 @@ def test_signatures_are_short_and_keep_names_and_defaults(kind):
     assert re.findall(r"(\w+): ", shown) == list(signature.parameters)
     if "clusters" in signature.parameters:
         assert re.search(r"clusters: int ?= ?8", shown)
+
+
+def test_a_signature_is_python_so_that_sphinx_breaks_it_into_lines():
+    signature = stringify_signature(inspect.signature(features.ClipSet), unqualified_typehints=True)
+    shown, _ = api._signature(None, "class", "name", features.ClipSet, None, signature, None)
+    assert "<" in signature and "<" not in shown
 
 
 def test_shapes_are_visible():
