@@ -42,9 +42,7 @@ def draw(layers: Sequence[Sequence[str]]) -> str:
     for line in _lines(WAY, between="→"):
         out += _boxes(line, y, "#9aa5b1", between="→")
         y += LINE
-    out.append(
-        f'  <text class="head" x="{MARGIN}" y="{y + 34}">Modules, which import from rows below</text>'
-    )
+    out.append(f'  <text class="head" x="{MARGIN}" y="{y + 34}">Modules, which import from rows below</text>')
     y += 52
     colour, told = "", []
     for layer in reversed(layers):
