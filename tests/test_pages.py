@@ -62,13 +62,13 @@ def run(tmp_path, store, *arguments):
 
 
 def tables(path):
-    """The tables of an executed notebook, seconds aside."""
+    """The tables of an executed notebook, but for how long a run took, and when."""
     outputs = [o["data"] for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", []) if "data" in o]
     found = []
     for html in ("".join(data["text/html"]) for data in outputs if "text/html" in data):
         for table in BeautifulSoup(html, "html.parser").find_all("table"):
             rows = [[cell.text for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")]
-            keep = [place for place, name in enumerate(rows[0]) if name != "seconds"]
+            keep = [place for place, name in enumerate(rows[0]) if name not in ("seconds", "trained")]
             found.append([[row[place] for place in keep] for row in rows])
     return found
 
