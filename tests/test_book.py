@@ -101,6 +101,8 @@ def one_library():
     """The library stays the same while these tests run, whoever edits it meanwhile."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(book, "source_fingerprint", lambda *modules, **options: "this library")
+        patch.setattr(book, "_docstrings", lambda: "these docstrings")
+        patch.setenv("FAMF_REPOSITORY", "a folder")  # git need not be asked, and no page has buttons
         yield
 
 
