@@ -11,6 +11,7 @@ and strangers stand in as in ``probes.ruined``.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Float16, Float32, Int, Int64
 from torch import Tensor
 
-from famf_lib import datasets, results, runs, saved
+from famf_lib import datasets, parameters, results, runs, saved
 from famf_lib.datasets import synthetic
 from famf_lib.experiments import EXPERIMENTS
 from famf_lib.features import ClipSet
@@ -26,7 +27,7 @@ from famf_lib.model import FAMF
 from famf_lib.probes import POOREST, RUIN
 from famf_lib.runs import Run, RunSpec, threads
 from famf_lib.sampling import Batch, generator, sample_faces
-from famf_lib.settings import PROFILES, Profile, setting
+from famf_lib.settings import Profile, setting
 from famf_lib.splits import Split
 from famf_lib.training import EVALUATION, pick_device
 from famf_lib.traits import SIGNS, traits
@@ -198,33 +199,28 @@ class Explorer:
 
     Args:
         dataset: a name that ``famf data list`` shows.
-        profile: quick, standard or paper; "" is the first of standard and paper that has been trained, or else quick.
+        profile: quick, standard or paper.
 
     Raises:
         DatasetAbsent: the dataset is not here.
         ValueError: an unknown name, or data in which nothing can be explored.
     """
 
-    def __init__(self, dataset: str = "synthetic", profile: str = "", seed: int = 1, device: str = "auto"):
+    def __init__(self, dataset: str = "synthetic", profile: str = "standard", seed: int = 1, device: str = "auto"):
         self.dataset, self.seed, self.device = dataset, seed, pick_device(device)
         if absence := datasets.get(dataset).absence():
             raise datasets.DatasetAbsent(absence)
-        if profile and profile not in PROFILES:
-            raise ValueError(f"profile: {profile!r} is not known, expected one of {', '.join(PROFILES)}")
-        self.profile: Profile = profile or self._trained()
+        parameters.check("profile", profile)
+        self.profile = cast(Profile, profile)
         self.clipset: ClipSet = datasets.load(dataset, self.profile)
         self._models: dict[int, FAMF] = {}
         self._untouched: dict[tuple[int, int], Answer] = {}
 
-    def spec(self, clusters: int, profile: Profile | None = None) -> RunSpec:
+    def spec(self, clusters: int) -> RunSpec:
         """The run of K clusters: a row of the experiment ``clusters``, whose runs the book has made anyway."""
         row = next(v for v in EXPERIMENTS["clusters"].variants if v.label == f"K = {clusters}")
         protocol = datasets.get(self.dataset).protocol
-        return row.spec(self.dataset, setting(self.dataset, profile or self.profile), self.seed, "report", protocol)
-
-    def _trained(self) -> Profile:
-        specs = [run.spec for run in runs.stored()]
-        return next((p for p in ("standard", "paper") if self.spec(START, p) in specs), "quick")
+        return row.spec(self.dataset, setting(self.dataset, self.profile), self.seed, "report", protocol)
 
     def there(self, clusters: int) -> bool:
         """Whether the model of K clusters has been trained."""

@@ -14,7 +14,7 @@ from famf_lib.pages import pages, table_of_contents
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 # These show how something is done, or have other commands; the front page has links.
-OTHERS = {"own-features", "own-model", "benchmarks", "full-size", "intro"}
+OTHERS = {"explore", "from-video", "own-features", "own-model", "benchmarks", "full-size", "intro"}
 QUICK = ("-p", "profile", "quick", "-p", "device", "cpu")
 
 

@@ -14,7 +14,16 @@ from famf_lib import notebooks, parameters
 from famf_lib.files import ROOT
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
-FREE = {"dataset", "datasets", "note", "row", "results"}  # names and prose: what there is, the notebook finds
+FREE = {
+    "clip",
+    "dataset",
+    "datasets",
+    "model",
+    "note",
+    "results",
+    "row",
+    "video",
+}  # names and prose: what there is, the notebook finds
 
 
 @pytest.mark.parametrize(
