@@ -26,12 +26,8 @@ from famf_lib.pages import BookError, Further, pages, pruned, table_of_contents
 
 # A figure without a plotting library: a grey square of 8 by 8 points.
 FIGURE = """\
-import struct, zlib
-from IPython.display import Image
-part = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-head = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)
-rows = zlib.compress((b"\\0" + b"\\x99" * 8) * 8)
-Image(b"\\x89PNG\\r\\n\\x1a\\n" + part(b"IHDR", head) + part(b"IDAT", rows) + part(b"IEND", b""))
+from IPython.display import SVG
+SVG('<svg xmlns="http://www.w3.org/2000/svg" width="80" height="40"><g><title>a square</title><path d="M0 0h9v9z"/></g></svg>')
 """
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 PAGES = {
@@ -490,6 +486,45 @@ def test_the_pages_load_nothing_from_another_host(rendered):
             assert not re.search(r"cdnjs|jsdelivr|unpkg|googleapis", file.read_text()), file
     assert {"famf.css", "tex-chtml.js"} <= {file.name for file in files}
     assert '"enableMenu": false' in (html / "book" / "intro.html").read_text()
+
+
+SHIFTS = """() => new Promise(done => {
+  let moved = 0;
+  new PerformanceObserver(list => list.getEntries().forEach(entry => moved += entry.value))
+    .observe({type: "layout-shift", buffered: true});
+  setTimeout(() => done(moved), 500);
+})"""
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])  # a desk, and a telephone at night
+def test_in_a_browser_pages_are_accessible_stand_still_and_ask_nobody(rendered, browser, scheme, width):
+    """WCAG 2.1 AA as axe checks it; nothing moves once it is there; what is wide scrolls in its place."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not here: the extra test has it")
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+    asked, errors = [], []
+    for name in ("intro", "numbers-real", "execution", "parameters"):
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(error))
+        page.goto((rendered / "_build" / "html" / "book" / f"{name}.html").as_uri())
+        assert page.evaluate(SHIFTS) < 0.1  # what counts as good
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        found = axe.Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+        assert not found.response["violations"], found.generate_report()
+        page.close()
+    context.close()
+    assert not errors and all(url.startswith(("file:", "data:")) for url in asked)
+
+
+def test_in_a_browser_a_figure_is_alive_and_can_be_taken_along(rendered, browser):
+    page = browser.new_page()
+    page.goto((rendered / "_build" / "html" / "book" / "numbers-real.html").as_uri())
+    link = page.locator("figure a.famf-take")
+    figure = page.locator("figure object")
+    figure.wait_for()
+    assert link.inner_text() == "SVG" and link.get_attribute("download") == "numbers-real-figure-1.svg"
+    assert link.get_attribute("href") == figure.get_attribute("data") and not page.locator("figure img").count()
+    page.close()
 
 
 def test_the_pages_show_what_was_executed(rendered):
