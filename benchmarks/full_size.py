@@ -39,9 +39,10 @@ from famf_lib.floor import Machine, Size
 from famf_lib.metrics import Ranking
 from famf_lib.model import FAMF
 from famf_lib.paper import IQIYI
+from famf_lib.parameters import PROFILES
 from famf_lib.runs import RunSpec
 from famf_lib.sampling import Sampler, generator, sample_faces
-from famf_lib.settings import PROFILES, Profile, setting
+from famf_lib.settings import Profile, setting
 from famf_lib.splits import Split, split
 from famf_lib.training import Alone
 

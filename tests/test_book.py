@@ -27,7 +27,8 @@ from famf_lib.pages import BookError, Further, pages, pruned, table_of_contents
 # A figure without a plotting library: a grey square of 8 by 8 points.
 FIGURE = """\
 from IPython.display import SVG
-SVG('<svg xmlns="http://www.w3.org/2000/svg" width="80" height="40"><g><title>a square</title><path d="M0 0h9v9z"/></g></svg>')
+path = '<g><title>a square</title><path d="M0 0h9v9z"/></g>'
+SVG(f'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="40">{path}</svg>')
 """
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 PAGES = {
