@@ -520,11 +520,16 @@ def test_in_a_browser_pages_are_accessible_stand_still_and_ask_nobody(rendered, 
 def test_in_a_browser_a_figure_is_alive_and_can_be_taken_along(rendered, browser):
     page = browser.new_page()
     page.goto((rendered / "_build" / "html" / "book" / "numbers-real.html").as_uri())
-    link = page.locator("figure a.famf-take")
-    figure = page.locator("figure object")
-    figure.wait_for()
+    link, picture, drawing = (page.locator(f"figure {what}") for what in ("a.famf-take", "img", "object"))
     assert link.inner_text() == "SVG" and link.get_attribute("download") == "numbers-real-figure-1.svg"
-    assert link.get_attribute("href") == figure.get_attribute("data") and not page.locator("figure img").count()
+    assert link.get_attribute("href") == picture.get_attribute("src") and not drawing.count()
+    before = picture.bounding_box()
+    page.mouse.move(before["x"] + before["width"] / 2, before["y"] + before["height"] / 2)
+    page.wait_for_function("document.querySelector('figure img').style.visibility == 'hidden'")
+    assert drawing.get_attribute("data") == link.get_attribute("href") and drawing.bounding_box() == before
+    page.mouse.move(1, 1)
+    drawing.wait_for(state="detached")
+    assert picture.is_visible()
     page.close()
 
 

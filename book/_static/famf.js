@@ -2,7 +2,7 @@
 document.addEventListener("DOMContentLoaded", () => {
   const page = location.pathname.split("/").pop().replace(/\.html$/, "") || "page";
 
-  // Take a figure along. A vector figure becomes a document of its own, so that pointing at a mark says what it is.
+  // Take a figure along. Pointing at the marks of a vector figure says what they are.
   document.querySelectorAll(".bd-article .cell_output img").forEach((image, number) => {
     const source = image.getAttribute("src");
     const kind = source.split(".").pop();
@@ -13,35 +13,45 @@ document.addEventListener("DOMContentLoaded", () => {
     link.textContent = kind.toUpperCase();
     link.setAttribute("aria-label", `Download figure ${number + 1} as ${kind.toUpperCase()}`);
     (image.closest("figure")?.querySelector("figcaption > p") ?? image.parentElement).append(link);
-    if (kind === "svg") alive(image);
+    if (kind === "svg") image.addEventListener("pointerenter", () => alive(image));
   });
   document.querySelectorAll(".bd-article a.famf-take[data-table]").forEach((link, number) => {
     link.download = `${page}-table-${number + 1}.csv`;
     link.setAttribute("aria-label", `Download table ${number + 1} as CSV`);
   });
 
+  // The drawing as a document of its own lies over its picture while somebody points at it, so that nothing moves.
   function alive(image) {
-    const whenReady = () => {
-      const object = document.createElement("object");
-      object.type = "image/svg+xml";
-      object.data = image.getAttribute("src");
-      object.className = image.className;
-      object.setAttribute("role", "img");
-      object.setAttribute("aria-label", image.alt || "Figure");
-      object.style.width = `${image.naturalWidth}px`; // as large as it was: nothing moves
-      object.style.aspectRatio = `${image.naturalWidth} / ${image.naturalHeight}`;
-      object.addEventListener("load", () => image.remove(), { once: true });
-      object.addEventListener("error", () => object.remove(), { once: true });
-      image.before(object);
+    if (image.style.visibility === "hidden") return;
+    const object = document.createElement("object");
+    object.type = "image/svg+xml";
+    object.data = image.getAttribute("src");
+    object.className = image.className;
+    object.setAttribute("role", "img");
+    object.setAttribute("aria-label", image.alt || "Figure");
+    image.parentElement.style.position = "relative";
+    object.style.cssText = `position: absolute; box-sizing: border-box; max-width: none; left: ${image.offsetLeft}px;
+      top: ${image.offsetTop}px; width: ${image.offsetWidth}px; height: ${image.offsetHeight}px`;
+    const still = () => {
+      image.style.visibility = "";
+      object.remove();
     };
-    image.complete ? whenReady() : image.addEventListener("load", whenReady, { once: true });
+    object.addEventListener("load", () => (image.style.visibility = "hidden"), { once: true });
+    for (const [what, how] of [[object, "error"], [object, "pointerleave"], [window, "resize"]]) {
+      what.addEventListener(how, still, { once: true });
+    }
+    image.after(object);
   }
 
-  // What screen readers miss in the theme: a name for the arrows of the side bar, a role that lists may hold.
+  // What screen readers miss in the theme: names for the arrows of the side bar, roles that lists and their items have.
   document.querySelectorAll("details > summary").forEach((summary) => {
     if (summary.textContent.trim()) return;
     const name = summary.closest("li")?.querySelector("a")?.textContent.trim();
     summary.setAttribute("aria-label", `Pages below ${name ?? "this one"}`);
+  });
+  document.querySelectorAll("dt > dl").forEach((list) => {
+    list.setAttribute("role", "list"); // the lines of a long signature
+    for (const line of list.children) line.setAttribute("role", "listitem");
   });
   document.querySelectorAll('.citation[role="doc-biblioentry"]').forEach((entry) => entry.setAttribute("role", "listitem"));
 });
