@@ -62,7 +62,8 @@ def together(command: Callable[[], Any]) -> None:
     """Runs a command in the first process, while the others train along with it until it ends."""
     if processes() == 1:
         return command()
-    _join()
+    with _connected():
+        _join()
     if dist.get_rank() > 0:
         return _follow()
     try:
@@ -187,6 +188,7 @@ def _join() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     _waiting.append(dist.new_group(backend="gloo", timeout=PATIENCE))
+    dist.barrier(group=_waiting[0])  # the first process, which holds the addresses, may end at once
 
 
 def _tell(request: _Request | None) -> None:
@@ -221,7 +223,7 @@ def _connected():
         reason = next(iter(str(error).splitlines()), "").rpartition("] ")[2].partition(". ")[0]
         if not any(word in reason.lower() for word in LOST):
             raise
-        if dist.get_rank() > 0:
+        if int(os.environ["RANK"]) > 0:  # it may have been lost before there was a group to ask
             sys.exit(1)
         raise ValueError(
             f"a process was lost ({reason}), expected {processes()}; runs that are done stay done, the others go on"

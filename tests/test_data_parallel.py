@@ -200,6 +200,28 @@ def test_what_is_wrong_with_the_input_is_said_once(tmp_path):
     assert said(tmp_path, "err") == "famf: nothing of that name\n"
 
 
+def join_late():
+    barrier = data_parallel.dist.barrier
+
+    def late(*args, **kwargs):
+        time.sleep(1)
+        Path(sys.argv[1]).touch()
+        barrier(*args, **kwargs)
+
+    data_parallel.dist.barrier = late
+
+
+def end_at_once():
+    if not Path(sys.argv[1]).exists():
+        raise LookupError("the other process has not joined")
+
+
+def test_a_command_that_ends_at_once_waits_for_the_others_to_join(tmp_path):
+    """The first process holds the addresses by which they join: without it they would die with a traceback."""
+    with together(tmp_path, end_at_once, str(tmp_path / "joined"), other=join_late) as processes:
+        assert ended(processes) == [0, 0], said(tmp_path, "err")
+
+
 def test_a_single_process_of_torchrun_is_one_like_any_other(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     called = []
