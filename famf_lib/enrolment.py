@@ -192,7 +192,7 @@ def _trained(
     report: Callable[[float], None],
 ):
     """The schedule of ``base``, stretched until there are steps enough."""
-    steps = max(min(math.ceil(len(parts.train) / base.batch_size), len(parts.train) // 2), 1)
+    steps = max(training.steps_of(len(parts.train), base.batch_size), 1)
     factor = max(1.0, STEPS / (steps * base.epochs))
     stretched = {name: round(getattr(base, name) * factor) for name in ("epochs", "decay_after", "decay_every")}
     config = type(base)(**(base.model_dump() | stretched))
