@@ -31,6 +31,7 @@ NOT_USED = (
     "famf_lib.commands",
     "famf_lib.api",
     "famf_lib.launch",
+    "famf_lib.dimensions",
     "famf_lib.book",
     "famf_lib.generated",
     "famf_lib.pages",

@@ -39,7 +39,7 @@ LAYERS = (
     ("results", "enrolment"),
     ("tuning", "report", "plots", "sweep", "explore"),
     ("pictures",),
-    ("ledger", "challenging", "generated", "identification", "api", "launch"),
+    ("ledger", "challenging", "generated", "identification", "api", "launch", "dimensions"),
     ("figures",),
     ("widgets",),
     ("book",),

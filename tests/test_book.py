@@ -10,13 +10,15 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
-from famf_lib import book, notebooks
+from famf_lib import book, dimensions, notebooks
 from famf_lib.book import build
 from famf_lib.commands.book import book as command
 from famf_lib.datasets import imported
@@ -24,11 +26,11 @@ from famf_lib.files import ROOT
 from famf_lib.notebooks import NotebookError
 from famf_lib.pages import BookError, Further, pages, pruned, table_of_contents
 
-# A figure without a plotting library: a grey square of 8 by 8 points.
+# A figure without a plotting library, as large as theirs.
 FIGURE = """\
 from IPython.display import SVG
 path = '<g><title>a square</title><path d="M0 0h9v9z"/></g>'
-SVG(f'<svg xmlns="http://www.w3.org/2000/svg" width="80" height="40">{path}</svg>')
+SVG(f'<svg xmlns="http://www.w3.org/2000/svg" width="360pt" height="180pt">{path}</svg>')
 """
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 PAGES = {
@@ -54,7 +56,12 @@ INTRO = """\
 
 (paper-eq-1)=
 ```{math}
-V_k = \\sum_i \\alpha_k(x_i) (x_i - c_k) \\tag{1}
+V_k = \\sum_i \\frac{\\exp(w_k^\\top x_i + b_k)}{\\sum_{k'} \\exp(w_{k'}^\\top x_i + b_{k'})} (x_i - c_k)
+\\tag{1}
+```
+
+```{math}
+a &= \\frac{b}{c} \\\\ d &= \\frac{e}{f} \\\\ g &= \\frac{h}{i} \\\\ j &= \\frac{k}{l}
 ```
 
 [Eq. (1)](#paper-eq-1) after {cite:p}`somebody`; see {doc}`words`.
@@ -497,6 +504,9 @@ SHIFTS = """() => new Promise(done => {
 })"""
 
 
+STILL = 0.01  # 0.1 counts as good; letters may change their font by a hair
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])  # a desk, and a telephone at night
 def test_in_a_browser_pages_are_accessible_stand_still_and_ask_nobody(rendered, browser, scheme, width):
     """WCAG 2.1 AA as axe checks it; nothing moves once it is there; what is wide scrolls in its place."""
@@ -508,13 +518,64 @@ def test_in_a_browser_pages_are_accessible_stand_still_and_ask_nobody(rendered, 
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(error))
         page.goto((rendered / "_build" / "html" / "book" / f"{name}.html").as_uri())
-        assert page.evaluate(SHIFTS) < 0.1  # what counts as good
+        assert page.evaluate(SHIFTS) < STILL
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         found = axe.Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
         assert not found.response["violations"], found.generate_report()
         page.close()
     context.close()
     assert not errors and all(url.startswith(("file:", "data:")) for url in asked)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("name", "late"), [("intro", "tex-chtml.js"), ("numbers-real", "*.svg")])
+def test_in_a_browser_nothing_moves_when_formulas_and_pictures_come_late(rendered, browser, name, late, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    came = []
+
+    def wait(route):
+        time.sleep(0.7)
+        came.append(route.request.url)
+        route.continue_()
+
+    page.route(f"**/{late}", wait)
+    page.goto((rendered / "_build" / "html" / "book" / f"{name}.html").as_uri())
+    assert page.evaluate(SHIFTS) < STILL and came
+    page.locator(".bd-article p").first.wait_for(state="visible")
+    page.close()
+
+
+@pytest.mark.parametrize("lost", ["tex-chtml.js", "*.js*", "*.woff*"])
+def test_in_a_browser_formulas_that_are_never_set_do_not_hide_their_page(rendered, browser, lost):
+    page = browser.new_page()
+    page.route(f"**/{lost}", lambda route: route.abort())
+    page.goto((rendered / "_build" / "html" / "book" / "intro.html").as_uri())
+    page.locator(".bd-article p").first.wait_for(state="visible", timeout=10_000)
+    page.close()
+
+
+def test_pictures_say_their_size_in_the_page(rendered):
+    html = (rendered / "_build" / "html" / "book" / "numbers-real.html").read_text()
+    ((file, width, height),) = re.findall(r'<img[^>]* src="../_images/([^"]+)" width="(\d+)" height="(\d+)"', html)
+    drawn = ElementTree.parse(rendered / "_build" / "html" / "_images" / file).getroot()
+    found = [float(drawn.get(side).removesuffix("pt")) / 72 * 96 for side in ("width", "height")]
+    assert [int(width), int(height)] == pytest.approx(found, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ('<img alt="" src="../_images/a%20b.png" />', '<img alt="" src="../_images/a%20b.png" width="5" height="3" />'),
+        ('<img src="_images/a%20b.png">', '<img src="_images/a%20b.png" width="5" height="3">'),
+        ('<img style="width: 7px" src="_images/a%20b.png">', None),
+        ('<img src="_images/unknown.png">', None),
+        ('<img src="https://example.org/_images/a%20b.png">', None),
+        ('<a href="_images/a%20b.png">', None),
+    ],
+)
+def test_a_picture_of_the_book_is_sized_and_nothing_else(tmp_path, given, expected):
+    Image.new("RGB", (5, 3)).save(tmp_path / "it.png")
+    assert dimensions.sized(given, {"a b.png": tmp_path / "it.png"}) == (expected or given)
 
 
 def test_in_a_browser_a_figure_is_alive_and_can_be_taken_along(rendered, browser):

@@ -2,6 +2,11 @@
 document.addEventListener("DOMContentLoaded", () => {
   const page = location.pathname.split("/").pop().replace(/\.html$/, "") || "page";
 
+  // Formulas move the lines around them, once when they are set and once more when their fonts come.
+  Promise.resolve(window.MathJax?.startup?.promise)
+    .then(() => document.body.offsetHeight && document.fonts.ready) // the height: it makes the browser ask for them
+    .finally(() => document.documentElement.classList.add("famf-set"));
+
   // Take a figure along. Pointing at the marks of a vector figure says what they are.
   document.querySelectorAll(".bd-article .cell_output img").forEach((image, number) => {
     const source = image.getAttribute("src");
