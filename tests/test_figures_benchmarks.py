@@ -82,6 +82,30 @@ RECORDS = {
         "peak memory, MiB": {"import": 717, "pickle.load": 3469},
         "import / pickle.load, seconds": 1.2,
     },
+    "extraction": {
+        "speed": {
+            name: {"a second": 2 * number, "a processor second": number, "peak memory (MiB)": 1_201}
+            for number, name in enumerate(
+                (
+                    "pictures decoded",
+                    "pictures looked at for faces, one thread",
+                    "faces aligned and embedded, one thread",
+                    "faces through the network alone, one thread",
+                    "seconds of video, 5 pictures a second, one picture at a time",
+                ),
+                start=1_003,
+            )
+        },
+        "length": {
+            f"{minutes} minutes, a picture every two seconds": {
+                "a second": 3.0,
+                "a processor second": 4.0,
+                "peak memory (MiB)": 100 + minutes,
+            }
+            for minutes in (1, 61)
+        },
+    },
+    "imfdb-embedding": {"faces a second": {"whole": 31.4, "network alone": 43.2}},
 }
 
 
@@ -98,7 +122,9 @@ def found(tmp_path):
 
 
 def test_the_answer_tells_the_numbers_of_the_records(found):
-    kernels_cpu, kernels_gpu, clusters, metric, seeds, precision, imported = benchmarks.answer(found).splitlines()
+    kernels_cpu, kernels_gpu, clusters, metric, seeds, precision, imported, video, pictures = benchmarks.answer(
+        found
+    ).splitlines()
     assert kernels_cpu.startswith("- On the CPU") and "2 ms as products in chunks" in kernels_cpu
     assert "stored residuals 19.0 times as long and 361.0 times the memory" in kernels_cpu
     assert "two matrix products 2.5 times as long" in kernels_cpu and "0.97 times the speed" in kernels_cpu
@@ -109,6 +135,10 @@ def test_the_answer_tells_the_numbers_of_the_records(found):
     assert "0.81 to 0.93" in seeds and "no gain" in seeds and "2.5" not in seeds
     assert "1.5 to 1.5 times as fast" in precision and "loses 0.0125 mAP" in precision
     assert "12 s, 1.2 times" in imported and "717 MiB where that takes 3,469" in imported
+    assert "1007.0 seconds of video" in video and "faces of 1004 pictures" in video
+    assert "embeds 1005 faces, where the network alone has 1006" in video
+    assert "A file of 61 minutes takes 161 MiB, one of 1 takes 101." in video
+    assert "31 faces a second" in pictures and "alone has 43" in pictures
 
 
 def test_tables_have_a_row_a_case(found):
@@ -122,6 +152,8 @@ def test_tables_have_a_row_a_case(found):
     assert clusters.loc["ours, K = 8"].tolist() == ["2.00 GB", "2.25 GB"]
     assert clusters.loc["theirs, K = 64"].tolist() == ["112.00 GB", ""]
     assert benchmarks.metric_table(found["metric"]).iloc[0]["theirs / ours"] == "4.0"
+    steps = benchmarks.extraction_table(found["extraction"]["cpu"])
+    assert steps.loc["pictures decoded"].tolist() == ["1,003.0", "2,006.0", "1,201"] and len(steps) == 5 + 2
 
 
 def test_every_record_says_where_it_was_made(found):
