@@ -10,12 +10,25 @@ from typing import Any
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "papermill")
 
 
+RECORDED = "results"  # a folder of numbers that are told, not of what made them
+
+
 def commit(root: Path) -> str | None:
-    """The commit checked out at ``root``, with ``-dirty`` behind it if tracked files differ; None outside of git."""
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    """The commit checked out at ``root``, with ``-dirty`` behind it if tracked files differ; None outside of git.
+
+    Recordings do not count: several are made in a row, each from the same code.
+    """
+    head = _git(root, "rev-parse", "HEAD")
+    if head is None or head.returncode:
+        return None
+    changed = _git(root, "diff", "--quiet", "HEAD", "--", ".", f":(exclude){RECORDED}")
+    return head.stdout.strip() + ("-dirty" if changed.returncode else "")
+
+
+def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess | None:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True)
+    except OSError:
         return None
 
 

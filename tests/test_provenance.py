@@ -1,0 +1,35 @@
+"""Where a result comes from: the commit, and whether the code was that of the commit."""
+
+import subprocess
+
+from famf_lib import provenance
+
+
+def git(root, *arguments):
+    who = ["-c", "user.name=n", "-c", "user.email=e"]
+    return subprocess.run(["git", "-C", str(root), *who, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def test_a_recording_is_no_change_of_the_code_and_anything_else_is(tmp_path):
+    assert provenance.commit(tmp_path) is None, "no checkout"
+    git(tmp_path, "init", "-q")
+    assert provenance.commit(tmp_path) is None, "no commit yet"
+    (tmp_path / "results").mkdir()
+    for name in ("code.py", "results/one.json"):
+        (tmp_path / name).write_text("1")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-q", "-m", "one")
+    head = git(tmp_path, "log", "--format=%H").strip()
+    assert provenance.commit(tmp_path) == head
+    (tmp_path / "results" / "one.json").write_text("2")
+    (tmp_path / "new.txt").write_text("of no commit, as before")
+    assert provenance.commit(tmp_path) == head
+    (tmp_path / "code.py").write_text("2")
+    assert provenance.commit(tmp_path) == f"{head}-dirty"
+    git(tmp_path, "add", "code.py")
+    assert provenance.commit(tmp_path) == f"{head}-dirty", "in the index, not in the commit"
+
+
+def test_without_git_nothing_is_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.commit(tmp_path) is None
