@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ pytest.importorskip("av", reason="the extra extract is not installed")
 
 import film_faces
 import video_files
+from onnx_models import network
 
 from famf_lib import enrolment, identification, prediction, runs, saved, settings
 from famf_lib.cli import app
@@ -180,6 +182,24 @@ def test_enrolled_persons_are_found_again_in_videos_that_were_not_seen(folder, t
         (answer,) = found.answers
         assert answer.persons[0] == person and sum(answer.probabilities) == pytest.approx(1, abs=1e-5)
         assert len(answer.weights) == len(answer.clip.faces) == 20
+
+
+def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, quick, monkeypatch):
+    pytest.importorskip("onnx", reason="the extra extract is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
+    mean = ("ReduceMean", ["x"], ["y"], {"axes": [2, 3], "keepdims": 0})
+    head = network(tmp_path / "head.onnx", [mean], [("x", ["n", 3, 13, 11])], [("y", ["n", 3])])
+    monkeypatch.setattr("famf_lib.extraction.detection.detector", lambda *_: Colours())
+    monkeypatch.setattr("famf_lib.extraction.embedding.ArcFace", lambda *_, **__: Colours())
+    monkeypatch.setattr(registry, "find", Path)
+    model, video = str(tmp_path / "model.safetensors"), str(film(tmp_path / "v.mp4", "Ann", seed=9))
+    done = CliRunner().invoke(app, ["enroll", str(folder), "--out", model, "--head", str(head)])
+    assert done.exit_code == 0, done.output
+    assert saved.open(model).card.modality_dims == {"head": 3}
+    done = CliRunner().invoke(app, ["identify", video, "--run", model, "--head", str(head)])
+    assert done.stdout.startswith("v.mp4: Ann") and "was not asked for it" not in done.output, done.output
+    done = CliRunner().invoke(app, ["identify", video, "--run", model])
+    assert done.exit_code == 0 and "head: this video was not asked for it" in done.output
 
 
 @pytest.fixture

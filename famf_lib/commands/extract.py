@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from famf_lib.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, writing
+
 if TYPE_CHECKING:
     from famf_lib.extraction.clips import Stages
 
@@ -12,16 +14,14 @@ if TYPE_CHECKING:
 def extract(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO", help="video files, or folders of them")],
     out: Annotated[Path, typer.Option(metavar="CLIPSET", help="a new folder")],
-    detector: Annotated[str, typer.Option(help="mtcnn, a folder with its three files, or an SCRFD file")] = "mtcnn",
-    embedder: Annotated[
-        str, typer.Option(help="a network of the ArcFace kind: a name of famf models list, or an ONNX file")
-    ] = "mobilefacenet128",
-    head: Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for pictures, for heads")] = "",
-    body: Annotated[str, typer.Option(metavar="MODEL", help="likewise, for bodies")] = "",
-    speaker: Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for voices")] = "",
-    text: Annotated[str, typer.Option(metavar="FOLDER", help="a sentence-transformers model, for what is read")] = "",
-    fps: Annotated[float, typer.Option(min=0.01, help="pictures a second that are looked at")] = 5.0,
-    min_face: Annotated[int, typer.Option(min=12, help="side of the smallest face, in pixels")] = 40,
+    detector: Detector = "mtcnn",
+    embedder: Embedder = "mobilefacenet128",
+    head: Head = "",
+    body: Body = "",
+    speaker: Speaker = "",
+    text: Text = "",
+    fps: Fps = 5.0,
+    min_face: MinFace = 40,
     tracks: Annotated[str, typer.Option(help="main: the main person of each video; all: the others as well")] = "main",
     labels: Annotated[
         Path | None, typer.Option(help="who is in each clip: a CSV file with clip, person, split")
@@ -36,7 +36,6 @@ def extract(
     Started again after an interruption it goes on with the videos that are missing. Nothing is downloaded, and nothing
     leaves this machine.
     """
-    from famf_lib.commands.options import writing
     from famf_lib.extraction import labels as naming
     from famf_lib.extraction import pipeline
 
@@ -67,15 +66,7 @@ def extract(
         raise typer.Exit(1)
 
 
-def models_of(
-    detector: str,
-    embedder: str,
-    head: str = "",
-    body: str = "",
-    speaker: str = "",
-    text: str = "",
-    min_face: int = 40,
-) -> "Stages":
+def models_of(detector: str, embedder: str, head: str, body: str, speaker: str, text: str, min_face: int) -> "Stages":
     """The models that were named, each opened before the first video is."""
     from famf_lib.extraction import clips, detection, registry
     from famf_lib.extraction.embedding import ArcFace

@@ -23,6 +23,18 @@ Profile = Annotated[
 Seeds = Annotated[str, typer.Option(help="for example 1,2,3; otherwise as the book has them")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda", autocompletion=completion.devices)]
 
+# The models of famf extract, and of what looks at videos as it does.
+Detector = Annotated[str, typer.Option(help="mtcnn, a folder with its three files, or an SCRFD file")]
+Embedder = Annotated[
+    str, typer.Option(help="a network of the ArcFace kind: a name of famf models list, or an ONNX file")
+]
+Head = Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for pictures, for heads")]
+Body = Annotated[str, typer.Option(metavar="MODEL", help="likewise, for bodies")]
+Speaker = Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for voices")]
+Text = Annotated[str, typer.Option(metavar="FOLDER", help="a sentence-transformers model, for what is read")]
+Fps = Annotated[float, typer.Option(min=0.01, help="pictures a second that are looked at")]
+MinFace = Annotated[int, typer.Option(min=12, help="side of the smallest face, in pixels")]
+
 
 def checked_profile(name: str) -> str:
     parameters.check("profile", name)

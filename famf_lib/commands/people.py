@@ -5,13 +5,7 @@ from typing import Annotated
 
 import typer
 
-from famf_lib.commands.options import writing
-
-Embedder = Annotated[str, typer.Option(help="a network of the ArcFace kind: a name of famf models list, or a file")]
-Detector = Annotated[str, typer.Option(help="mtcnn, a folder with its three files, or an SCRFD file")]
-Speaker = Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for voices")]
-Fps = Annotated[float, typer.Option(min=0.01, help="pictures a second that are looked at")]
-MinFace = Annotated[int, typer.Option(min=12, help="side of the smallest face, in pixels")]
+from famf_lib.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, writing
 
 
 def enroll(
@@ -19,7 +13,10 @@ def enroll(
     out: Annotated[Path, typer.Option(metavar="MODEL", help="what to write, as .safetensors")],
     detector: Detector = "mtcnn",
     embedder: Embedder = "mobilefacenet128",
+    head: Head = "",
+    body: Body = "",
     speaker: Speaker = "",
+    text: Text = "",
     fps: Fps = 5.0,
     min_face: MinFace = 40,
     seed: Annotated[int, typer.Option(min=0, help="of the training")] = 1,
@@ -34,7 +31,7 @@ def enroll(
     if out.suffix != ".safetensors" or out.is_dir():
         raise ValueError(f"--out: {out} found, expected a file that ends in .safetensors")
     enrolment.files_of(folder)
-    stages = models_of(detector, embedder, speaker=speaker, min_face=min_face)
+    stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     clipset = enrolment.gather(folder, stages, fps=fps, say=_say)
     with writing(out):
         made = enrolment.enroll(clipset, out, seed=seed)
@@ -53,7 +50,10 @@ def identify(
     tracks: Annotated[str, typer.Option(help="main: the main person; all: everybody else as well")] = "main",
     detector: Detector = "mtcnn",
     embedder: Embedder = "mobilefacenet128",
+    head: Head = "",
+    body: Body = "",
     speaker: Speaker = "",
+    text: Text = "",
     fps: Fps = 5.0,
     min_face: MinFace = 40,
 ) -> None:
@@ -71,7 +71,7 @@ def identify(
     if out is not None:
         identification.check_writable(out)
     opened = saved.open(saved_file(run))
-    stages = models_of(detector, embedder, speaker=speaker, min_face=min_face)
+    stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if opened.card.embedder is None:
         _say("the model does not say which network made its face vectors: the answer means nothing if it is another")
     with progress("looking", 1) as bar:
