@@ -28,6 +28,11 @@ from famf_lib.files import written_whole
 
 INJECTED = "# Parameters\n"  # how the cell begins in which papermill puts the values given
 BEGAN = time.monotonic()  # in a notebook: when its first cell of code imported this
+QUIET = {
+    "KernelManager": {"transport_encryption": "auto"},  # else each kernel warns
+    # Else one that is still busy with its last message when it is asked to end says that it was interrupted.
+    "NotebookClient": {"extra_arguments": ["--log-level=CRITICAL"]},
+}
 UNWATCHED = {"FAMF_PROGRESS": "silent", "TQDM_DISABLE": "1"}  # of a kernel whose progress nobody sees
 
 
@@ -144,7 +149,7 @@ def execute(
                     execution_timeout=timeout,
                     stderr_file=sys.stderr if terminal else None,
                     coalesce_streams=True,  # thousands of updates of a progress bar become its last line
-                    config=Config({"KernelManager": {"transport_encryption": "auto"}}),  # else each kernel warns
+                    config=Config(QUIET),
                 )
         except PapermillExecutionError as error:
             executed = nbformat.read(draft, as_version=4)

@@ -152,6 +152,14 @@ def test_progress_bars_do_not_fill_the_notebook(tmp_path):
     assert [output.text.strip() for output in outputs] == ["299"]
 
 
+def test_what_a_kernel_says_to_itself_is_not_for_the_reader(tmp_path, capfd):
+    """One that is asked to end while it is busy with its last message says that it was interrupted."""
+    code = "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')\nprint('done')"
+    execute(write(tmp_path / "a.ipynb", code), tmp_path / "out.ipynb", {})
+    assert "done" in (tmp_path / "out.ipynb").read_text()
+    assert "Interrupt" not in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
