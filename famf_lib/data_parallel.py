@@ -188,7 +188,7 @@ def _join() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     _waiting.append(dist.new_group(backend="gloo", timeout=PATIENCE))
-    dist.barrier(group=_waiting[0])  # the first process, which holds the addresses, may end at once
+    dist.barrier(group=_waiting[0])  # else the first, which holds the addresses, might end before
 
 
 def _tell(request: _Request | None) -> None:

@@ -10,18 +10,15 @@ from typing import Any
 PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "papermill")
 
 
-RECORDED = "results"  # a folder of numbers that are told, not of what made them
+def commit(root: Path, but: str | None = None) -> str | None:
+    """The commit checked out at ``root``; None outside of git.
 
-
-def commit(root: Path) -> str | None:
-    """The commit checked out at ``root``, with ``-dirty`` behind it if tracked files differ; None outside of git.
-
-    Recordings do not count: several are made in a row, each from the same code.
+    ``-dirty`` stands behind it if tracked files differ, other than those in the folder ``but``, if one is named.
     """
     head = _git(root, "rev-parse", "HEAD")
     if head is None or head.returncode:
         return None
-    changed = _git(root, "diff", "--quiet", "HEAD", "--", ".", f":(exclude){RECORDED}")
+    changed = _git(root, "diff", "--quiet", "HEAD", "--", ".", *([f":(exclude){but}"] if but else []))
     return head.stdout.strip() + ("-dirty" if changed.returncode else "")
 
 
@@ -60,9 +57,9 @@ def hardware() -> dict[str, str | int]:
     return found
 
 
-def origin(root: Path) -> dict[str, Any]:
-    """Commit, versions and hardware: where a result comes from."""
-    return {"commit": commit(root), "versions": versions(), "hardware": hardware()}
+def origin(root: Path, but: str | None = None) -> dict[str, Any]:
+    """Commit, versions and hardware: where a result comes from. ``but``: as in ``commit``."""
+    return {"commit": commit(root, but), "versions": versions(), "hardware": hardware()}
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ def git(root, *arguments):
     return subprocess.run(["git", "-C", str(root), *who, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def test_a_recording_is_no_change_of_the_code_and_anything_else_is(tmp_path):
+def test_what_differs_from_the_commit_is_said_a_folder_aside(tmp_path):
     assert provenance.commit(tmp_path) is None, "no checkout"
     git(tmp_path, "init", "-q")
     assert provenance.commit(tmp_path) is None, "no commit yet"
@@ -21,13 +21,15 @@ def test_a_recording_is_no_change_of_the_code_and_anything_else_is(tmp_path):
     git(tmp_path, "commit", "-q", "-m", "one")
     head = git(tmp_path, "log", "--format=%H").strip()
     assert provenance.commit(tmp_path) == head
-    (tmp_path / "results" / "one.json").write_text("2")
-    (tmp_path / "new.txt").write_text("of no commit, as before")
+    (tmp_path / "new.txt").write_text("not tracked")
     assert provenance.commit(tmp_path) == head
+    (tmp_path / "results" / "one.json").write_text("2")
+    assert provenance.commit(tmp_path) == f"{head}-dirty", "settings and pages are made from recordings"
+    assert provenance.commit(tmp_path, but="results") == head
     (tmp_path / "code.py").write_text("2")
-    assert provenance.commit(tmp_path) == f"{head}-dirty"
+    assert provenance.commit(tmp_path, but="results") == f"{head}-dirty"
     git(tmp_path, "add", "code.py")
-    assert provenance.commit(tmp_path) == f"{head}-dirty", "in the index, not in the commit"
+    assert provenance.commit(tmp_path, but="results") == f"{head}-dirty", "in the index, not in the commit"
 
 
 def test_without_git_nothing_is_known(tmp_path, monkeypatch):

@@ -20,16 +20,6 @@ from famf_lib.plots import OURS, PALETTE, WIDTH
 Records = Mapping[str, Mapping[str, dict[str, Any]]]
 """What is recorded: by the name of the benchmark, then by device, ``cpu`` or ``gpu``."""
 
-NAMES = (
-    "aggregation-kernels",
-    "cluster-memory",
-    "metric",
-    "batched-seeds",
-    "precision",
-    "import-iqiyi",
-    "extraction",
-    "imfdb-embedding",
-)
 FORMS = {
     "residuals": "stored residuals",
     "loop": "a loop over clusters",
@@ -43,8 +33,8 @@ MB, GB = 2**20, 2**30
 
 
 def records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """Every record of ``NAMES`` that is in the folder, results/."""
-    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in NAMES}
+    """Every record of ``_TOLD`` that is in the folder, results/."""
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in _TOLD}
     for name, of_device in found.items():
         for device in ("cpu", "gpu"):
             if (place := folder / f"{name}-{device}.json").is_file():
