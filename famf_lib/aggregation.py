@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 CHUNK = 2**18  # numbers of faces in a chunk: 1 MiB in float32
-FEWEST = 8  # chunks in a batch, for them to be faster than the whole
+FEWEST = 3  # chunks in a batch, for them to be faster than the whole
 
 Count = Annotated[int, Field(ge=1)]
 Normalisation = Literal["none", "cluster", "whole", "cluster+whole"]
@@ -134,23 +134,25 @@ def _chunks_pay(x: Float[Tensor, "B N D"], centres: Float[Tensor, "K D"]) -> boo
 
 
 class _ResidualSums(torch.autograd.Function):
-    """Gives α of all A clusters as well, for backward."""
+    """Gives α of all A clusters as well, for backward, as (A, B, N): a softmax over rows is faster than within them."""
 
     @staticmethod
     def forward(
         x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor, centres: Tensor, phi: Tensor, product: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         v = centres.new_empty(len(x), *centres.shape)
-        alphas = centres.new_empty(*x.shape[:2], len(weight))
-        a, b = weight.to(product), bias.to(product)
+        alphas = centres.new_empty(len(weight), *x.shape[:2])
+        a, b = weight.to(product), bias.to(product)[:, None]
         for rows in _chunks(x):
-            faces, alpha = _faces(x, mask, rows, product), alphas[rows]
-            alpha.copy_(F.linear(faces, a, b).to(alpha.dtype).softmax(dim=-1))
+            faces, alpha, sums = _faces(x, mask, rows, product), alphas[:, rows], v[rows]
+            logits = torch.addmm(b, a, faces.flatten(0, 1).T).to(alpha.dtype)  # (A, b·N)
+            powers = logits.sub_(logits.amax(dim=0)).exp_()  # softmax itself rounds otherwise with other threads
+            torch.div(powers.view_as(alpha), powers.sum(dim=0).view(alpha.shape[1:]), out=alpha)
             if mask is not None:
-                alpha *= mask[rows, :, None]
-            w = alpha[..., : len(centres)] * phi
-            sums = torch.bmm(w.transpose(1, 2).to(product), faces).to(v.dtype)
-            torch.addcmul(sums, w.sum(dim=1)[..., None], centres, value=-1, out=v[rows])
+                alpha *= mask[rows]
+            w = (alpha[: len(centres)] * phi[:, None, None]).transpose(0, 1)  # (b, K, N)
+            _product_into(sums, w, faces)
+            sums.addcmul_(w.sum(dim=-1, keepdim=True), centres, value=-1)
         return v, alphas
 
     @staticmethod
@@ -202,29 +204,42 @@ def _gradients(
     d_bias = weight.new_zeros(len(weight))
     a, kept = weight.to(product), len(centres)
     for rows in _chunks(x):
-        faces, alpha, upstream = _faces(x, mask, rows, product), alphas[rows], dv[rows]
-        w, up = alpha[..., :kept] * phi, upstream.to(product)
+        faces, alpha, upstream = _faces(x, mask, rows, product), alphas[:, rows], dv[rows]
+        w, up = alpha[:kept] * phi[:, None, None], upstream.to(product)
         # V_k = Σ_i w_ik (x_i − c_k), w = φ α
-        dw = torch.bmm(faces, up.transpose(1, 2)).to(w.dtype) - (upstream * centres).sum(dim=-1)[:, None]
-        d_centres -= (w.sum(dim=1)[..., None] * upstream).sum(dim=0)
-        d_phi += (alpha[..., :kept] * dw).sum(dim=(0, 1))
+        dw = torch.bmm(up, faces.transpose(1, 2)).to(w.dtype) - (upstream * centres).sum(dim=-1, keepdim=True)
+        dw = dw.transpose(0, 1)  # (K, b, N)
+        d_centres -= (w.sum(dim=-1).T[..., None] * upstream).sum(dim=0)
+        d_phi += (alpha[:kept] * dw).sum(dim=(1, 2))
         # α = softmax(l), l = a x + b
         share = w * dw
-        dl = alpha * -share.sum(dim=-1, keepdim=True)
-        dl[..., :kept] += share
-        flat = dl.flatten(0, 1)
-        d_bias += flat.sum(dim=0)
-        d_weight += flat.T.to(product) @ faces.flatten(0, 1)
+        dl = alpha * -share.sum(dim=0)
+        dl[:kept] += share
+        flat = dl.flatten(1)  # (A, b·N)
+        d_bias += flat.sum(dim=1)
+        flat = flat.to(product)
+        d_weight += flat @ faces.flatten(0, 1)
         if dx is not None:
-            part = torch.bmm(w.to(product), up)
-            dx[rows] = part.flatten(0, 1).addmm_(flat.to(product), a).view_as(part)
+            part = dx[rows] if dx.dtype == product else torch.empty_like(faces)
+            torch.bmm(w.permute(1, 2, 0).to(product), up, out=part)
+            part.flatten(0, 1).addmm_(flat.T, a)
+            if part.dtype != dx.dtype:
+                dx[rows] = part
     return dx, None, d_weight, d_bias, d_centres, d_phi, None
 
 
+def _product_into(target: Tensor, first: Tensor, second: Tensor) -> None:
+    """The batched product, in the precision of ``second``; without a copy where that is the target's."""
+    if target.dtype == second.dtype:
+        torch.bmm(first, second, out=target)
+    else:
+        target.copy_(torch.bmm(first.to(second.dtype), second))
+
+
 def _chunks(x: Float[Tensor, "B N D"]) -> Iterator[slice]:
-    """Of the clips: as many as fit the cache. Only the shape decides, so that the sums are always the same."""
+    """Of the clips, equal ones that fit the cache. Only the shape decides, so that the sums are always the same."""
     clips, faces, dim = x.shape
-    step = max(1, CHUNK // max(1, faces * dim))
+    step = max(1, math.ceil(clips / max(1, math.ceil(clips * faces * dim / CHUNK))))
     return (slice(begin, begin + step) for begin in range(0, clips, step))
 
 
