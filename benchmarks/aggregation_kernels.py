@@ -4,9 +4,10 @@
 
 The forms of one case take turns on one batch. ``residuals`` writes down every x_i − c_k, (B, N, K, D); ``loop`` goes
 through the clusters; ``products`` is two matrix products with autograd; ``chunks`` goes through the batch in chunks,
-with a gradient written by hand; on a GPU ``compiled`` is ``products`` in the hands of ``torch.compile``. All have to
-give the same tokens and gradients. ``library`` is the one that the library takes. The faces want a gradient, but for
-the cases that say otherwise; and at the end come training steps of whole models, where they want none.
+with a gradient written by hand. On a GPU ``compiled`` is ``products`` in the hands of ``torch.compile``, and ``fused``
+three kernels of ``fused_residual_sums.py``. All have to give the same tokens and gradients. ``library`` is the one that
+the library takes. The faces want a gradient, but for the cases that say otherwise; and at the end come training steps
+of whole models, where they want none.
 
 Memory is what a step holds beyond its inputs, outputs and weights at its peak, counted tensor by tensor, so that it is
 the same on every machine. The floor is the longer of two times: moving the bytes that have to be moved (the faces read
@@ -59,6 +60,17 @@ def chunks(module: Aggregation, x: Tensor) -> Tensor:
         return module(x)
 
 
+def fused(module: Aggregation, x: Tensor) -> Tensor:
+    with patch.object(aggregation, "residual_sums", fused_kernels()):
+        return module(x)
+
+
+def fused_kernels() -> Callable[..., Tensor]:
+    from fused_residual_sums import fused_residual_sums  # Triton, which not every system has
+
+    return fused_residual_sums
+
+
 def residuals(module: Aggregation, x: Tensor) -> Tensor:
     descriptors, alpha, phi = _weights(module, x)
     v = (alpha[..., None] * (descriptors[:, :, None] - module.centres)).sum(dim=1)
@@ -89,7 +101,7 @@ def forms(module: Aggregation, clips: int, clusters: int, device: torch.device) 
     found: dict[str, Form] = {"residuals": residuals, "loop": loop} if 3 * large <= most else {}
     found["products"] = products
     if isinstance(module, NetVLAD):
-        found["chunks"] = chunks
+        found |= {"chunks": chunks, "fused": fused} if device.type == "cuda" else {"chunks": chunks}
     if device.type == "cuda" and clips >= COMPILED:
         torch.compiler.reset()  # it gives up behind a number of shapes
         compiled = torch.compile(module, dynamic=False)
@@ -174,7 +186,7 @@ def case(
 
 
 def training(profile: str, device: torch.device, rounds: int) -> dict[str, Any]:
-    """A step of AttentionVLAD + MLMA at the sizes of a profile, with products and with chunks; all else is the same."""
+    """A step of AttentionVLAD + MLMA at the sizes of a profile, with products and with the form made for the device."""
     size, base = SIZES[profile], BASE[profile]
     torch.manual_seed(0)
     model = FAMF(
@@ -200,13 +212,17 @@ def training(profile: str, device: torch.device, rounds: int) -> dict[str, Any]:
         loss.backward()
         optimiser.step()
 
-    sums = {"products": aggregation.plain_residual_sums, "chunks": aggregation.chunked_residual_sums}
+    form, fast = "chunks", aggregation.chunked_residual_sums
+    if device.type == "cuda":
+        form, fast = "fused", fused_kernels()
+    sums = {"products": aggregation.plain_residual_sums, form: fast}
     taken = common.in_turn({form: lambda s=s: whole(s) for form, s in sums.items()}, device, rounds)
     row = {
         "profile": profile,
         "batch": clips,
+        "form": form,
         "seconds": common.medians(taken),
-        "products / chunks": common.ratio(taken["products"], taken["chunks"]),
+        "products / form": common.ratio(taken["products"], taken[form]),
     }
     common.say(row)
     return row

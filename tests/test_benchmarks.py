@@ -45,7 +45,18 @@ def test_kernels(record):
         held = row["memory (bytes)"]
         assert held["residuals"] > held["loop"] > held["products"]
     assert wanted["memory (bytes)"]["chunks"] < wanted["memory (bytes)"]["products"]
-    assert told["training"][0]["products / chunks"] > 0
+    assert told["training"][0]["form"] == "chunks" and told["training"][0]["products / form"] > 0
+
+
+def test_a_gpu_has_forms_of_its_own(script, monkeypatch):
+    kernels = script("aggregation_kernels")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+    monkeypatch.setattr(torch, "compile", lambda module, **options: module)
+    for name, more in (("ghostvlad", {"chunks", "fused"}), ("nextvlad", set())):
+        module = kernels.AGGREGATIONS[name](11, clusters=3)
+        for clips, compiled in ((kernels.COMPILED - 1, set()), (kernels.COMPILED, {"compiled"})):
+            found = kernels.forms(module, clips, 3, torch.device("cuda"))
+            assert set(found) == {"residuals", "loop", "products"} | more | compiled
 
 
 def test_a_form_with_other_numbers_is_not_timed(record, script, monkeypatch):
@@ -127,7 +138,8 @@ def test_a_record_names_its_command_and_replaces_none_in_part(script, tmp_path, 
 
 
 def test_make_runs_every_benchmark_there_is():
-    others = {"common", "peak", "calibrate_synthetic", "imfdb_shape", "full_size"}  # services, data, and one by itself
+    others = {"common", "peak", "fused_residual_sums"}  # what benchmarks use
+    others |= {"calibrate_synthetic", "imfdb_shape", "full_size"}  # data, and one by itself
     others |= {"extraction", "imfdb_embedding"}  # they need data and models that few have
     line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS ="))
     assert set(line.split()[2:]) | others == {path.stem for path in BENCHMARKS.glob("*.py")} | {"full_size"}

@@ -19,7 +19,7 @@ def test_every_record_is_told_in_numbers_of_its_own(tmp_path):
     for name, told in (
         ("batched-seeds-cpu", {"rows": batched}),
         ("precision-cpu", {"rows": precise}),
-        ("aggregation-kernels-cpu", {"training": [{"products / chunks": r} for r in (0.97, 1.02)]}),
+        ("aggregation-kernels-cpu", {"training": [{"form": "chunks", "products / form": r} for r in (0.97, 1.02)]}),
         ("tuning-films-standard", {"table": tuned}),
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(told | {"command": f"python {name}"}))

@@ -41,7 +41,12 @@ def kernels(**changed):
         row("attentionvlad", 8, 256, {"products": 1.0, "chunks": 0.9}, given=True, library="products"),
         row("nextvlad", 8, 1024, {"products": 1.0}, library="products"),
     ]
-    told = {"rows": rows, "training": [{"products / chunks": 0.97}], "command": "python kernels", "origin": ORIGIN}
+    told = {
+        "rows": rows,
+        "training": [{"form": "chunks", "products / form": 0.97}],
+        "command": "python kernels",
+        "origin": ORIGIN,
+    }
     return told | changed
 
 
@@ -187,8 +192,8 @@ def test_curves_and_dots_are_the_records(found):
     assert axes.collections[0].get_offsets().tolist() == [[8, 2.25 * 2**30]]
     axes = benchmarks.attempts(found).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "aggregation in chunks, CPU",
-        "aggregation in chunks, GPU",
+        "aggregation as products in chunks, CPU",
+        "aggregation as products in chunks, GPU",
         "seeds in one batch, CPU",
         "bfloat16, CPU",
     ]

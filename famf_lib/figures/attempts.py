@@ -50,7 +50,7 @@ def _precision(name: str, told: dict) -> tuple[str, str, str]:
 
 
 def _kernels(name: str, told: dict) -> tuple[str, str, str]:
-    ratios = [row["products / chunks"] for row in told["training"]]
+    ratios = [row["products / form"] for row in told["training"]]
     gave = f"a training step at {min(ratios):.2f} to {max(ratios):.2f} times the speed"
     return (
         "aggregation in chunks that stay in the cache, with a gradient written by hand",

@@ -26,8 +26,16 @@ FORMS = {
     "products": "two matrix products",
     "chunks": "products in chunks",
     "compiled": "two products, compiled",
+    "fused": "three fused kernels",
 }
-COLOURS = {"residuals": PALETTE[1], "loop": PALETTE[4], "products": PALETTE[2], "chunks": OURS, "compiled": PALETTE[5]}
+COLOURS = {
+    "residuals": PALETTE[1],
+    "loop": PALETTE[4],
+    "products": PALETTE[2],
+    "chunks": OURS,
+    "compiled": PALETTE[5],
+    "fused": PALETTE[6],
+}
 SHOWN = ("attentionvlad", 8, 1024)  # the case that sentences tell: module, K, B
 MB, GB = 2**20, 2**30
 
@@ -70,12 +78,13 @@ def _kernels(told: dict, device: str) -> str:
 
 
 def in_training(told: dict) -> str:
-    """What chunks do for a training step, where faces want no gradient, in a sentence."""
-    ratios = [row["products / chunks"] for row in told["training"]]
+    """What the form made for the device does for a training step, where faces want no gradient, in a sentence."""
+    ratios = [row["products / form"] for row in told["training"]]
+    form = FORMS[told["training"][0]["form"]]
     gained = f"{min(ratios):.2f}" if len(ratios) == 1 else f"{min(ratios):.2f} to {max(ratios):.2f}"
     return (
-        f"Faces that are given want no gradient: a whole training step has {gained} times the speed with chunks, so "
-        "training does without them."
+        f"Faces that are given want no gradient: a whole training step with {form} has {gained} times the speed of one "
+        f"with {FORMS['products']}, which training takes."
     )
 
 
@@ -338,7 +347,8 @@ def attempts(found: Records) -> Figure:
 def _speeds(found: Records) -> list[tuple[str, str, list[float]]]:
     told = []
     for device, record in found["aggregation-kernels"].items():
-        told.append(("aggregation in chunks", device, [row["products / chunks"] for row in record["training"]]))
+        rows = record["training"]
+        told += [(f"aggregation as {FORMS[row['form']]}", device, [row["products / form"]]) for row in rows]
     for device, record in found["batched-seeds"].items():
         rows = [row for row in record["rows"] if row["profile"] == "standard"]
         told.append(("seeds in one batch", device, [row["one after the other / batched"] for row in rows]))
