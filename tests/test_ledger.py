@@ -217,7 +217,7 @@ def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch
     parts = verdicts.parts([*rows, *absent])
     assert len(parts) == sum(len(row.parts) for row in rows) and set(parts["dataset"]) == {"synthetic"}
     told = verdicts.counts([*rows, *absent])
-    assert told.startswith("On synthetic, of 3 rows, ") and "imfdb" not in told
+    assert told.startswith("On synthetic, of 3 claims, ") and "imfdb" not in told
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 0), (1, 1), (12, 3), (200, 5)])

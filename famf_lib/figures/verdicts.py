@@ -55,13 +55,18 @@ def parts(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def counts(entries: Sequence[Entry]) -> str:
-    """How many rows hold, do not hold, or cannot be told, dataset by dataset, in a sentence each."""
+    """How many claims hold (and which), do not hold, or cannot be told, dataset by dataset, in a sentence each."""
     sentences = []
     for dataset in dict.fromkeys(entry.dataset for entry in entries):
-        found = [entry.verdict for entry in entries if entry.dataset == dataset and entry.verdict]
+        tested = [entry for entry in entries if entry.dataset == dataset and entry.verdict]
+        found = [entry.verdict for entry in tested]
         if found:
-            told = ", ".join(f"{found.count(v)} {_plural(v, found.count(v))}" for v in Verdict)
-            sentences.append(f"On {dataset}, of {len(found)} rows, {told}.")
+            told = {v: f"{found.count(v)} {_plural(v, found.count(v))}" for v in Verdict}
+            if held := [entry.claim.number for entry in tested if entry.verdict == Verdict.HOLDS]:
+                told[Verdict.HOLDS] += f" ({', '.join(held)})"
+            sentences.append(f"On {dataset}, of {len(found)} claims, {', '.join(told.values())}.")
+    if {"8a", "8b"} <= {entry.claim.number for entry in entries if entry.verdict}:
+        sentences.append("Claim 8 counts as two.")
     return " ".join(sentences)
 
 
