@@ -98,7 +98,7 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        return f"{self.claim}, {self.case}"
+        return f"{self.claim}: {self.case}"
 
     @property
     def verdict(self) -> Verdict:
@@ -109,6 +109,11 @@ class Comparison:
         """It holds, by an effect that is too small to speak of."""
         return self.verdict == Verdict.HOLDS and self.rule is BETTER and self.ours.mean < self.margin
 
+    @property
+    def outcome(self) -> str:
+        """The verdict in words, and whether the effect is too small to speak of."""
+        return f"{self.verdict}{', below the margin' if self.small else ''}"
+
     def sentence(self) -> str:
         """The outcome in words, every number from the estimate."""
         ours = self.ours
@@ -118,4 +123,4 @@ class Comparison:
         )
         if not ours.persons:  # worked out, and not from runs
             number = f"{ours.mean:+.4f}"
-        return f"{self.effect}: {number}, so “{self.claim}” **{self.verdict}** here.{paper}"
+        return f"{self.effect}: {number}. “{self.claim}”: **{self.outcome}**.{paper}"

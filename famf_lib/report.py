@@ -63,7 +63,7 @@ def comparison_table(compared: Sequence[Comparison]) -> pd.DataFrame:
             "ours": [c.ours.mean for c in compared],
             "low": [c.ours.low for c in compared],
             "high": [c.ours.high for c in compared],
-            "verdict": [str(c.verdict) for c in compared],
+            "verdict": [c.outcome for c in compared],
         },
         index=pd.Index([c.name for c in compared], name="claim"),
     )

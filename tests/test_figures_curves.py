@@ -178,7 +178,7 @@ def test_enough_is_told(of_faces):
     found = curves.enough(curves.beside_most(of_faces))
     told = curves.told_enough(found, 61, 13)
     assert "Trained with N = 13, no smaller N at test time is shown to give the mAP of 61" in told
-    assert "a single face costs 0.4" in told and "from 7 on with N = 3" in told
+    assert "a single face costs 0.4" in told and "in the other trainings: 7 with N = 3" in told
     assert "lower than with the N of training for N = 13 (-0.05" in told
     assert "higher than with the N of training for N = 3 (+0.1" in told
     assert "N = 3, more than 7 faces" in curves.told_enough(found, 61, 24)  # 24 is not among them: the first one

@@ -104,7 +104,7 @@ def test_answer_says_which_traits_and_in_how_many_seeds():
 
 def test_answer_says_when_nothing_is_found_and_what_chance_gives():
     text = weights.answer(told_table(norm=0.02, blur=-0.03), "A", told_table(norm=-0.3, blur=0.2))
-    assert "for all 2 traits the interval holds 0" in text
+    assert "for all 2 traits the interval contains 0" in text
     assert "length of the vector" in text and "before training it is -0.30 [-0.40, -0.20], and positive in 0" in text
     assert "same weight" in weights.answer(told_table(norm=np.nan), "A")
 

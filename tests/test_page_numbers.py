@@ -133,7 +133,7 @@ def check(shown, name, found):
             "paper": digits(one.paper),
             "ours": digits(one.ours.mean),
             "95% interval": interval(one.ours),
-            "verdict": str(one.verdict),
+            "verdict": one.outcome,
         }
         for one in compared
     }

@@ -212,7 +212,7 @@ def added(results: Results, printed: dict[str, float | None]) -> list[Comparison
         case = f"with {graded.split(' + ')[1]}"
         rows.append(Comparison("φ adds to NetVLAD", case, f"{graded} over {plain}", said, estimate(gain), BETTER))
     more = estimate(gains[1] - gains[0])
-    rows.append(Comparison("φ adds more with MLMA", "than with Concat", "what φ adds, MLMA over Concat", None, more))
+    rows.append(Comparison("φ adds more", "with MLMA than with Concat", "what φ adds, MLMA over Concat", None, more))
     return rows
 
 

@@ -219,7 +219,7 @@ def told_enough(found: pd.DataFrame, most: int, chosen: int) -> str:
     told += "." if np.isnan(cost.mean) else f"; a single face costs {_interval(cost, sign='')} mAP."
     if len(others):
         parts = [f"{_from(n, most, short=True)} with N = {trained}" for trained, n in others["from"].items()]
-        told += f" In the other trainings: {', '.join(parts)}."
+        told += f" Fewest faces that make none in the other trainings: {', '.join(parts)}."
     for word, there in (("lower", found["gain high"] < 0), ("higher", found["gain low"] > 0)):
         if there.any():
             parts = [f"N = {n} ({gain:+.4f})" for n, gain in found["gain"][there].items()]
@@ -252,8 +252,8 @@ def _listed(parts: Sequence[str]) -> str:
 
 def _from(n: float, most: int, short: bool = False) -> str:
     if np.isnan(n):
-        return "never" if short else f"no smaller N at test time is shown to give the mAP of {most}"
-    return f"from {n:.0f} on" if short else f"more than {n:.0f} faces at test time make no difference (up to {most})"
+        return "no such number" if short else f"no smaller N at test time is shown to give the mAP of {most}"
+    return f"{n:.0f}" if short else f"more than {n:.0f} faces at test time make no difference (up to {most})"
 
 
 def _interval(one: Estimate, sign: str = "+") -> str:

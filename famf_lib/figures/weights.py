@@ -238,7 +238,7 @@ def answer(table: pd.DataFrame, label: str, blind: pd.DataFrame | None = None) -
     if open_ := int((~more & ~less).sum()):
         which = f"{open_} of {len(ours)} traits" if found else f"all {len(ours)} traits"
         which = which if len(ours) > 1 else "the one trait"
-        found.append(f"for {which} the interval holds 0")
+        found.append(f"for {which} the interval contains 0")
     text = f"With {label} {'; '.join(found)}."
     main = "quality" if "quality" in ours.index else ours.index[0]
     seeds = np.array(ours["seeds"][main])
