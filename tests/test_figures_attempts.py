@@ -31,7 +31,7 @@ def test_every_record_is_told_in_numbers_of_its_own(tmp_path):
     seeds, precision, chunks, tuning = found["found"]
     assert "0.81 to 0.93" in seeds and "2.5" not in seeds
     assert "0.97 to 1.02" in chunks
-    assert "1.2 to 1.8" in precision and "+0.0150" in precision
+    assert "1.2 to 1.8" in precision and "-0.0150 mAP" in precision
     assert "-0.1000" in tuning and "(films)" in found.index[3]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from famf_lib.figures.benchmarks import spread
+
 
 def attempts(folder: Path) -> pd.DataFrame:
     """A row an attempt: what was hoped for, what was found, and the command that repeats it.
@@ -45,13 +47,13 @@ def _precision(name: str, told: dict) -> tuple[str, str, str]:
     return (
         "bfloat16 for the matrix products of a CPU",
         "less time at no cost",
-        f"{min(faster):.1f} to {max(faster):.1f} times the speed, {lost:+.4f} mAP lost on average; used all the same",
+        f"{min(faster):.1f} to {max(faster):.1f} times the speed, {-lost:+.4f} mAP on average; used all the same",
     )
 
 
 def _kernels(name: str, told: dict) -> tuple[str, str, str]:
     ratios = [row["products / form"] for row in told["training"]]
-    gave = f"a training step at {min(ratios):.2f} to {max(ratios):.2f} times the speed"
+    gave = f"a training step at {spread(ratios)} times the speed"
     return (
         "aggregation in chunks that stay in the cache, with a gradient written by hand",
         "less time in training",

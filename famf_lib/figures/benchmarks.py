@@ -4,7 +4,7 @@ Nothing is measured here. A record that is not in results/ is left out, and so i
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,12 @@ def _kernels(told: dict, device: str) -> str:
         return ""
     own, times, memory = row["library"], row["times the library's"], row["memory (bytes)"]
     parts = [
-        f"{FORMS[form]} {times[form]:.1f} times as long and {memory[form] / memory[own]:,.1f} times the memory"
+        f"{FORMS[form]} {times[form]:.1f} times as long and {memory[form] / memory[own]:,.0f} times the memory"
         for form in ("residuals", "products")
         if form in times and form != own
     ]
     case = f"AttentionVLAD forward and backward, K = {row['K']}, {row['B']:,} clips whose faces want a gradient"
-    told_parts = f"; {' and '.join(parts)}" if parts else ""
+    told_parts = f"; {', '.join(parts)}" if parts else ""
     first = (
         f"On the {device.upper()} sums of residuals ({case}) take {1e3 * row['seconds'][own]:.3g} ms as {FORMS[own]}"
     )
@@ -81,11 +81,15 @@ def in_training(told: dict) -> str:
     """What the form made for the device does for a training step, where faces want no gradient, in a sentence."""
     ratios = [row["products / form"] for row in told["training"]]
     form = FORMS[told["training"][0]["form"]]
-    gained = f"{min(ratios):.2f}" if len(ratios) == 1 else f"{min(ratios):.2f} to {max(ratios):.2f}"
     return (
-        f"Faces that are given want no gradient: a whole training step with {form} has {gained} times the speed of one "
-        f"with {FORMS['products']}, which training takes."
+        f"Training has faces that are given and want no gradient, and takes {FORMS['products']}: with {form} a whole "
+        f"step has {spread(ratios)} times the speed."
     )
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """The least and the largest of some ratios, or the one that both are."""
+    return " to ".join(dict.fromkeys(f"{ratio:.2f}" for ratio in (min(ratios), max(ratios))))
 
 
 def _clusters(told: dict, device: str) -> str:
@@ -293,6 +297,7 @@ def kernels(found: Mapping[str, dict], module: str = "attentionvlad") -> Figure:
                     *zip(*floor, strict=True), color="0.35", linewidth=1, linestyle=(0, (4, 3))
                 )
             _logarithmic(axes, [r["B"] for r in rows], f"K = {k}" + f", {device.upper()}" * (len(found) > 1))
+            axes.margins(x=0.12)  # room for the last number beside the next panel's first
         line[0].set_ylabel("microseconds a clip")
     figure.supxlabel("B, clips of a batch", fontsize=10)
     figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=3, frameon=False)

@@ -93,6 +93,15 @@ def floor_table(parts: dict[str, Work]) -> pd.DataFrame:
     )
 
 
+def rates() -> str:
+    """The card behind ``floor_table``, in a sentence."""
+    return (
+        f"The rates of {CARD} stand for a fast card of today: {H200.training / 1e12:.0f} TFLOP/s of bfloat16 products "
+        f"and {H200.memory / 1e12:.1f} TB/s, as measured on one, and {H200.float32 / 1e12:.0f} TFLOP/s of float32 "
+        "products, as published, for the ranking."
+    )
+
+
 def measured(told: dict[str, Any]) -> pd.DataFrame:
     """A row a part of a record: the least seconds of a training on that machine, those measured, and their ratio."""
     lines = told["parts"]
