@@ -99,7 +99,8 @@ def differences(compared: list[Comparison]) -> Figure:
     axes.set_xlabel("difference in mAP at 100")
     for verdict, colour in VERDICT_COLOURS.items():
         axes.plot([], [], color=colour, marker="o", linewidth=2.5, label=str(verdict))
-    axes.scatter([], [], **DIAMOND, label="paper")
+    if any(one.paper is not None for one in compared):
+        axes.scatter([], [], **DIAMOND, label="paper")
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
     return figure
 

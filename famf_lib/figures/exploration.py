@@ -23,7 +23,8 @@ SMALL, WIDE, NARROW = 12, 76, 58  # more faces than the first are shown less wid
 
 # The two colours are those of seaborn's colorblind palette. The ground is the page's, light or dark.
 STYLE = """<style>
-.famf-x {--x-ours: #0173b2; --x-ruined: #de8f05; font-size: 13px; line-height: 1.35; font-variant-numeric: tabular-nums}
+.famf-x {--x-ours: #0173b2; --x-ruined: #de8f05; font-size: 13px; line-height: 1.35; font-variant-numeric: tabular-nums;
+ margin-bottom: 1rem}
 .famf-x p.x-title {margin: 0 0 .4rem; font-weight: 600} .famf-x .x-note {font-weight: 400; opacity: .75}
 .famf-x .x-faces {display: flex; flex-wrap: wrap; gap: 8px; padding: 0 4px; margin-bottom: 1rem}
 .famf-x .x-picture {position: relative; aspect-ratio: 4/5; overflow: hidden; border-radius: 5px; margin-bottom: 4px;
