@@ -57,7 +57,7 @@ def _kernels(name: str, told: dict) -> tuple[str, str, str]:
     return (
         "aggregation in chunks that stay in the cache, with a gradient written by hand",
         "less time in training",
-        f"{gave}; used for large batches of faces that want a gradient",
+        f"{gave}; used where the faces want a gradient",
     )
 
 

@@ -63,7 +63,7 @@ def counts(entries: Sequence[Entry]) -> str:
         if found:
             told = {v: f"{found.count(v)} {_plural(v, found.count(v))}" for v in Verdict}
             if held := [entry.claim.number for entry in tested if entry.verdict == Verdict.HOLDS]:
-                told[Verdict.HOLDS] += f" ({', '.join(held)})"
+                told[Verdict.HOLDS] += f" (no. {', '.join(held)})"
             sentences.append(f"On {dataset}, of {len(found)} claims, {', '.join(told.values())}.")
     if {"8a", "8b"} <= {entry.claim.number for entry in entries if entry.verdict}:
         sentences.append("Claim 8 counts as two.")
