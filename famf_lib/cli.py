@@ -145,7 +145,7 @@ def test() -> None:
 
 @app.command()
 def clean(
-    runs: Annotated[bool, typer.Option(help="also forget imported and generated data, and trained models")] = False,
+    runs: Annotated[bool, typer.Option(help="also forget generated data and trained models")] = False,
 ) -> None:
     """Remove the built book; data of your own are never touched."""
     for folder in [ROOT / "_build"] + ([store() / "runs", store() / "clipsets"] if runs else []):
@@ -186,6 +186,8 @@ def main() -> None:
             app()
     except (ValueError, LookupError) as error:
         _fail(error)
+    except OSError as error:  # a disk that is full, a folder that may not be written, a name that is too long
+        _fail(_of_the_system(error))
     except Exception as error:
         from famf_lib.notebooks import NotebookError
 
@@ -194,7 +196,14 @@ def main() -> None:
         _fail(error)
 
 
-def _fail(error: Exception) -> None:
+def _of_the_system(error: OSError) -> str:
+    """The sentence on a file or folder that the system refuses."""
+    said = os.strerror(error.errno) if error.errno else next(iter(str(error).splitlines()), type(error).__name__)
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
+    return f"{where}: it cannot be used ({said}), expected a place that can be read and written"
+
+
+def _fail(error: Exception | str) -> None:
     typer.echo(f"famf: {error}", err=True)
     sys.exit(1)
 

@@ -41,12 +41,19 @@ def written_whole(target: Path) -> Iterator[Path]:
         if target.is_dir():
             target.rename(old)  # a folder cannot be replaced by a rename while it holds files
         os.replace(new, target)
-    except BaseException:
+    except BaseException as error:
         if old.exists() and not target.exists():
             old.rename(target)
+        if isinstance(error, OSError) and error.errno and _names_nothing_of_the_user(error, workplace):
+            error.filename = str(target)
         raise
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _names_nothing_of_the_user(error: OSError, workplace: Path) -> bool:
+    """Of a full disk the system names no file, and of other troubles perhaps the temporary one."""
+    return error.filename is None or str(error.filename).startswith(str(workplace))
 
 
 def clear_unfinished(target: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, model_validator
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor
 
 from famf_lib.files import written_whole
@@ -86,7 +86,7 @@ def save(path: Path, model: FAMF, card: Card) -> Path:
     """Writes the file whole or not at all."""
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     with written_whole(path) as new:
-        save_file(state, new, card.metadata())
+        new.write_bytes(as_bytes(state, card.metadata()))  # of a full disk its own writer has an error of its own
     return Path(path)
 
 

@@ -40,6 +40,40 @@ def test_bad_input_is_one_sentence(arguments, sentence):
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", [["predict", 300 * "a", "synthetic"], ["data", "info", 300 * "a"]])
+def test_a_name_that_the_system_refuses_is_one_sentence(command):
+    done = famf(*command)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"famf: {300 * 'a'}: it cannot be used (File name too long)")
+
+
+def test_a_store_that_is_no_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    done = famf("data", "info", "synthetic", "--profile", "quick", FAMF_STORE=str(tmp_path / "file"))
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"famf: {tmp_path / 'file' / 'clipsets'}: it cannot be used (Not a directory)")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    """A limit on the size of files is met where a full disk is: in the middle of writing."""
+    code = (
+        "import resource, sys; from famf_lib import cli;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9973, 9973));"
+        "sys.argv = ['famf', 'data', 'info', 'synthetic', '--profile', 'quick']; cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"FAMF_STORE": str(tmp_path)},
+    )
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"famf: {tmp_path / 'clipsets' / 'synthetic-'}")
+    assert "(File too large)" in done.stderr
+    assert [path.suffix for path in (tmp_path / "clipsets").iterdir()] == [".lock"]
+
+
 def test_data_list_names_what_is_absent_and_how_to_get_it(tmp_path):
     done = famf("--data", str(tmp_path), "data", "list")
     assert done.returncode == 0

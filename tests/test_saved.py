@@ -72,6 +72,21 @@ def test_a_model_comes_back_as_it_was_saved(aggregation, fusion, tmp_path):
         assert torch.equal(opened.model.face_weights(batch), model.face_weights(batch))
 
 
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(tmp_path):
+    """A limit on the size of files is met where a full disk is: in the middle of writing."""
+    code = (
+        "import resource, sys; from pathlib import Path; from famf_lib import saved; sys.path.insert(0, 'tests');"
+        "import test_saved as here; described = here.card(); model = here.model_of(described);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (997, 997))\n"
+        "try: saved.save(Path(sys.argv[1]), model, described)\n"
+        "except OSError as error: print(error.strerror, error.filename)"
+    )
+    place = tmp_path / "model.safetensors"
+    done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == f"File too large {place}\n"
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_file_says_what_it_is_to_any_reader(good):
     with safe_open(good, framework="np") as file:
         metadata = file.metadata()
@@ -99,12 +114,13 @@ def test_a_failed_save_leaves_the_earlier_file(good, tmp_path, monkeypatch):
     place = tmp_path / "a.safetensors"
     place.write_bytes(good.read_bytes())
 
-    def full(state, path, metadata):
-        path.write_bytes(b"half")
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:97])
         raise OSError("disk full")
 
-    monkeypatch.setattr(saved, "save_file", full)
-    with pytest.raises(OSError, match="disk full"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(type(place), "write_bytes", full)
         saved.save(place, model_of(card()), card())
     assert place.read_bytes() == good.read_bytes() and list(tmp_path.iterdir()) == [place]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from famf_lib.extraction.clips import FACE_COLUMNS, FPS, Clip, Stages, clips_of
 from famf_lib.extraction.labels import Label, names
@@ -124,7 +124,7 @@ def _save(clips: list[Clip], video: Video, file: Path) -> None:
     arrays |= {f"{n}.vectors.{name}": vector for n, clip in enumerate(clips) for name, vector in clip.vectors.items()}
     told = {"texts": [clip.text for clip in clips], "damaged": video.damaged, "sound": video.has_sound}
     with written_whole(file) as new:
-        save_file(arrays, new, {"told": json.dumps(told)})
+        new.write_bytes(save(arrays, {"told": json.dumps(told)}))  # not by its own writer: see saved.save
 
 
 def _open(file: Path, modalities: Sequence[str]) -> tuple[list[Clip], dict]:
