@@ -64,6 +64,7 @@ def test_a_table(tmp_path):
         ("clip,person\na,b\na,c\n", "line 3 has 'a' again, expected every clip once"),
         ("clip,person\n,b\n", "line 2 has no clip, expected its name"),
         ("clip,person,split\na,b,test\nc,d,dev\n", "line 3 has the split 'dev', expected one of train, val, test, or"),
+        ("clip,person\na,Doe, Ann\n", "line 2 has 3 fields, expected 2; quote a name with a comma"),
         ('clip,person\n"a,b\n', "no table can be read here"),
         ("clip,person\na,\udcff\n", "no table can be read here"),
     ],

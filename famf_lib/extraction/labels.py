@@ -79,6 +79,9 @@ def read(table: Path) -> dict[str, Label]:
         raise LabelsError(f"{table}: the column {missing[0]} is missing, found {found}, expected {', '.join(COLUMNS)}")
     labels: dict[str, Label] = {}
     for line, row in rows:
+        if more := row.get(None):  # a comma in a name without quotes, of which a part would be lost
+            found = f"{len(columns) + len(more)} fields"
+            raise LabelsError(f"{table}: line {line} has {found}, expected {len(columns)}; quote a name with a comma")
         clip, person, split = (row.get(column) or None for column in COLUMNS)
         if clip is None:
             raise LabelsError(f"{table}: line {line} has no clip, expected its name")
