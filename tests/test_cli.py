@@ -29,6 +29,7 @@ def famf(*arguments, **environment):
         ),
         (["run", "table-1", "-d", "imdb"], "dataset: 'imdb' is not known, expected one of synthetic, imfdb"),
         (["run", "table-1", "--seeds", "one"], "seeds"),
+        (["sweep", "table-1", "--notebooks", "README.md"], "--notebooks: README.md is a file, expected a folder"),
         (["data", "import", "table", "/no/such/folder", "--name", "mine"], "/no/such/folder: there is no such folder"),
         (["--data", "/no/such/folder", "data", "list"], "--data: /no/such/folder is not a folder"),
     ],

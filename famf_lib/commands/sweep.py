@@ -33,6 +33,8 @@ def sweep(
     from famf_lib import sweep
     from famf_lib.experiments import EXPERIMENTS
 
+    if pages is not None and pages.exists() and not pages.is_dir():  # asked for before hours of training
+        raise ValueError(f"--notebooks: {pages} is a file, expected a folder")
     profile = checked_profile(profile)
     numbers = checked_seeds(seeds) if seeds else None
     tasks = sweep.grid(experiments or list(EXPERIMENTS), dataset or ["synthetic"], profile, numbers)
