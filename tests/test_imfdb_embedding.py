@@ -174,6 +174,9 @@ def test_names_and_files_that_will_not_do(world, embedder, tmp_path):
     assert import_pictures(source, embedder, points, "again", replacing=True).faces == 24
     with pytest.raises(imfdb.ImfdbError):
         import_pictures(Path(__file__), embedder, points, "other")
+    (empty := tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=f"{empty}: no picture found, expected IMFDB_final/"):
+        import_pictures(empty, embedder, points, "other")
 
 
 def test_the_command_imports_under_the_name_of_the_network(world, embedder, tmp_path):

@@ -122,6 +122,8 @@ def import_pictures(
     total = sum(
         1 for _ in imfdb.all_pictures(source)
     )  # read twice: it takes a second, and tells how long the rest will
+    if not total:
+        raise imfdb.ImfdbError(f"{source}: no picture found, expected {imfdb.TOP}/<actor>/<film>/images/*.jpg in it")
     code = source_fingerprint(__name__, "famf_lib.extraction.alignment", "famf_lib.extraction.embedding")
     models = [embedder.checksum, landmarks.checksum]
     decides = json.dumps([imfdb.hash_of(Path(source)).hex(), *models, PART, code])
