@@ -1,5 +1,7 @@
 """Every fusion against loops written from Eq. 5 and 6, and what has to hold of all of them."""
 
+import math
+
 import pytest
 import torch
 
@@ -164,9 +166,24 @@ def test_the_sizes_are_those_of_the_paper():
     }
 
 
-def test_a_negative_penalty_gives_its_sentence():
-    with pytest.raises(ValueError, match=r"^penalty: -1.0, expected a finite number of 0 or more$"):
-        MMA(D, penalty=-1.0)
+@pytest.mark.parametrize("penalty", [-1.0, math.inf, math.nan])
+def test_a_penalty_that_is_none_gives_its_sentence(penalty):
+    with pytest.raises(ValueError, match=rf"^penalty: {penalty}, expected a finite number of 0 or more$"):
+        MMA(D, penalty=penalty)
+
+
+@pytest.mark.parametrize("name", ["mma", "mlma"])
+def test_a_single_channel_is_enough(name):
+    """Then each projected token is a number, and Z holds their products."""
+    module, x = made(name, {"hidden": 1 if name == "mma" else (1, 1)}), tokens()
+    with torch.no_grad():
+        numbers = torch.cat([projected(module, name, {"activation": "none"}, t) for t in x.flatten(0, 1)]).view(B, T)
+    power = (numbers[:, :, None] * numbers[:, None]).exp()
+    torch.testing.assert_close(module.attention(x), power / power.sum(dim=2, keepdim=True), **CLOSE)
+
+
+def test_mma_and_mlma_differ_in_the_convolutions_and_not_in_the_channels_of_the_gram_matrix():
+    assert MMA(D).project(tokens().float()).shape == MLMA(D).project(tokens().float()).shape
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")

@@ -175,6 +175,7 @@ def test_rank_1_counts_clips_whose_best_person_is_theirs():
     classes = torch.tensor([0, 1, 2, 1, -1])
     for chunk in (1, 2, 5):
         assert mean_average_precision(scores, classes, chunk=chunk).rank_1 == 3 / 4  # noise asks for nobody
+    assert mean_average_precision(scores[3:], classes[3:]).rank_1 == 1  # of a single clip
 
 
 def test_a_gallery_of_noise_only_has_no_scores():
