@@ -49,6 +49,12 @@ def test_a_new_epoch_draws_anew_and_every_seed_has_its_own_epochs():
     assert len(seen) == 11
 
 
+def test_no_two_epochs_of_any_seed_share_their_random_numbers():
+    seeds = [*range(13), 2**31, 2**40, 2**62]
+    each = [(seed, use, epoch) for seed in seeds for use in range(4) for epoch in range(83)]
+    assert len({generator(CPU, *one).initial_seed() for one in each}) == len(each)
+
+
 @pytest.mark.parametrize(("count", "n"), [(7, 3), (7, 7), (3, 5), (2, 1)])
 def test_every_face_comes_equally_often_at_every_place(count, n):
     clips = 6_000
