@@ -55,7 +55,7 @@ def test_no_two_epochs_of_any_seed_share_their_random_numbers():
     assert len({generator(CPU, *one).initial_seed() for one in each}) == len(each)
 
 
-@pytest.mark.parametrize(("count", "n"), [(7, 3), (7, 7), (3, 5), (2, 1)])
+@pytest.mark.parametrize(("count", "n"), [(7, 3), (7, 7), (3, 5), (2, 1), (97, 2)])
 def test_every_face_comes_equally_often_at_every_place(count, n):
     clips = 6_000
     faces, offsets = drawn([count] * clips, n)

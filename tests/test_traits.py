@@ -25,6 +25,14 @@ def test_numbers_of_a_generator_stay():
     assert found["occlusion"].tolist() == [0.2, 0.3]
 
 
+def test_what_the_dataset_measured_goes_before_what_is_worked_out():
+    boxes = {"x1": [0, 0], "y1": [0, 0], "x2": [4, 9], "y2": [9, 4]}
+    found = traits(made(quality=[None, 70.0], size=[2.0, None], yaw=[None, -30.0], pose=["LEFT", "FRONTAL"], **boxes))
+    expected = {"quality": [np.nan, 70], "size": [2, np.nan], "turned": [np.nan, 30]}
+    for trait, values in expected.items():
+        np.testing.assert_array_equal(found[trait], values)
+
+
 def test_labels_become_numbers_and_no_label_none():
     found = traits(
         made(
@@ -33,7 +41,7 @@ def test_labels_become_numbers_and_no_label_none():
             pose=["FRONTAL", "LEFT", "UP", None],
             x1=[0, 0, 0, 0],
             y1=[0, 0, 0, 0],
-            x2=[4, 9, 1, 0],
+            x2=[4, 9, 1, -2],  # no face is that wide
             y2=[9, 4, 1, 5],
         )
     )
