@@ -140,6 +140,21 @@ def test_a_person_needs_two_films_and_a_third_to_be_tuned_on():
     assert {p for p, _ in units(clipset, tune.gallery, "groups")} == {"three"}
 
 
+def test_a_given_split_tunes_on_persons_of_two_training_clips():
+    clipset = table([("one", "train", "a"), ("two", "train", "a"), ("two", "train", "a"), ("two", "val", "a")])
+    found = split(clipset, "given", part="tune")
+    assert found.persons == ["one", "two"] and len(found.train) == 2
+    assert clipset.clips["person"].iloc[found.gallery.tolist()].tolist() == ["two"]
+
+
+@pytest.mark.parametrize(("protocol", "part"), [("random", "report"), ("random", "tune"), ("given", "tune")])
+def test_where_clips_are_dealt_out_a_film_may_be_on_both_sides(protocol, part):
+    clipset = table([(p, "train", "the only film") for p in "abc" for _ in range(9)])
+    found = split(clipset, protocol, 5, part)
+    for side, each in ((found.train, 6), (found.gallery, 3)):
+        assert sorted(clipset.clips["person"].iloc[side.tolist()]) == sorted("abc" * each)
+
+
 def test_films_are_dealt_out_for_each_person_on_their_own():
     """The same film may train one person and rank another: what must not leak is a person's own scene."""
     clipset = table([(p, None, f) for p in "abcdefgh" for f in range(4)])
