@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,6 +163,41 @@ def test_an_interrupted_checkpoint_leaves_the_one_before(clips, tmp_path, monkey
 def test_checkpoints_are_as_far_apart_as_asked(clips, tmp_path):
     train(MODEL, BRIEF, *clips, seed=1, checkpoint=tmp_path / "checkpoint.pt", checkpoint_seconds=3600.0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def an_epoch_a_second(monkeypatch):
+    """A clock that goes on by a second when a training reports an epoch; gives the ``report`` for it."""
+    now = [7.0]
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def until(stop):
+        def report(epoch, loss):
+            now[0] += 1
+            if epoch == stop:
+                raise Stop
+
+        return report
+
+    return until
+
+
+def test_checkpoints_come_every_so_many_seconds(clips, tmp_path, monkeypatch, an_epoch_a_second):
+    written, real = [], torch.save
+    monkeypatch.setattr(torch, "save", lambda state, file: written.append(len(state["losses"])) or real(state, file))
+    place = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 2.0}
+    train(RANDOM, brief(epochs=7), *clips, seed=1, report=an_epoch_a_second(None), **place)
+    assert written == [2, 4, 6]
+    train(RANDOM, brief(epochs=3), *clips, seed=1, report=an_epoch_a_second(None), checkpoint_seconds=0.0)
+    assert len(written) == 3, "there was no place for it"
+
+
+def test_the_time_of_a_training_is_that_of_all_its_parts(clips, tmp_path, an_epoch_a_second):
+    place = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0.0}
+    for stop in (2, 4):  # the second in which it is stopped is lost
+        with pytest.raises(Stop):
+            train(RANDOM, BRIEF, *clips, seed=1, report=an_epoch_a_second(stop), **place)
+    assert train(RANDOM, BRIEF, *clips, seed=1, report=an_epoch_a_second(None), **place).seconds == 5
 
 
 # --- The optimiser ---
@@ -335,6 +371,20 @@ def test_precision_is_what_was_asked_for():
     assert precision_of(brief(precision="bfloat16"), CPU) == torch.bfloat16
     assert precision_of(brief(precision="float32"), CPU) == torch.float32
     assert precision_of(brief(precision="auto"), CPU) in (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "precision"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "avx2": True}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_precision_is_bfloat16_where_the_processor_multiplies_it(monkeypatch, instructions, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    assert precision_of(brief(precision="auto"), CPU) == precision
 
 
 def test_a_loss_that_is_not_finite_gives_its_sentence(clips):
