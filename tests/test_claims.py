@@ -26,11 +26,17 @@ def made(low, high):
         (-0.010, MARGIN, UNKNOWN, UNKNOWN, UNKNOWN),
         (-0.007, -0.001, FAILS, UNKNOWN, UNKNOWN),
         (MARGIN, 0.020, HOLDS, UNKNOWN, HOLDS),  # touches the margin: neither within nor outside
+        (-MARGIN, 0.004, FAILS, UNKNOWN, UNKNOWN),
+        (-0.020, -MARGIN, FAILS, UNKNOWN, UNKNOWN),
     ],
 )
 def test_rules(low, high, better, same, not_worse):
     found = [rule.judge(made(low, high), MARGIN) for rule in (BETTER, SAME, NOT_WORSE)]
     assert found == [better, same, not_worse]
+
+
+def test_the_band_has_the_effects_that_are_too_small_to_speak_of():
+    assert [rule.band(0.25) for rule in (BETTER, SAME, NOT_WORSE)] == [(0, 0.25), (-0.25, 0.25), (-0.25, 0)]
 
 
 def test_rules_are_printed():
@@ -50,6 +56,7 @@ def test_rules_are_printed():
 )
 def test_a_claim_of_several_parts(parts, verdict):
     assert combined(parts) == combined(parts[::-1]) == verdict
+    assert combined(parts, ["what the data lack"]) == (FAILS if verdict == FAILS else UNKNOWN)
 
 
 def test_a_claim_without_parts_has_no_verdict():
@@ -62,6 +69,12 @@ def test_sentence_carries_the_numbers():
     for part in ("A + C over B + C", "+0.0200", "[+0.0100, +0.0300]", "5 seeds", "11 persons", "holds", "+0.0364"):
         assert part in one.sentence()
     assert "paper" not in Comparison("A", "B", "a over b", None, made(0.01, 0.03)).sentence()
+
+
+def test_a_number_that_was_worked_out_has_no_interval():
+    worked_out = Estimate(3.0, 3.0, 3.0, seeds=0, persons=0)
+    sentence = Comparison("A needs more than B", "C", "A less B", None, worked_out, margin=0.0).sentence()
+    assert "+3.0000, so" in sentence and not any(word in sentence for word in ("[", "seeds", "persons"))
 
 
 @pytest.mark.parametrize(
