@@ -46,7 +46,7 @@ def estimate(ap: Float[np.ndarray, "*S P"], seed: int = 0) -> Estimate:
     centre = float(means.mean())
 
     rng = np.random.default_rng(seed)
-    rows = rng.multinomial(max(seeds - 1, 1), np.full(seeds, 1 / seeds), DRAWS) if seeds > 1 else np.ones((DRAWS, 1))
+    rows = rng.multinomial(max(seeds - 1, 1), np.full(seeds, 1 / seeds), DRAWS)
     drawn = np.empty(DRAWS)
     of_persons = _persons_drawn(persons, seed)
     for start in range(0, DRAWS, 500):  # in pieces: 10,034 persons × 4,000 draws would not be small
