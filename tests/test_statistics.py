@@ -49,6 +49,17 @@ def test_few_seeds_or_few_persons_alone_have_the_interval_of_student(seeds, pers
     assert np.mean(ratios) == pytest.approx(1, abs=0.06)
 
 
+def test_of_two_seeds_either_is_drawn():
+    """Both ends by hand: 0.5 ± 0.1, stretched by 12.7062 of Student's t with one degree of freedom over 1.95996."""
+    found = estimate(np.array([[0.4], [0.6]]))
+    assert (found.low, found.high) == pytest.approx((0.5 - 0.64829, 0.5 + 0.64829), abs=1e-5)
+
+
+def test_where_nothing_varies_the_interval_is_a_point():
+    found = estimate(np.full((3, 5), 0.5))
+    assert found.mean == found.low == found.high == 0.5
+
+
 def test_mean_is_that_of_seeds_and_leaves_absent_persons_out():
     ap = np.array([[0.2, 0.4, np.nan], [0.5, np.nan, 0.9]])
     assert estimate(ap).mean == pytest.approx(((0.2 + 0.4) / 2 + (0.5 + 0.9) / 2) / 2)
