@@ -255,7 +255,10 @@ def test_tables_and_figure_of_any_size(count):
     clipset = made(faces, person=["a", "b"], counts=[count // 2, count - count // 2], norms=rng.random(count) + 1)
     found = challenging.summary(clipset, challenging.kinds(clipset))
     assert len(challenging.shown(found)) == 6 and "nan" not in challenging.shown(found).to_string()
-    challenging.kinds_figure(found).canvas.draw()
+    figure = challenging.kinds_figure(found)
+    figure.canvas.draw()
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said == ["all faces of the kind", "of this kind alone"]
     challenging.kinds_figure(found.iloc[:0]).canvas.draw()  # no kind at all
     plt.close("all")
     assert challenging.answer(found)

@@ -192,6 +192,17 @@ def test_a_ranking_tells_how_far_it_is(run, imported, monkeypatch):
     assert seen == [50, 100, 127]
 
 
+def test_a_ranking_has_one_thread_whatever_the_caller_has(run, imported, monkeypatch):
+    seen, rank, before = [], training.rank, torch.get_num_threads()
+    monkeypatch.setattr(training, "rank", lambda *given: seen.append(torch.get_num_threads()) or rank(*given))
+    torch.set_num_threads(2)
+    try:
+        submission.rank(saved.open(run.file), imported, run.split(imported))
+        assert seen == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_file_of_a_run_scores_what_the_run_does(run, imported, tmp_path):
     parts = run.split(imported)
     found = submission.rank(saved.open(run.file), imported, parts)
