@@ -79,6 +79,7 @@ def test_the_precision_at_each_hit_over_all_positives_and_all_ids():
     ]
     assert (found.answered, found.strangers, found.clips, found.noise) == (2, 1, 5, 1)  # a b d e and noise
     assert (found.repeated, found.cut) == (1, 0)
+    assert submission.score({"1": ["a"]}, {"1": ["a"], "2": ["d"]}).answered == 1
 
 
 def test_the_hundredth_clip_counts_and_the_next_does_not():
@@ -241,6 +242,13 @@ def test_the_data_of_a_run_are_found_by_what_they_are(run, imported, clips, made
         submission.data_of(card, "nobody")
     with pytest.raises(DatasetAbsent, match="iqiyi: not imported"):
         submission.data_of(card, "iqiyi")
+
+
+def test_the_data_of_a_run_are_found_among_generated_ones(run, store):
+    (store / "clipsets").mkdir()
+    (store / "imported" / "mine").rename(store / "clipsets" / "mine-0123")
+    card = saved.open(run.file).card
+    assert submission.data_of(card).fingerprint == card.data
 
 
 def test_data_that_are_gone_are_a_sentence(run, store):
