@@ -39,16 +39,17 @@ def test_labels_become_numbers_and_no_label_none():
             illumination=["BAD", "MEDIUM", "HIGH", None],
             occlusion=["NONE", "GLASSES", None, "BEARD"],
             pose=["FRONTAL", "LEFT", "UP", None],
-            x1=[0, 0, 0, 0],
-            y1=[0, 0, 0, 0],
-            x2=[4, 9, 1, -2],  # no face is that wide
-            y2=[9, 4, 1, 5],
+            x1=[3, 3, 3, 3],
+            y1=[5, 5, 5, 5],
+            x2=[7, 12, 4, 1],  # the last is no box
+            y2=[14, 9, 6, 10],
         )
     )
     expected = {"darkness": [2, 1, 0, np.nan], "occlusion": [0, 1, np.nan, 1], "turned": [0, 1, 1, np.nan]}
     for trait, values in expected.items():
         np.testing.assert_array_equal(found[trait], values)
     assert found["size"].tolist() == [6, 6, 1, 0]
+    assert traits(made(x1=[3], y1=[5], x2=[7], y2=[14]))["size"].tolist() == [6]
 
 
 def test_what_is_told_of_no_face_is_no_trait():
