@@ -7,10 +7,10 @@ Every aggregation sums residuals to K cluster centres, weighted by how much each
 The right-hand side is what is computed: (B, N, K, D) is never materialised. A mask (B, N) marks the faces that
 count; what lies under it, NaN included, changes nothing.
 
-Where the faces want a gradient, because the network before them is trained too, NetVLAD and its kin go through a large
-batch on a CPU in chunks of clips that stay in the cache, backward too: large tensors in between cost more than the
-products. ``benchmarks/aggregation_kernels.py`` measures what that gives. Faces that are given, as in all trainings of
-the book, are left to autograd, and so is NeXtVLAD, which spends its time on its own layers.
+Where the faces want a gradient, because the network before them is trained too, NetVLAD and its kin go through a batch
+on a CPU in chunks of clips that stay in the cache, backward too: large tensors in between cost more than the products.
+``benchmarks/aggregation_kernels.py`` measures what that gives. Faces that are given, as in all trainings of the book,
+are left to autograd, and so is NeXtVLAD, which spends its time on its own layers.
 """
 
 import math
