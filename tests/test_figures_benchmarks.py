@@ -126,6 +126,12 @@ def found(tmp_path):
     return benchmarks.records(tmp_path)
 
 
+def test_the_answer_says_where_no_gpu_has_been_measured(found, tmp_path):
+    assert "No GPU" not in benchmarks.answer(found)
+    (tmp_path / "aggregation-kernels-gpu.json").unlink()
+    assert benchmarks.answer(benchmarks.records(tmp_path)).splitlines()[-1].startswith("- No GPU has been measured")
+
+
 def test_the_answer_tells_the_numbers_of_the_records(found):
     kernels_cpu, kernels_gpu, clusters, metric, seeds, precision, imported, video, pictures = benchmarks.answer(
         found

@@ -56,6 +56,8 @@ def records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
 def answer(found: Records) -> str:
     """What all records say, a point each, the negative findings too."""
     told = [tell(record, device) for name, tell in _TOLD.items() for device, record in found[name].items()]
+    if told and not any("gpu" in of_device for of_device in found.values()):
+        told.append("No GPU has been measured yet: all of this is of a CPU.")
     return "\n".join(f"- {one}" for one in told if one) or "Nothing is recorded yet: `make bench` does it."
 
 
