@@ -13,8 +13,12 @@ Memory is what a step holds beyond its inputs, outputs and weights at its peak, 
 the same on every machine. The floor is the longer of two times: moving the bytes that have to be moved (the faces read
 forward and backward, their gradient written, the tokens written and their gradient read) at the speed of a copy, and
 the operations of the matrix products at the speed of a large one, both measured here.
+
+On a CPU large tensors also cost what the system takes to hand out their memory anew in each step. How much of the gain
+that is, a process shows at the end that keeps its memory (``KEEPING``, for the allocator of Linux).
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
@@ -46,6 +50,7 @@ GIVEN = ((8, 256), (8, 4096))  # (K, B) that are measured with faces that want n
 MOST = 5 * 2**28  # bytes that residuals may take on a CPU; where there would be more, the first two forms are left out
 COMPILED = 1024  # clips from which on ``torch.compile`` is tried, which takes its time for each shape
 ROUNDS, BUDGET = 15, 3.0  # seconds a case
+KEEPING = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**40))  # glibc; others ignore it
 
 Form = Callable[[Aggregation, Tensor], Tensor]
 
@@ -185,6 +190,22 @@ def case(
     return row
 
 
+def kept(sizes: list[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
+    """Products and chunks of AttentionVLAD, for each (K, B), in a process that has to itself what it once had."""
+    torch.set_num_threads(1)
+    rows = []
+    for clusters, clips in sizes:
+        torch.manual_seed(0)
+        module = AGGREGATIONS["attentionvlad"](D, clusters=clusters)
+        x, upstream = torch.randn(clips, N, D, requires_grad=True), torch.randn(clips, clusters, D)
+        works = {form.__name__: lambda f=form: step(f, module, x, upstream) for form in (products, chunks)}  # noqa: B023
+        taken = common.in_turn(works, torch.device("cpu"), rounds, BUDGET)
+        row = {"K": clusters, "B": clips, "seconds": common.medians(taken)}
+        rows.append(row | {"products / chunks": common.ratio(taken["products"], taken["chunks"])})
+        common.say(rows[-1])
+    return rows
+
+
 def training(profile: str, device: torch.device, rounds: int) -> dict[str, Any]:
     """A step of AttentionVLAD + MLMA at the sizes of a profile, with products and with the form made for the device."""
     size, base = SIZES[profile], BASE[profile]
@@ -235,11 +256,17 @@ def measure(device: torch.device, quick: bool, modules: str = ",".join(CLIPS)) -
     if quick:
         every = [("attentionvlad", 3, 13, False), ("attentionvlad", 3, 13, True), ("nextvlad", 3, 13, False)]
     rounds = 2 if quick else ROUNDS
+    keeping = []
+    if device.type == "cpu":
+        sizes = [(3, 13)] if quick else [(k, b) for k in CLUSTERS for b in CLIPS["attentionvlad"]]
+        with patch.dict(os.environ, KEEPING):
+            keeping = common.apart(kept, sizes, rounds)[0]
     return {
         "D": D,
         "N": N,
         "machine": speed,
         "rows": [case(*one, device, speed, rounds) for one in every],
+        "memory kept": keeping,
         "training": [training("quick" if quick else "standard", device, rounds if quick else 4 * ROUNDS)],
     }
 

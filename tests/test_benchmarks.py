@@ -45,6 +45,8 @@ def test_kernels(record):
         held = row["memory (bytes)"]
         assert held["residuals"] > held["loop"] > held["products"]
     assert wanted["memory (bytes)"]["chunks"] < wanted["memory (bytes)"]["products"]
+    (keeping,) = told["memory kept"]
+    assert (keeping["K"], keeping["B"], set(keeping["seconds"])) == (3, 13, {"products", "chunks"})
     assert told["training"][0]["form"] == "chunks" and told["training"][0]["products / form"] > 0
 
 

@@ -74,7 +74,7 @@ def test_sentence_carries_the_numbers():
 def test_a_number_that_was_worked_out_has_no_interval():
     worked_out = Estimate(3.0, 3.0, 3.0, seeds=0, persons=0)
     sentence = Comparison("A needs more than B", "C", "A less B", None, worked_out, margin=0.0).sentence()
-    assert "+3.0000, so" in sentence and not any(word in sentence for word in ("[", "seeds", "persons"))
+    assert "+3.0000. “A" in sentence and not any(word in sentence for word in ("[", "seeds", "persons"))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def kernels(**changed):
     ]
     told = {
         "rows": rows,
+        "memory kept": [{"products / chunks": ratio} for ratio in (1.1, 1.6)],
         "training": [{"form": "chunks", "products / form": 0.97}],
         "command": "python kernels",
         "origin": ORIGIN,
@@ -138,6 +139,7 @@ def test_the_answer_tells_the_numbers_of_the_records(found):
     ).splitlines()
     assert kernels_cpu.startswith("- On the CPU") and "2 ms as products in chunks" in kernels_cpu
     assert "stored residuals 19.0 times as long and 361 times the memory" in kernels_cpu
+    assert "two matrix products take 1.10 to 1.60 times as long as chunks" in kernels_cpu
     assert "two matrix products 2.5 times as long" in kernels_cpu and "0.97 times the speed" in kernels_cpu
     assert kernels_gpu.startswith("- On the GPU") and "as two matrix products" in kernels_gpu
     assert "K = 64 takes 16 GB, with every residual stored 112 GB; with K = 8 it is 2 GB" in clusters

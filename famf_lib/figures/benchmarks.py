@@ -76,7 +76,17 @@ def _kernels(told: dict, device: str) -> str:
     first = (
         f"On the {device.upper()} sums of residuals ({case}) take {1e3 * row['seconds'][own]:.3g} ms as {FORMS[own]}"
     )
-    return f"{first}{told_parts}. {in_training(told) if told['training'] else ''}".strip()
+    more = [kept(told) if told["memory kept"] else "", in_training(told) if told["training"] else ""]
+    return " ".join([f"{first}{told_parts}.", *filter(None, more)])
+
+
+def kept(told: dict) -> str:
+    """What is left of the gain of chunks where no memory has to be handed out anew, in a sentence."""
+    ratios = [row["products / chunks"] for row in told["memory kept"]]
+    return (
+        "Part of that is the system's, which hands out the memory of large tensors anew in each step: in a process "
+        f"that keeps its memory, {FORMS['products']} take {spread(ratios)} times as long as chunks, over all K and B."
+    )
 
 
 def in_training(told: dict) -> str:
