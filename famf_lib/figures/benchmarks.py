@@ -199,16 +199,15 @@ _TOLD = {
 
 
 def kernels_table(told: dict) -> pd.DataFrame:
-    """A row a case: milliseconds and MB of the library's form, and how many times as long the others take."""
+    """A row a case: milliseconds and MB of the library's form, and how many times as long each form takes."""
     rows = {}
     for row in told["rows"]:
         module = AGGREGATIONS[row["module"]].__name__
         case = f"{module}, K = {row['K']}, B = {row['B']:,}" + ", faces given" * row["faces given"]
         own, times = row["library"], row["times the library's"]
         rows[case] = {
-            "form": own,
             "ms": f"{1e3 * row['seconds'][own]:,.{1 if row['seconds'][own] < 0.1 else 0}f}",
-            "MB": f"{row['memory (bytes)'][own] / MB:,.0f}",
+            "MB": f"{row['memory (bytes)'][own] / MB:,.{1 if row['memory (bytes)'][own] < 10 * MB else 0}f}",
             "over the floor": f"{row['library / floor']:.1f}",
         } | {form: f"{times[form]:.2f}" if form in times else "" for form in FORMS if form in _forms(told)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("case")
