@@ -20,6 +20,7 @@ that is, a process shows at the end that keeps its memory (``KEEPING``, for the 
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
@@ -56,24 +57,31 @@ Form = Callable[[Aggregation, Tensor], Tensor]
 
 
 def products(module: Aggregation, x: Tensor) -> Tensor:
-    with patch.object(aggregation, "residual_sums", aggregation.plain_residual_sums):
+    with patch.object(aggregation, "residual_sums", sums("products")):
         return module(x)
 
 
 def chunks(module: Aggregation, x: Tensor) -> Tensor:
-    with patch.object(aggregation, "residual_sums", aggregation.chunked_residual_sums):
+    with patch.object(aggregation, "residual_sums", sums("chunks")):
         return module(x)
 
 
 def fused(module: Aggregation, x: Tensor) -> Tensor:
-    with patch.object(aggregation, "residual_sums", fused_kernels()):
+    with patch.object(aggregation, "residual_sums", sums("fused")):
         return module(x)
 
 
-def fused_kernels() -> Callable[..., Tensor]:
-    from fused_residual_sums import fused_residual_sums  # Triton, which not every system has
+def fast_form(device: torch.device) -> str:
+    """The form that is made for a device. Not every system that has a GPU has Triton."""
+    return "fused" if device.type == "cuda" and find_spec("triton") else "chunks"
 
-    return fused_residual_sums
+
+def sums(form: str) -> Callable[..., Tensor]:
+    if form == "fused":
+        from fused_residual_sums import fused_residual_sums  # imports Triton
+
+        return fused_residual_sums
+    return {"products": aggregation.plain_residual_sums, "chunks": aggregation.chunked_residual_sums}[form]
 
 
 def residuals(module: Aggregation, x: Tensor) -> Tensor:
@@ -106,7 +114,9 @@ def forms(module: Aggregation, clips: int, clusters: int, device: torch.device) 
     found: dict[str, Form] = {"residuals": residuals, "loop": loop} if 3 * large <= most else {}
     found["products"] = products
     if isinstance(module, NetVLAD):
-        found |= {"chunks": chunks, "fused": fused} if device.type == "cuda" else {"chunks": chunks}
+        found["chunks"] = chunks
+        if fast_form(device) == "fused":
+            found["fused"] = fused
     if device.type == "cuda" and clips >= COMPILED:
         torch.compiler.reset()  # it gives up behind a number of shapes
         compiled = torch.compile(module, dynamic=False)
@@ -226,24 +236,21 @@ def training(profile: str, device: torch.device, rounds: int) -> dict[str, Any]:
     classes = torch.randint(size.persons, (clips,), device=device)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-6, fused=True)
 
-    def whole(sums: Callable) -> None:
-        with patch.object(aggregation, "residual_sums", sums):
+    def whole(form: str) -> None:
+        with patch.object(aggregation, "residual_sums", sums(form)):
             loss = F.cross_entropy(model(batch), classes) + model.fusion.penalty()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
 
-    form, fast = "chunks", aggregation.chunked_residual_sums
-    if device.type == "cuda":
-        form, fast = "fused", fused_kernels()
-    sums = {"products": aggregation.plain_residual_sums, form: fast}
-    taken = common.in_turn({form: lambda s=s: whole(s) for form, s in sums.items()}, device, rounds)
+    fast = fast_form(device)
+    taken = common.in_turn({form: lambda f=form: whole(f) for form in ("products", fast)}, device, rounds)
     row = {
         "profile": profile,
         "batch": clips,
-        "form": form,
+        "form": fast,
         "seconds": common.medians(taken),
-        "products / form": common.ratio(taken["products"], taken[form]),
+        "products / form": common.ratio(taken["products"], taken[fast]),
     }
     common.say(row)
     return row

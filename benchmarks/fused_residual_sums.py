@@ -1,7 +1,7 @@
 """``residual_sums`` for a GPU in three kernels (Triton), with few passes over the faces: a candidate.
 
-Two products with autograd go through the faces (B, N, D) some ten times, forward and backward, and through the tokens
-(B, K, D) as often. Here
+Two products with autograd go through the faces (B, N, D) nine times, forward and backward, as counted by hand, and
+through the tokens (B, K, D) more often. Here
 
 - ``_forward`` reads a clip's faces for their α and, while they are still in the cache, for the clip's tokens;
 - ``_of_logits`` reads the faces and the tokens' gradient for the gradient of the logits, (B, N, A), which is small;

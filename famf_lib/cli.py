@@ -197,9 +197,11 @@ def main() -> None:
 
 
 def _of_the_system(error: OSError) -> str:
-    """The sentence on a file or folder that the system refuses."""
+    """The sentence on a file or folder that the system refuses, or its own words where it names none."""
     said = os.strerror(error.errno) if error.errno else next(iter(str(error).splitlines()), type(error).__name__)
-    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
+    if not isinstance(error.filename, str | bytes):
+        return said
+    where = os.fsdecode(error.filename)
     return f"{where}: it cannot be used ({said}), expected a place that can be read and written"
 
 

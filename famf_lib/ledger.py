@@ -70,6 +70,11 @@ class Entry:
     def verdict(self) -> Verdict | None:
         return combined([part.verdict for part in self.parts], self.untested) if self.parts else None
 
+    @property
+    def small(self) -> bool:
+        """It holds, in a part by an effect that is too small to speak of."""
+        return self.verdict == Verdict.HOLDS and any(part.small for part in self.parts)
+
 
 def _over(
     claim: Claim, results: Results, case: str, a: str, b: str, rule: Rule = BETTER, margin: float = MARGIN

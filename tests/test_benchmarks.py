@@ -50,11 +50,13 @@ def test_kernels(record):
     assert told["training"][0]["form"] == "chunks" and told["training"][0]["products / form"] > 0
 
 
-def test_a_gpu_has_forms_of_its_own(script, monkeypatch):
+@pytest.mark.parametrize(("triton", "fused"), [(True, {"fused"}), (None, set())], ids=["Triton", "no Triton"])
+def test_a_gpu_has_forms_of_its_own(script, monkeypatch, triton, fused):
     kernels = script("aggregation_kernels")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
     monkeypatch.setattr(torch, "compile", lambda module, **options: module)
-    for name, more in (("ghostvlad", {"chunks", "fused"}), ("nextvlad", set())):
+    monkeypatch.setattr(kernels, "find_spec", lambda name: triton)
+    for name, more in (("ghostvlad", {"chunks"} | fused), ("nextvlad", set())):
         module = kernels.AGGREGATIONS[name](11, clusters=3)
         for clips, compiled in ((kernels.COMPILED - 1, set()), (kernels.COMPILED, {"compiled"})):
             found = kernels.forms(module, clips, 3, torch.device("cuda"))

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from famf_lib.cli import _of_the_system
 from famf_lib.files import ROOT
 
 
@@ -53,6 +54,11 @@ def test_a_store_that_is_no_folder_is_one_sentence(tmp_path):
     done = famf("data", "info", "synthetic", "--profile", "quick", FAMF_STORE=str(tmp_path / "file"))
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith(f"famf: {tmp_path / 'file' / 'clipsets'}: it cannot be used (Not a directory)")
+
+
+def test_trouble_without_a_file_is_told_in_its_own_words():
+    assert _of_the_system(TimeoutError("timed out: tcp://host:1\nmore")) == "timed out: tcp://host:1"
+    assert _of_the_system(ConnectionRefusedError(111, "refused")) == os.strerror(111)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):

@@ -7,10 +7,12 @@ import torch
 
 from famf_lib import ledger, report
 from famf_lib.aggregation import GhostVLAD
-from famf_lib.claims import Verdict
+from famf_lib.claims import Comparison, Verdict
 from famf_lib.experiments import EXPERIMENTS, specs
 from famf_lib.figures import verdicts
+from famf_lib.ledger import Entry
 from famf_lib.settings import BASE
+from famf_lib.statistics import Estimate
 
 HOLDS, FAILS, UNKNOWN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
 CLAIM = {claim.number: claim for claim in ledger.CLAIMS}
@@ -230,6 +232,23 @@ def test_figure_of_any_size(rows, columns):
     figure = verdicts.draw(table)
     figure.canvas.draw()
     assert [t.get_text() for t in figure.axes[0].texts] == content.ravel().tolist()
+
+
+def test_what_holds_is_named_with_what_is_to_be_said_of_it():
+    """Three claims that hold: by far, by less than the margin, and in one of two parts by less."""
+
+    def part(mean):
+        return Comparison("A", "B", "a over b", None, Estimate(mean, mean / 2, 2 * mean, 5, 11), margin=0.005)
+
+    large, small = part(0.03), part(0.003)
+    entries = [
+        Entry(CLAIM[number], "chimera", parts, "")
+        for number, parts in (("2", (large,)), ("7", (small,)), ("9", (large, small)), ("10", (part(-0.03),)))
+    ]
+    assert verdicts.counts(entries) == (
+        "On chimera, of 4 claims, 3 hold (no. 2; no. 7, below the margin; no. 9, below the margin), "
+        "1 does not hold, 0 cannot be told."
+    )
 
 
 def test_nothing_tested_is_an_empty_table():

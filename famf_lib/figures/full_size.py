@@ -96,9 +96,9 @@ def floor_table(parts: dict[str, Work]) -> pd.DataFrame:
 def rates() -> str:
     """The card behind ``floor_table``, in a sentence."""
     return (
-        f"The rates of {CARD} stand for a fast card of today: {H200.training / 1e12:.0f} TFLOP/s of bfloat16 products "
-        f"and {H200.memory / 1e12:.1f} TB/s, as measured on one, and {H200.float32 / 1e12:.0f} TFLOP/s of float32 "
-        "products, as published, for the ranking."
+        f"The rates of {CARD} are taken as given, and no record of them is here: {H200.training / 1e12:.0f} TFLOP/s of "
+        f"bfloat16 products and {H200.memory / 1e12:.1f} TB/s, as one was seen to reach, and "
+        f"{H200.float32 / 1e12:.0f} TFLOP/s of float32 products, as published, for the ranking."
     )
 
 

@@ -62,8 +62,9 @@ def counts(entries: Sequence[Entry]) -> str:
         found = [entry.verdict for entry in tested]
         if found:
             told = {v: f"{found.count(v)} {_plural(v, found.count(v))}" for v in Verdict}
-            if held := [entry.claim.number for entry in tested if entry.verdict == Verdict.HOLDS]:
-                told[Verdict.HOLDS] += f" (no. {', '.join(held)})"
+            held = [entry for entry in tested if entry.verdict == Verdict.HOLDS]
+            if numbers := [f"no. {e.claim.number}{', below the margin' if e.small else ''}" for e in held]:
+                told[Verdict.HOLDS] += f" ({'; '.join(numbers)})"
             sentences.append(f"On {dataset}, of {len(found)} claims, {', '.join(told.values())}.")
     if {"8a", "8b"} <= {entry.claim.number for entry in entries if entry.verdict}:
         sentences.append("Claim 8 counts as two.")
