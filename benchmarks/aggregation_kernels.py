@@ -29,14 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from famf_lib import aggregation
-from famf_lib.aggregation import AGGREGATIONS, Aggregation, NetVLAD, NeXtVLAD
-from famf_lib.datasets.synthetic import SIZES
-from famf_lib.experiments import TABLE_1_MODALITIES
-from famf_lib.memory import Allocations
-from famf_lib.model import FAMF, ModelConfig
-from famf_lib.sampling import Batch
-from famf_lib.settings import BASE
+from famf_lib.data.sampling import Batch
+from famf_lib.data.synthetic import SIZES
+from famf_lib.experiments.catalogue import TABLE_1_MODALITIES
+from famf_lib.experiments.settings import BASE
+from famf_lib.models import aggregation
+from famf_lib.models.aggregation import AGGREGATIONS, Aggregation, NetVLAD, NeXtVLAD
+from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.training.memory import Allocations
 
 D, N = 512, 24
 # The clips of a batch. NetVLAD and GhostVLAD are AttentionVLAD without φ, and have fewer cases.

@@ -24,12 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call, stack_module_state
 
-from famf_lib import datasets, training
-from famf_lib.model import FAMF, ModelConfig
-from famf_lib.sampling import Batch, Sampler, generator
-from famf_lib.settings import setting
-from famf_lib.splits import split
-from famf_lib.training import TrainingConfig
+from famf_lib.data import datasets
+from famf_lib.data.sampling import Batch, Sampler, generator
+from famf_lib.data.splits import split
+from famf_lib.experiments.settings import setting
+from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.training import train
+from famf_lib.training.train import TrainingConfig
 
 METHODS = (("mean", "concat"), ("netvlad", "mma"), ("attentionvlad", "mlma"))
 
@@ -60,15 +61,15 @@ def task(profile: str, method: tuple[str, str], precision: str, seeds: range, de
     sampler = Sampler(clipset, parts.train, schedule.faces, config.modalities)
     models, batches, classes = [], [], []
     for seed in seeds:
-        model = training.build(config, clipset, len(parts.persons), seed).train()
+        model = train.build(config, clipset, len(parts.persons), seed).train()
         draw = generator(device, seed)
         drawn = sampler.draw(draw)
         rows = torch.randperm(len(parts.train), generator=draw, device=device)[: schedule.batch_size]
-        model.initialise(clipset.faces[drawn.flatten()[: training.CENTRE_SAMPLE]].float(), seed)
+        model.initialise(clipset.faces[drawn.flatten()[: train.CENTRE_SAMPLE]].float(), seed)
         models.append(model)
         batches.append(sampler.batch(drawn, rows))
         classes.append(parts.train_classes.to(device)[rows])
-    return Task(schedule, models, batches, classes, lambda: training.autocast(device, schedule))
+    return Task(schedule, models, batches, classes, lambda: train.autocast(device, schedule))
 
 
 def adam(parameters: Iterable[tuple[str, torch.Tensor]], schedule: TrainingConfig) -> torch.optim.Adam:

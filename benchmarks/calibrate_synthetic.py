@@ -3,7 +3,7 @@
     python benchmarks/calibrate_synthetic.py
 
 NetVLAD + MMA alone is trained, under the chosen setting of the standard profile, on data of other seeds than the book's
-own, which is never looked at. The level is interpolated; ``IDENTITY_NOISE`` of ``famf_lib.datasets.synthetic`` is the
+own, which is never looked at. The level is interpolated; ``IDENTITY_NOISE`` of ``famf_lib.data.synthetic`` is the
 result, rounded to a tenth: two data seeds differ by more. The table goes to ``results/calibration-synthetic.json``.
 """
 
@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from famf_lib import experiments, paper, provenance, results, settings
-from famf_lib.datasets.synthetic import SIZES, generate
-from famf_lib.features import ClipSet
-from famf_lib.files import ROOT, written_whole
-from famf_lib.training import pick_device
+from famf_lib import paper
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.synthetic import SIZES, generate
+from famf_lib.experiments import catalogue, results, settings
+from famf_lib.support import provenance
+from famf_lib.support.files import ROOT, written_whole
+from famf_lib.training.train import pick_device
 
-BASELINE = next(v for v in experiments.TABLE_1 if v.modules == ("netvlad", "mma"))
+BASELINE = next(v for v in catalogue.TABLE_1 if v.modules == ("netvlad", "mma"))
 TARGET = paper.TABLE_1["netvlad", "mma"]
 NOISE = (0.8, 0.9, 1.0, 1.1)
 DATA_SEEDS = (11, 12, 13)
@@ -28,7 +30,7 @@ DATA_SEEDS = (11, 12, 13)
 
 def main() -> None:
     setting = settings.setting("synthetic", "standard")
-    spec = experiments.specs([BASELINE], "synthetic", setting, [1])
+    spec = catalogue.specs([BASELINE], "synthetic", setting, [1])
     levels = {}
     with tempfile.TemporaryDirectory() as folder:
         for noise in NOISE:

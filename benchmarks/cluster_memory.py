@@ -2,10 +2,10 @@
 
     python benchmarks/cluster_memory.py [--real 8,64] [--device cpu] [--record]
 
-Counted is what ``famf_lib.memory`` works out for tensors without content, in float32. Real are the second step of a
-training: on a CPU the memory of a process of its own, less that of the libraries, and on a GPU what PyTorch's allocator
-held. ``--real`` names the K that are run, or ``none``: by default 8 and 64 on a CPU, which takes a minute for some of
-them, and all on a GPU. A case whose count does not fit in three quarters of the free memory is not run.
+Counted is what ``famf_lib.training.memory`` works out for tensors without content, in float32. Real are the second step
+of a training: on a CPU the memory of a process of its own, less that of the libraries, and on a GPU what PyTorch's
+allocator held. ``--real`` names the K that are run, or ``none``: by default 8 and 64 on a CPU, which takes a minute for
+some of them, and all on a GPU. A case whose count does not fit in three quarters of the free memory is not run.
 """
 
 import os
@@ -16,9 +16,9 @@ import common
 import torch
 import torch.nn.functional as F
 
-from famf_lib.figures.curves import FORMS, OURS_FORM, Size, paper_size, step_memory
-from famf_lib.model import FAMF
-from famf_lib.sampling import Batch
+from famf_book.figures.curves import FORMS, OURS_FORM, Size, paper_size, step_memory
+from famf_lib.data.sampling import Batch
+from famf_lib.models.famf import FAMF
 
 CLUSTERS = (8, 16, 32, 64)
 REAL = {"cpu": "8,64", "cuda": "8,16,32,64"}

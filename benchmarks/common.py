@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from peak import peak
 
-from famf_lib import provenance
-from famf_lib.files import ROOT, written_whole
-from famf_lib.training import pick_device
+from famf_lib.support import provenance
+from famf_lib.support.files import ROOT, written_whole
+from famf_lib.training.train import pick_device
 
 LEAST = 0.005  # seconds: what takes less is called several times in its turn
 

@@ -19,7 +19,7 @@ from typing import Any
 import common
 import torch
 
-from famf_lib.files import ROOT
+from famf_lib.support.files import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
 import film_faces  # noqa: E402
@@ -27,10 +27,10 @@ import film_faces  # noqa: E402
 SECONDS = 20
 MODELS = """
 from pathlib import Path
-from famf_lib.extraction import clips, detection, registry
-from famf_lib.extraction.alignment import align
-from famf_lib.extraction.embedding import ArcFace
-from famf_lib.extraction.video import Video
+from famf_video import clips, detection, registry
+from famf_video.alignment import align
+from famf_video.embedding import ArcFace
+from famf_video.video import Video
 stages = clips.Stages(detection.detector("mtcnn"), ArcFace(registry.find("mobilefacenet128"), workers=1))
 """
 STEPS = {

@@ -29,22 +29,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from famf_lib import datasets, floor, provenance, report, results, runs, training
-from famf_lib.datasets.synthetic import SIZES
-from famf_lib.experiments import FAMF as ROW
-from famf_lib.experiments import known, specs
-from famf_lib.features import ClipSet
-from famf_lib.files import ROOT, written_whole
-from famf_lib.floor import Machine, Size
+from famf_lib.data import datasets
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.sampling import Sampler, generator, sample_faces
+from famf_lib.data.splits import Split, split
+from famf_lib.data.synthetic import SIZES
+from famf_lib.experiments import results, run_store
+from famf_lib.experiments.catalogue import FAMF as ROW
+from famf_lib.experiments.catalogue import known, specs
+from famf_lib.experiments.parameters import PROFILES
+from famf_lib.experiments.run_store import RunSpec
+from famf_lib.experiments.settings import Profile, setting
 from famf_lib.metrics import Ranking
-from famf_lib.model import FAMF
+from famf_lib.models.famf import FAMF
 from famf_lib.paper import IQIYI
-from famf_lib.parameters import PROFILES
-from famf_lib.runs import RunSpec
-from famf_lib.sampling import Sampler, generator, sample_faces
-from famf_lib.settings import Profile, setting
-from famf_lib.splits import Split, split
-from famf_lib.training import Alone
+from famf_lib.support import provenance
+from famf_lib.support.files import ROOT, written_whole
+from famf_lib.training import roofline, train
+from famf_lib.training.roofline import Machine, Size
+from famf_lib.training.train import Alone
 
 SEEDS = (1, 2, 3, 4, 5)
 STEPS = 4  # of an epoch of random clips
@@ -113,7 +116,7 @@ def parts(
 ) -> tuple[dict[str, float], float]:
     """Seconds of each part of a step of ``batch`` clips, of the draw of an epoch, and of ranking a clip."""
     device, schedule = clipset.faces.device, spec.training
-    model = training.build(spec.model, clipset, size.persons, seed=1).train()
+    model = train.build(spec.model, clipset, size.persons, seed=1).train()
     sampler = Sampler(clipset, clips.train, schedule.faces, spec.model.modalities)
     classes = clips.train_classes.to(device)[:batch]
     draw = generator(device, 0)
@@ -129,11 +132,11 @@ def parts(
 
     def forward_and_backward(function: Callable[..., Tensor], *given: Tensor) -> Callable[[], None]:
         """With a gradient for what is given where there would be one."""
-        with training.autocast(device, schedule):
+        with train.autocast(device, schedule):
             upstream = torch.randn_like(function(*given))
 
         def call() -> None:
-            with training.autocast(device, schedule):
+            with train.autocast(device, schedule):
                 result = function(*given)
             if result.requires_grad:
                 result.backward(upstream)
@@ -143,7 +146,7 @@ def parts(
         return call
 
     sample = sampler.batch(drawn, rows)
-    with training.autocast(device, schedule):
+    with train.autocast(device, schedule):
         aggregated = model.aggregation(sample.faces, sample.mask)
         fused = model.fusion(model.tokens(sample)).flatten(1)
         logits = model.classifier(fused)
@@ -168,13 +171,13 @@ def parts(
     }
     del aggregated, fused, logits
     found = {name: seconds(function, quick) for name, function in functions.items()}
-    optimiser = training._optimiser(model, schedule, capturable=device.type == "cuda")
+    optimiser = train._optimiser(model, schedule, capturable=device.type == "cuda")
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     found["optimiser"] = seconds(optimiser.step, quick)
     optimiser.zero_grad(set_to_none=True)
 
-    ranked = min(training.EVALUATION_BATCH, len(clips.train))
+    ranked = min(train.EVALUATION_BATCH, len(clips.train))
 
     @torch.inference_mode()
     def rank() -> None:
@@ -193,9 +196,9 @@ def step_seconds(spec: RunSpec, clipset: ClipSet, clips: Split, batch: int, **op
         update={"aggregation_options": spec.model.aggregation_options | {"centres": "random"}}
     )
     ends: list[float] = []
-    training.train(model, schedule, clipset, clips, 1, report=lambda epoch, loss: ends.append(now()), **options)
+    train.train(model, schedule, clipset, clips, 1, report=lambda epoch, loss: ends.append(now()), **options)
     epoch = statistics.median(b - a for a, b in pairwise(ends))
-    return epoch / training.steps_of(len(clips.train), batch)
+    return epoch / train.steps_of(len(clips.train), batch)
 
 
 def host_seconds(spec: RunSpec, size: Size, device: torch.device, quick: bool) -> float:
@@ -222,7 +225,7 @@ def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
     for way, options in ways.items():
         ends = [time.perf_counter()]
         try:
-            trained = training.train(
+            trained = train.train(
                 spec.model,
                 spec.training,
                 clipset,
@@ -241,7 +244,7 @@ def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
         found[way] = {"seconds": trained.seconds, "an epoch": usual, "before": trained.seconds - usual * len(epochs)}
         if way == "captured":
             begin = time.perf_counter()
-            scores = training.evaluate(trained.model, spec.evaluation, clipset, given, spec.seed)
+            scores = train.evaluate(trained.model, spec.evaluation, clipset, given, spec.seed)
             found["evaluation"] = time.perf_counter() - begin
             found["mean_ap"] = scores.mean_ap
             if device.type == "cuda":
@@ -253,12 +256,12 @@ def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record
     """Table 1 whole, as the run store makes it; the seconds are those of the runs that were not there yet."""
     clipset = datasets.load("synthetic", profile)
     wanted = specs(known("table-1").variants, "synthetic", setting("synthetic", profile), seeds).values()
-    there = sum(runs.find(spec, clipset, device) is not None for spec in wanted)
+    there = sum(run_store.find(spec, clipset, device) is not None for spec in wanted)
     begin = time.perf_counter()
     made = results.obtain("table-1", "synthetic", profile, seeds, device.type)
     took = time.perf_counter() - begin
     if record:
-        command = f"{report.command('table-1', 'synthetic', profile, seeds)} --device {device.type} --record"
+        command = f"{results.command('table-1', 'synthetic', profile, seeds)} --device {device.type} --record"
         results.record(made, "table-1", "synthetic", profile, command)
     return {
         "seconds": took,
@@ -272,7 +275,7 @@ def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
     profile: Profile = PROFILES[0] if quick else PROFILES[-1]
     here = device.type == "cuda" or quick  # the whole training
     spec = specs([ROW], "synthetic", setting("synthetic", profile), [1])[ROW.label, 1]
-    precision = training.precision_of(spec.training, device)
+    precision = train.precision_of(spec.training, device)
     spec = spec.model_copy(
         update={"training": spec.training.model_copy(update={"precision": str(precision).removeprefix("torch.")})}
     )
@@ -285,7 +288,7 @@ def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
         faces=9_000 if quick else IQIYI["train_faces"],
         gallery=200 if quick else IQIYI["val_gallery"],
     )
-    steps = training.steps_of(size.clips, spec.training.batch_size)
+    steps = train.steps_of(size.clips, spec.training.batch_size)
     if device.type == "cuda":
         batch = -(-size.clips // steps)
     elif quick:
@@ -296,8 +299,8 @@ def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
     alone, ranked = parts(spec, size, clipset, clips, batch, quick)
     epochs = spec.training.epochs
     times = {name: epochs * size.clips / batch for name in alone} | {"draw": epochs, "optimiser": epochs * steps}
-    work = floor.of_training(spec.model, spec.training, size)
-    ranking = floor.of_evaluation(spec.model, spec.evaluation, size)
+    work = roofline.of_training(spec.model, spec.training, size)
+    ranking = roofline.of_evaluation(spec.model, spec.evaluation, size)
     lines = [
         {
             "part": name,
@@ -359,7 +362,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512, help="clips a step on a CPU")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     arguments = parser.parse_args()
-    device = training.pick_device(arguments.device)
+    device = train.pick_device(arguments.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
     content = measured(arguments.quick, arguments.batch, device)

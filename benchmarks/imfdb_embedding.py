@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 
-from famf_lib.datasets import imfdb
-from famf_lib.datasets.imfdb_embedding import Landmarks, _embedded, _opened, aligned, padded
-from famf_lib.extraction import registry
-from famf_lib.extraction.alignment import SIZE, TEMPLATE
-from famf_lib.extraction.embedding import ArcFace
-from famf_lib.files import sources
+from famf_lib.data import imfdb
+from famf_lib.support.files import sources
+from famf_video import registry
+from famf_video.alignment import SIZE, TEMPLATE
+from famf_video.embedding import ArcFace
+from famf_video.imfdb_embedding import Landmarks, _embedded, _opened, aligned, padded
 
 PIECE, SEED = 250, 11
 QUANTILES = {"min": 0, "1 %": 0.01, "5 %": 0.05, "25 %": 0.25, "median": 0.5}

@@ -2,7 +2,7 @@
 
     python benchmarks/imfdb_shape.py
 
-needs IMFDB (see data/README.md) and half a minute. The figures are recorded in famf_lib/datasets/synthetic.py,
+needs IMFDB (see data/README.md) and half a minute. The figures are recorded in famf_lib/data/synthetic.py,
 and so are the constants that are fitted to them here.
 """
 
@@ -13,9 +13,8 @@ import pandas as pd
 from scipy import optimize, stats
 from scipy.special import expit
 
-from famf_lib import datasets
-from famf_lib.datasets import quality
-from famf_lib.features import ClipSet
+from famf_lib.data import datasets, quality
+from famf_lib.data.clipset import ClipSet
 
 
 def show(clipset: ClipSet) -> None:

@@ -20,8 +20,8 @@ import common
 import numpy as np
 import torch
 
-from famf_lib.files import ROOT
 from famf_lib.paper import IQIYI
+from famf_lib.support.files import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
 from python2_pickle import Python2Pickler  # noqa: E402
@@ -36,8 +36,8 @@ STEPS = {
         "        while piece := f.read(1 << 22): one.update(piece); two.update(piece); out.write(piece)"
     ),
     "pickle.load": "import pickle\nfor p in paths: pickle.load(open(p, 'rb'), encoding='bytes')",
-    "import": "from famf_lib.datasets import iqiyi\niqiyi.import_folder(Path(folder))",
-    "libraries alone": "from famf_lib.datasets import iqiyi",
+    "import": "from famf_lib.data.datasets import iqiyi\niqiyi.import_folder(Path(folder))",
+    "libraries alone": "from famf_lib.data.datasets import iqiyi",
 }
 FRAME = """
 import json, sys, time

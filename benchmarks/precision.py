@@ -12,10 +12,11 @@ from typing import Any
 import common
 import torch
 
-from famf_lib import datasets, training
-from famf_lib.experiments import TABLE_1, specs
-from famf_lib.settings import setting
-from famf_lib.splits import split
+from famf_lib.data import datasets
+from famf_lib.data.splits import split
+from famf_lib.experiments.catalogue import TABLE_1, specs
+from famf_lib.experiments.settings import setting
+from famf_lib.training import train
 
 
 def measure(
@@ -34,9 +35,9 @@ def measure(
             parts = split(clipset, spec.protocol, seed, "tune")
             for precision in seconds:
                 schedule = spec.training.model_copy(update={"precision": precision, **({"epochs": 1} if quick else {})})
-                trained = training.train(spec.model, schedule, clipset, parts, seed)
+                trained = train.train(spec.model, schedule, clipset, parts, seed)
                 seconds[precision].append(trained.seconds / schedule.epochs)
-                scores = training.evaluate(trained.model, spec.evaluation, clipset, parts, seed)
+                scores = train.evaluate(trained.model, spec.evaluation, clipset, parts, seed)
                 mean_ap[precision].append(scores.mean_ap)
         rows.append(
             {

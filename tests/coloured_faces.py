@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from famf_lib.extraction.clips import Stages
-from famf_lib.extraction.detection import Detections
+from famf_video.clips import Stages
+from famf_video.detection import Detections
 
 SIZE = (240, 160)  # width and height
 RED, GREEN, BLUE = (230, 20, 20), (20, 230, 20), (20, 20, 230)

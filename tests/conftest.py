@@ -40,7 +40,7 @@ def made_up():
     import numpy as np
     import pandas as pd
 
-    from famf_lib.features import ClipSet
+    from famf_lib.data.clipset import ClipSet
 
     def make(persons=5, clips=8, dim=11, audio=7, noise=3, spread=0.3, labels="true", seed=0, info=None):
         rng = np.random.default_rng(seed)
@@ -84,12 +84,12 @@ def made_up():
 @pytest.fixture(scope="module")  # no longer: Playwright's event loop would be in the way of others
 def browser():
     """A real browser without a window: Chromium, driven by Playwright. Skips where there is none."""
-    from famf_lib import printed
+    from famf_book import pdf
 
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not here: the extra test has it")
     try:
-        place = printed.browser()
-    except printed.BookError as absent:
+        place = pdf.browser()
+    except pdf.BookError as absent:
         pytest.skip(str(absent))
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=place, args=["--no-sandbox", "--disable-gpu"])
@@ -100,7 +100,7 @@ def browser():
 @pytest.fixture
 def results_folder(tmp_path, monkeypatch):
     """An empty results/, so that no test sees or writes what is recorded."""
-    from famf_lib import settings
+    from famf_lib.experiments import settings
 
     monkeypatch.setattr(settings, "RESULTS", tmp_path / "results")
     return tmp_path / "results"
@@ -109,7 +109,7 @@ def results_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def tiny(monkeypatch):
     """The quick profile with two epochs: the numbers do not matter, their way does."""
-    from famf_lib.settings import BASE
+    from famf_lib.experiments.settings import BASE
 
     base = BASE["quick"]
     training = base.training.model_copy(update={"epochs": 2, "decay_after": 1})
@@ -122,8 +122,8 @@ def made_results():
     import numpy as np
     import pandas as pd
 
-    from famf_lib.results import Results
-    from famf_lib.runs import Run, RunSpec
+    from famf_lib.experiments.results import Results
+    from famf_lib.experiments.run_store import Run, RunSpec
 
     def make(levels, seeds=5, persons=13, noise=0.0):
         rng = np.random.default_rng(2)

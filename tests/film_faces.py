@@ -9,9 +9,9 @@ import pytest
 import video_files
 from PIL import Image, ImageFilter
 
-from famf_lib.datasets import imfdb
-from famf_lib.extraction import registry
-from famf_lib.files import sources
+from famf_lib.data import imfdb
+from famf_lib.support.files import sources
+from famf_video import registry
 
 MODELS = ("mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet", "mobilefacenet128")
 

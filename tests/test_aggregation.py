@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from famf_lib import aggregation
-from famf_lib.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD, plain_residual_sums
+from famf_lib.models import aggregation
+from famf_lib.models.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD, plain_residual_sums
 
 B, N, D, K, G = 3, 7, 11, 5, 2  # clips, faces, length of a face, clusters, ghost clusters: no two alike
 NORMALISATIONS = ("none", "cluster", "whole", "cluster+whole")

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from famf_lib.files import ROOT
+from famf_lib.support.files import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 FORMS = {"residuals", "loop", "products", "chunks"}

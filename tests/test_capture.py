@@ -12,13 +12,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from famf_lib import capture, training
-from famf_lib.capture import WARM_UP, Captured
-from famf_lib.experiments import TABLE_1
-from famf_lib.model import ModelConfig
-from famf_lib.sampling import Sampler
-from famf_lib.splits import split
-from famf_lib.training import Alone, TrainingConfig, train
+from famf_lib.data.sampling import Sampler
+from famf_lib.data.splits import split
+from famf_lib.experiments.catalogue import TABLE_1
+from famf_lib.models.famf import ModelConfig
+from famf_lib.training import cuda_graphs
+from famf_lib.training import train as training
+from famf_lib.training.cuda_graphs import WARM_UP, Captured
+from famf_lib.training.train import Alone, TrainingConfig, train
 
 aten = torch.ops.aten
 WAITING = {  # operations that a host waits for: it needs their result, or the size of it
@@ -132,7 +133,7 @@ def test_captured_steps_train_as_plain_ones_do(clips, monkeypatch, modules, prec
         replay = Tape.record(function)
         return lambda: calls.append(1) or replay()
 
-    monkeypatch.setattr(capture, "recorder", lambda device: record)
+    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: record)
     settings = SETTINGS.model_copy(update={"precision": precision})
     plain = train(model(*modules), settings, *clips, seed=1, captured=False)
     assert not recordings
@@ -146,13 +147,13 @@ def test_captured_steps_train_as_plain_ones_do(clips, monkeypatch, modules, prec
 
 def test_rates_that_are_tensors_are_those_that_are_numbers(clips, monkeypatch):
     numbers = train(model(), SETTINGS, *clips, seed=1)
-    monkeypatch.setattr(capture, "recorder", lambda device: Tape.record)
+    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: Tape.record)
     tensors = train(model(), SETTINGS, *clips, seed=1)
     assert tensors.losses == pytest.approx(numbers.losses, rel=1e-4)
 
 
 def test_a_captured_training_resumes(clips, tmp_path, monkeypatch):
-    monkeypatch.setattr(capture, "recorder", lambda device: Tape.record)
+    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: Tape.record)
     whole = train(model(), SETTINGS, *clips, seed=1)
 
     def stop(epoch, loss):
@@ -172,7 +173,7 @@ def test_a_step_that_cannot_be_captured_is_taken_as_it_is(clips, monkeypatch):
         tried.append(1)
         raise RuntimeError("no memory left\nand much more")
 
-    monkeypatch.setattr(capture, "recorder", lambda device: fails)
+    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: fails)
     plain = train(model(), SETTINGS, *clips, seed=1, captured=False)
     with pytest.warns(UserWarning, match=r"cannot be captured and is launched kernel by kernel: no memory left$"):
         assert same(train(model(), SETTINGS, *clips, seed=1), plain)
@@ -180,7 +181,7 @@ def test_a_step_that_cannot_be_captured_is_taken_as_it_is(clips, monkeypatch):
 
 
 def test_nothing_is_captured_on_a_cpu_or_by_several_processes(clips, monkeypatch):
-    assert capture.recorder(torch.device("cpu")) is None
+    assert cuda_graphs.recorder(torch.device("cpu")) is None
 
     class Two(Alone):
         size = 2
@@ -191,7 +192,7 @@ def test_nothing_is_captured_on_a_cpu_or_by_several_processes(clips, monkeypatch
     def never(function):
         raise AssertionError("captured")
 
-    monkeypatch.setattr(capture, "recorder", lambda device: never)
+    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: never)
     train(model(), SETTINGS, *clips, seed=1, team=Two())
 
 

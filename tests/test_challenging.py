@@ -9,11 +9,11 @@ import pytest
 from PIL import Image, ImageFilter
 from scipy import signal
 
-from famf_lib import challenging, datasets, notebooks, portraits
-from famf_lib.challenging import CLEAR, KINDS
-from famf_lib.datasets import imfdb
-from famf_lib.features import ClipSet
-from famf_lib.files import ROOT
+from famf_book import challenging, notebooks, portraits
+from famf_book.challenging import CLEAR, KINDS
+from famf_lib.data import datasets, imfdb
+from famf_lib.data.clipset import ClipSet
+from famf_lib.support.files import ROOT
 
 PAGE = ROOT / "book" / "challenging-cases.ipynb"
 GOOD = {"occlusion": 0.1, "darkness": 0.2, "blur": 0.2, "yaw": -20.0, "height": 100.0}

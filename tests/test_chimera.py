@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 from test_imfdb import World
 
-from famf_lib import datasets
-from famf_lib.datasets import chimera, imfdb
-from famf_lib.datasets.chimera import ChimeraError, deal, pair
-from famf_lib.features import ClipSet
-from famf_lib.splits import SplitError, split
+from famf_lib.data import chimera, datasets, imfdb
+from famf_lib.data.chimera import ChimeraError, deal, pair
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.splits import SplitError, split
 
 WIDTHS = {"text": 7, "audio": 5, "video": 11}
 SPEAKERS = {"ann": 23, "bob": 9, "cid": 5, "dan": 2}

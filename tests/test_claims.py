@@ -2,8 +2,8 @@
 
 import pytest
 
-from famf_lib.claims import BETTER, MARGIN, NOT_WORSE, RULES, SAME, Comparison, Verdict, combined
-from famf_lib.statistics import Estimate
+from famf_lib.evidence.bootstrap import Estimate
+from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, RULES, SAME, Comparison, Verdict, combined
 
 HOLDS, FAILS, UNKNOWN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
 

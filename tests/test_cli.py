@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from famf_lib.cli import _of_the_system
-from famf_lib.files import ROOT
+from famf_book.cli import _of_the_system
+from famf_lib.support.files import ROOT
 
 
 def famf(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "famf_lib.cli", *arguments],
+        [sys.executable, "-m", "famf_book.cli", *arguments],
         capture_output=True,
         text=True,
         env=os.environ | environment,

@@ -7,11 +7,13 @@ from io import StringIO
 import nbformat
 import pytest
 
-from famf_lib import datasets, notebooks, report, results, runs
-from famf_lib.aggregation import AGGREGATIONS
-from famf_lib.experiments import FAMF, Experiment
-from famf_lib.files import ROOT
-from famf_lib.pages import pages, table_of_contents
+from famf_book import notebooks, report
+from famf_book.pages import pages, table_of_contents
+from famf_lib.data import datasets
+from famf_lib.experiments import results, run_store
+from famf_lib.experiments.catalogue import FAMF, Experiment
+from famf_lib.models.aggregation import AGGREGATIONS
+from famf_lib.support.files import ROOT
 
 PAGE = (ROOT / "book" / "contributing.md").read_text()
 LINES = 20
@@ -61,21 +63,25 @@ def test_an_aggregation_from_outside_gets_its_row(added, tiny, results_folder, m
     assert type(model.aggregation) is space["ByNorm"] and model.aggregation.tokens == 1
 
     # The same again is read; once its code is another, it is trained anew, and FAMF is not.
-    monkeypatch.setattr(runs, "_make", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(run_store, "_make", lambda *_: pytest.fail("trained again"))
     same = run(source.replace("def face_weights", "# by its length\n    def face_weights"))["found"]
     assert same.runs["By norm + MLMA", 1].key == first.key
-    device = runs.torch.device("cpu")
+    device = run_store.torch.device("cpu")
     run(source.replace("1e-6", "1e-5").partition("mine =")[0])
-    assert runs.run_key(first.spec, "data", device) != runs.run_key(same.runs[FAMF.label, 1].spec, "data", device)
-    assert runs.find(first.spec, clipset, device) is None
-    assert runs.find(found.runs[FAMF.label, 1].spec, clipset, device) is not None
+    assert run_store.run_key(first.spec, "data", device) != run_store.run_key(
+        same.runs[FAMF.label, 1].spec, "data", device
+    )
+    assert run_store.find(first.spec, clipset, device) is None
+    assert run_store.find(found.runs[FAMF.label, 1].spec, clipset, device) is not None
 
     # Where nobody has added it, the store lists the rest.
-    assert len(runs.stored()) == 4
+    assert len(run_store.stored()) == 4
     del AGGREGATIONS["by-norm"]
-    assert {one.spec.model.aggregation for one in runs.stored()} == {"attentionvlad"} and len(runs.stored()) == 2
+    assert {one.spec.model.aggregation for one in run_store.stored()} == {"attentionvlad"} and len(
+        run_store.stored()
+    ) == 2
     with pytest.raises(ValueError, match="by-norm and mlma found, expected modules that stand in AGGREGATIONS"):
-        runs.known(first.key)
+        run_store.known(first.key)
 
 
 def test_a_dataset_from_outside_is_one_like_the_others(added, tiny, results_folder):

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from famf_lib import cli, data_parallel, runs, training
-from famf_lib.datasets import imported
-from famf_lib.features import ClipSet, ClipSetError
-from famf_lib.files import ROOT
-from famf_lib.model import ModelConfig
-from famf_lib.runs import RunSpec
-from famf_lib.splits import split
-from famf_lib.training import TrainingConfig
+from famf_book import cli
+from famf_lib.data import imported
+from famf_lib.data.clipset import ClipSet, ClipSetError
+from famf_lib.data.splits import split
+from famf_lib.experiments import run_store
+from famf_lib.experiments.run_store import RunSpec
+from famf_lib.models.famf import ModelConfig
+from famf_lib.support.files import ROOT
+from famf_lib.training import distributed, train
+from famf_lib.training.train import TrainingConfig
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(aggregation_options={"clusters": 3}, fusion="mma", fusion_options={"hidden": 7}, hidden=29)
@@ -41,7 +43,7 @@ def together(folder, command, *arguments, other=None, processes=2):
     ``other`` is called first in all of them but the first.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["famf_lib.cli", "famf_lib.results"])
+    context.set_forkserver_preload(["famf_book.cli", "famf_lib.experiments.results"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -91,7 +93,7 @@ def train_twice():
     folder, out = map(Path, sys.argv[1:])
     clips = ClipSet.open(folder)
     for _ in range(2):
-        trained = data_parallel.train(MODEL, SETTINGS, clips, split(clips, "given"), 1)
+        trained = distributed.train(MODEL, SETTINGS, clips, split(clips, "given"), 1)
     torch.save({"losses": trained.losses, "model": trained.model.state_dict()}, out)
 
 
@@ -99,7 +101,7 @@ def test_two_processes_train_what_one_trains(kept, tmp_path):
     with together(tmp_path, train_twice, str(kept.folder), str(tmp_path / "out.pt")) as processes:
         assert ended(processes) == [0, 0], said(tmp_path, "err")
     found = torch.load(tmp_path / "out.pt")
-    alone = training.train(MODEL, SETTINGS, kept, split(kept, "given"), 1)
+    alone = train.train(MODEL, SETTINGS, kept, split(kept, "given"), 1)
     assert found["losses"] == pytest.approx(alone.losses, rel=1e-4)
     weights = alone.model.state_dict()
     assert found["model"].keys() == weights.keys()
@@ -109,10 +111,10 @@ def test_two_processes_train_what_one_trains(kept, tmp_path):
 
 
 def test_a_step_of_fewer_clips_than_processes_is_refused(kept, monkeypatch):
-    team = training.Alone()
+    team = train.Alone()
     team.size = 8
     with pytest.raises(ValueError, match=r"^processes: 8 for a step of 7 clips, expected a clip or more for each$"):
-        training.train(MODEL, SETTINGS, kept, split(kept, "given"), 1, team=team)
+        train.train(MODEL, SETTINGS, kept, split(kept, "given"), 1, team=team)
 
 
 # --- the store ---
@@ -120,22 +122,22 @@ def test_a_step_of_fewer_clips_than_processes_is_refused(kept, monkeypatch):
 
 def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, store):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    famf = ["-m", "famf_lib.cli", "run", "attention", "-d", "mine", "--profile", "quick", "--seeds", "1"]
+    famf = ["-m", "famf_book.cli", "run", "attention", "-d", "mine", "--profile", "quick", "--seeds", "1"]
     done = subprocess.run(command + famf, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("AttentionVLAD + MLMA") == 1, "said by both processes, or by none"
-    found = [runs.known(path.name) for path in store.glob("runs/*")]
+    found = [run_store.known(path.name) for path in store.glob("runs/*")]
     assert len(found) == 2 and all(run.origin["processes"] == 2 for run in found)
     assert all(list(run.folder.glob("attention-*.parquet")) for run in found)
     for run in found:
-        assert runs.find(run.spec, kept, CPU) is None, "taken for a run of one process"
-        alone = runs.obtain(run.spec, kept, CPU)
+        assert run_store.find(run.spec, kept, CPU) is None, "taken for a run of one process"
+        alone = run_store.obtain(run.spec, kept, CPU)
         assert run.losses == pytest.approx(alone.losses, rel=0.05)
         assert run.mean_ap == pytest.approx(alone.mean_ap, abs=0.1)
     monkeypatch.setenv("WORLD_SIZE", "2")  # as what a process under torchrun starts in its turn sees it
-    assert all(runs.obtain(run.spec, kept, CPU).key == run.key for run in found)
+    assert all(run_store.obtain(run.spec, kept, CPU).key == run.key for run in found)
     with pytest.raises(ValueError, match="^WORLD_SIZE: 2 found, and a run that is not there yet"):
-        runs.obtain(RunSpec(seed=7), kept, CPU)
+        run_store.obtain(RunSpec(seed=7), kept, CPU)
 
 
 # --- one that fails ---
@@ -153,7 +155,7 @@ def train_slowly():
 
     clips = ClipSet.open(folder)
     kept = {"checkpoint": place / "checkpoint.pt", "checkpoint_seconds": 0.0, "report": report}
-    data_parallel.train(MODEL, SETTINGS, clips, split(clips, "given"), 1, **kept)
+    distributed.train(MODEL, SETTINGS, clips, split(clips, "given"), 1, **kept)
 
 
 def test_a_lost_process_ends_all_with_a_sentence_and_the_training_goes_on_later(kept, tmp_path):
@@ -172,7 +174,7 @@ def test_a_lost_process_ends_all_with_a_sentence_and_the_training_goes_on_later(
         assert ended(processes) == [0, 0], said(tmp_path, "err")
     epochs = [tuple(map(float, line.split())) for line in (tmp_path / "epochs").read_text().splitlines()]
     assert [epoch for epoch, _ in epochs] in ([1, 2, 2, 3], [1, 2, 3]), "it began again"  # killed before or behind
-    alone = training.train(MODEL, SETTINGS, kept, split(kept, "given"), 1)
+    alone = train.train(MODEL, SETTINGS, kept, split(kept, "given"), 1)
     assert list(dict(epochs).values()) == pytest.approx(alone.losses, rel=1e-4)
 
 
@@ -180,7 +182,7 @@ def lose_the_clips():
     def nothing(*_):
         raise ClipSetError("/there: no ClipSet can be opened here (No such file)")
 
-    data_parallel._opened = nothing
+    distributed._opened = nothing
 
 
 def test_a_process_without_the_clips_ends_all_with_a_sentence(kept, tmp_path):
@@ -201,14 +203,14 @@ def test_what_is_wrong_with_the_input_is_said_once(tmp_path):
 
 
 def join_late():
-    barrier = data_parallel.dist.barrier
+    barrier = distributed.dist.barrier
 
     def late(*args, **kwargs):
         time.sleep(1)
         Path(sys.argv[1]).touch()
         barrier(*args, **kwargs)
 
-    data_parallel.dist.barrier = late
+    distributed.dist.barrier = late
 
 
 def end_at_once():
@@ -225,11 +227,11 @@ def test_a_command_that_ends_at_once_waits_for_the_others_to_join(tmp_path):
 def test_a_single_process_of_torchrun_is_one_like_any_other(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     called = []
-    data_parallel.together(lambda: called.append(data_parallel.dist.is_initialized()))
+    distributed.together(lambda: called.append(distributed.dist.is_initialized()))
     assert called == [False]
 
 
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(ValueError, match="^WORLD_SIZE: 'many' found, expected the number of processes"):
-        data_parallel.processes()
+        distributed.processes()

@@ -4,9 +4,20 @@ from dataclasses import replace
 
 import pytest
 
-from famf_lib import datasets, paper
-from famf_lib.experiments import EXPERIMENTS, FAMF, READINGS, TABLE_1, TABLE_2, Variant, known, set_name, specs
-from famf_lib.settings import BASE
+from famf_lib import paper
+from famf_lib.data import datasets
+from famf_lib.experiments.catalogue import (
+    EXPERIMENTS,
+    FAMF,
+    READINGS,
+    TABLE_1,
+    TABLE_2,
+    Variant,
+    known,
+    set_name,
+    specs,
+)
+from famf_lib.experiments.settings import BASE
 
 STANDARD = BASE["standard"]
 

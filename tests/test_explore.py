@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-from famf_lib import explore, prediction, saved
-from famf_lib.datasets import imported, synthetic
-from famf_lib.explore import Explorer, Ruin
-from famf_lib.features import Modality
-from famf_lib.files import ROOT
-from famf_lib.sampling import Sampler, generator
-from famf_lib.training import EVALUATION
+from famf_book import explore
+from famf_book.explore import Explorer, Ruin
+from famf_lib.data import imported, synthetic
+from famf_lib.data.clipset import Modality
+from famf_lib.data.sampling import Sampler, generator
+from famf_lib.support.files import ROOT
+from famf_lib.training import checkpoint, prediction
+from famf_lib.training.train import EVALUATION
 
 NAME = "mine"
 
@@ -53,7 +54,7 @@ def other(explorer):
 
 def predicted(explorer, clipset):
     """What ``famf predict`` says of every clip, by name."""
-    model = saved.open(explorer.file)
+    model = checkpoint.open(explorer.file)
     tables = prediction.predict(model, clipset, top=len(model.card.persons))
     return {row["name"]: row for table in tables for row in table.to_pylist()}
 
@@ -181,7 +182,7 @@ def test_what_cannot_be_is_one_sentence(explorer, monkeypatch, ask, sentence):
 
 
 def test_sliders_draw_what_the_model_says(explorer, store):
-    widgets = pytest.importorskip("famf_lib.widgets", reason="ipywidgets is not installed (the extra lab has it)")
+    widgets = pytest.importorskip("famf_book.widgets", reason="ipywidgets is not installed (the extra lab has it)")
     shutil.copytree(explorer.file.parents[2], store)
     one = widgets.Exploration(explorer)
     clip = one.clip.value

@@ -7,15 +7,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from famf_lib import export, saved
-from famf_lib.aggregation import AGGREGATIONS
-from famf_lib.cli import app
-from famf_lib.export import ExportError, onnx
-from famf_lib.files import ROOT
-from famf_lib.fusion import FUSIONS
-from famf_lib.model import FAMF, ModelConfig
-from famf_lib.sampling import Batch
-from famf_lib.saved import Card, SavedModel, SavedModelError
+from famf_book.cli import app
+from famf_lib.data.sampling import Batch
+from famf_lib.models.aggregation import AGGREGATIONS
+from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.fusion import FUSIONS
+from famf_lib.support.files import ROOT
+from famf_lib.training import checkpoint, onnx_export
+from famf_lib.training.checkpoint import Card, SavedModel, SavedModelError
+from famf_lib.training.onnx_export import ExportError, onnx
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
@@ -120,7 +120,7 @@ def test_a_graph_with_other_numbers_is_not_left_behind(tmp_path, monkeypatch, gr
         def save(self, path, external_data):
             path.write_bytes(graph.read_bytes())
 
-    monkeypatch.setattr(export, "_graph", lambda opened: Program())
+    monkeypatch.setattr(onnx_export, "_graph", lambda opened: Program())
     assert onnx(made(modalities=()), tmp_path / "a.onnx") < 1e-5
     sound = (tmp_path / "a.onnx").read_bytes()
     with pytest.raises(
@@ -149,13 +149,13 @@ class AllModalities(FAMF):
 @pytest.mark.parametrize("mistaken", [AllFaces, AllModalities])
 def test_the_comparison_sees_what_a_graph_overlooks(mistaken, graph_with_audio):
     opened = made(modalities=("audio",))
-    assert export._difference(opened, graph_with_audio) < 1e-5
+    assert onnx_export._difference(opened, graph_with_audio) < 1e-5
     opened.model.__class__ = mistaken
-    assert export._difference(opened, graph_with_audio) > 10 * export.TOLERANCE
+    assert onnx_export._difference(opened, graph_with_audio) > 10 * onnx_export.TOLERANCE
 
 
 def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxruntime" else name)
     with pytest.raises(ExportError) as refusal:
         onnx(made(modalities=()), tmp_path / "a.onnx")
     assert str(refusal.value) == (
@@ -181,7 +181,7 @@ def famf(*arguments):
 @pytest.fixture
 def model(tmp_path):
     opened = made(modalities=())
-    return saved.save(tmp_path / "model.safetensors", opened.model, opened.card)
+    return checkpoint.save(tmp_path / "model.safetensors", opened.model, opened.card)
 
 
 def test_the_command_writes_either_format(model, graph, tmp_path):
@@ -191,7 +191,7 @@ def test_the_command_writes_either_format(model, graph, tmp_path):
     assert first == str(tmp_path / "a.onnx") and second.startswith("the same numbers as PyTorch's but for ")
     assert famf("export", model, tmp_path / "b.safetensors").exit_code == 0
     assert (tmp_path / "b.safetensors").read_bytes() == model.read_bytes()
-    assert famf("export", model, model).exit_code == 0 and saved.open(model), "onto itself"
+    assert famf("export", model, model).exit_code == 0 and checkpoint.open(model), "onto itself"
 
 
 @pytest.mark.parametrize(
@@ -217,5 +217,5 @@ def test_bad_input_is_one_sentence(model, tmp_path, arguments, sentence):
 def test_a_file_that_is_no_model_is_not_copied(tmp_path):
     (tmp_path / "a").write_bytes(b"no model")
     with pytest.raises(SavedModelError):
-        export.copy(tmp_path / "a", tmp_path / "b.safetensors")
+        onnx_export.copy(tmp_path / "a", tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 from scipy.optimize import least_squares
 
-from famf_lib.extraction.alignment import SIZE, TEMPLATE, AlignmentError, align, resized, sampled, similarity
+from famf_video.alignment import SIZE, TEMPLATE, AlignmentError, align, resized, sampled, similarity
 
 rng = np.random.default_rng(7)
 

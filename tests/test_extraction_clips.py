@@ -8,8 +8,8 @@ import video_files
 from coloured_faces import BLUE, DIM, GREEN, RED, Embedder, everything, looks, picture, stages
 from video_files import tone
 
-from famf_lib.extraction.clips import StageError, clips_of
-from famf_lib.extraction.video import Video
+from famf_video.clips import StageError, clips_of
+from famf_video.video import Video
 
 
 def walk(count=50, both=True):

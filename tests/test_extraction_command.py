@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from famf_lib.cli import app
-from famf_lib.features import ClipSet
+from famf_book.cli import app
+from famf_lib.data.clipset import ClipSet
 
 
 def famf(*arguments):
@@ -69,7 +69,7 @@ def test_faces_of_a_person_are_alike_across_videos(extracted):
 
 def test_asked_again_it_only_puts_together(extracted, monkeypatch):
     folder, _, _ = extracted
-    monkeypatch.setattr("famf_lib.extraction.detection.MTCNN.detect", None)
+    monkeypatch.setattr("famf_video.detection.MTCNN.detect", None)
     before = ClipSet.open(folder / "out").fingerprint
     options = ["--fps", "4", "--tracks", "all", "--person-folders", "--replace"]
     assert famf("extract", folder / "films", "--out", folder / "out", *options).exit_code == 1

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx_models import network
 
-from famf_lib.extraction import registry
-from famf_lib.extraction.detection import ENTRIES, MTCNN, NAMES, SCRFD, detector, overlap, suppressed
-from famf_lib.extraction.onnx import OnnxError
+from famf_video import registry
+from famf_video.detection import ENTRIES, MTCNN, NAMES, SCRFD, detector, overlap, suppressed
+from famf_video.onnx import OnnxError
 
 # --- overlap and suppression ---
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from onnx_models import embedder, network
 
-from famf_lib.extraction import registry
-from famf_lib.extraction.embedding import BATCH, ArcFace, scales_itself
-from famf_lib.extraction.onnx import OnnxError
+from famf_video import registry
+from famf_video.embedding import BATCH, ArcFace, scales_itself
+from famf_video.onnx import OnnxError
 
 pytest.importorskip("onnx", reason="the extra extract is not installed")
 pytest.importorskip("onnxruntime", reason="the extra extract is not installed")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from famf_lib.extraction import labels
-from famf_lib.extraction.labels import Label, LabelsError
+from famf_video import labels
+from famf_video.labels import Label, LabelsError
 
 
 def touched(folder, *names):

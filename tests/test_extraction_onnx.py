@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx_models import network
 
-from famf_lib.extraction.onnx import OnnxError, OnnxModel
+from famf_video.onnx import OnnxError, OnnxModel
 
 pytest.importorskip("onnx", reason="the extra extract is not installed")
 pytest.importorskip("onnxruntime", reason="the extra extract is not installed")

@@ -7,10 +7,11 @@ from coloured_faces import BLUE, DIM, GREEN, RED, everything, picture, stages
 from test_prediction import made
 from video_files import tone
 
-from famf_lib import inspection, prediction
-from famf_lib.extraction.labels import Label
-from famf_lib.extraction.pipeline import ExtractionError, extract
-from famf_lib.features import ClipSet
+from famf_lib.data import inspection
+from famf_lib.data.clipset import ClipSet
+from famf_lib.training import prediction
+from famf_video.labels import Label
+from famf_video.pipeline import ExtractionError, extract
 
 
 def video(path, *colours, count=30, sound=0.0):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from famf_lib import portraits
-from famf_lib.extraction.alignment import SIZE, TEMPLATE, align
-from famf_lib.extraction.quality import PARTS, quality, quality_parts, sharpness
+from famf_book import portraits
+from famf_video.alignment import SIZE, TEMPLATE, align
+from famf_video.quality import PARTS, quality, quality_parts, sharpness
 
 
 def portrait(**traits):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx_models import network
 
-from famf_lib.extraction.onnx import OnnxError
-from famf_lib.extraction.regions import DEVIATION, MEAN, OnnxImages, cut_out, region
+from famf_video.onnx import OnnxError
+from famf_video.regions import DEVIATION, MEAN, OnnxImages, cut_out, region
 
 pytest.importorskip("onnx", reason="the extra extract is not installed")
 pytest.importorskip("onnxruntime", reason="the extra extract is not installed")

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from famf_lib.cli import app
-from famf_lib.extraction import registry
-from famf_lib.extraction.registry import RegistryError
+from famf_book.cli import app
+from famf_video import registry
+from famf_video.registry import RegistryError
 
 CONTENT = b"the weights of a network" * 1000
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx_models import network
 
-from famf_lib.extraction.onnx import OnnxError
-from famf_lib.extraction.speech import OnnxSpeaker, log_mel, pieces
-from famf_lib.extraction.video import RATE
+from famf_video.onnx import OnnxError
+from famf_video.speech import OnnxSpeaker, log_mel, pieces
+from famf_video.video import RATE
 
 pytest.importorskip("onnx", reason="the extra extract is not installed")
 pytest.importorskip("onnxruntime", reason="the extra extract is not installed")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from famf_lib.extraction.text import RapidOcr, SentenceTransformers, TextError
+from famf_video.text import RapidOcr, SentenceTransformers, TextError
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famf_lib.extraction.tracking import Tracker, colours, is_cut
+from famf_video.tracking import Tracker, colours, is_cut
 
 DIM = 23
 STEP = 0.2  # seconds between pictures

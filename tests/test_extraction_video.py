@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from video_files import SIZE, marked, number_of, tone
 
-from famf_lib.extraction.video import RATE, Video, VideoError
+from famf_video.video import RATE, Video, VideoError
 
 
 def numbers(path, fps):

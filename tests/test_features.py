@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from famf_lib import features
-from famf_lib.features import ClipSet, ClipSetError
-from famf_lib.files import written_whole
+from famf_lib.data import clipset
+from famf_lib.data.clipset import ClipSet, ClipSetError
+from famf_lib.support.files import written_whole
 
 D, A = 3, 2  # length of a face, of an audio vector
 COUNTS = [2, 0, 3]
@@ -93,14 +93,14 @@ def test_what_is_saved_is_what_is_opened(tmp_path):
     assert opened.face_columns(["quality"]).columns.tolist() == ["quality"]
     assert opened.info == clips.info and opened.fingerprint == clips.fingerprint
     assert opened.folder == tmp_path / "set"
-    assert features.content_fingerprint(opened) == opened.fingerprint, "the fingerprint depends on the way to the disk"
+    assert clipset.content_fingerprint(opened) == opened.fingerprint, "the fingerprint depends on the way to the disk"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["set"], "something was left behind"
 
 
 def test_what_was_opened_is_saved_again_even_over_itself(tmp_path):
     build().save(tmp_path / "set")
     ClipSet.open(tmp_path / "set").save(tmp_path / "set")
-    assert features.content_fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
+    assert clipset.content_fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="asks Linux which files are mapped")
@@ -122,11 +122,11 @@ def test_an_interrupted_save_leaves_the_old_one_whole(tmp_path, monkeypatch, bre
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    place = pd.DataFrame if breaks == "to_parquet" else features.Writer
+    place = pd.DataFrame if breaks == "to_parquet" else clipset.Writer
     monkeypatch.setattr(place, breaks, interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(faces=np.zeros((5, D))).save(tmp_path / "set")
-    assert features.content_fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
+    assert clipset.content_fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
     assert [p.name for p in tmp_path.iterdir()] == ["set"], "something was left behind"
 
 
@@ -313,7 +313,7 @@ def test_a_table_of_faces_that_does_not_fit_gives_its_sentence(tmp_path, what):
 
 def test_another_format_gives_its_sentence(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(features, "FORMAT", "famf-clipset-0")
+        patch.setattr(clipset, "FORMAT", "famf-clipset-0")
         build().save(tmp_path / "set")
     with pytest.raises(ClipSetError) as refusal:
         ClipSet.open(tmp_path / "set")
@@ -331,7 +331,7 @@ def columns_of(clips):
 @pytest.mark.parametrize("pieces", [[0, 5], [1, 2, 5], [3, 3, 5]])
 def test_pieces_make_what_the_whole_makes(tmp_path, dim, pieces):
     whole = build(faces=np.random.default_rng(3).normal(size=(5, dim)))
-    with features.writing(tmp_path / "set", dim, columns_of(whole)) as out:
+    with clipset.writing(tmp_path / "set", dim, columns_of(whole)) as out:
         for start, end in zip([0, *pieces], pieces, strict=False):
             out.add(whole.faces[start:end], whole.face_columns()[start:end])
         fingerprint = out.finish(whole.counts.numpy(), whole.clips, whole.modalities, whole.info)
@@ -350,7 +350,7 @@ def test_the_bad_row_is_counted_from_the_first_piece(tmp_path):
     whole = build()
     bad = torch.full_like(whole.faces[:2], torch.inf)
     with pytest.raises(ClipSetError, match="faces: row 5 is not finite"):
-        with features.writing(tmp_path / "set", whole.dim, columns_of(whole)) as out:
+        with clipset.writing(tmp_path / "set", whole.dim, columns_of(whole)) as out:
             out.add(whole.faces, whole.face_columns())
             out.add(bad, whole.face_columns()[:2])
     assert not list(tmp_path.iterdir())
@@ -369,7 +369,7 @@ def test_the_bad_row_is_counted_from_the_first_piece(tmp_path):
         (
             lambda out, w: (
                 out.add(w.faces, w.face_columns()),
-                out.finish(w.counts.numpy(), w.clips, w.modalities, {"x": "y" * features.Writer.HEADER}),
+                out.finish(w.counts.numpy(), w.clips, w.modalities, {"x": "y" * clipset.Writer.HEADER}),
             ),
             "info: 6",
         ),
@@ -377,7 +377,7 @@ def test_the_bad_row_is_counted_from_the_first_piece(tmp_path):
 )
 def test_half_a_clipset_does_not_come_into_being(tmp_path, mistake, sentence):
     whole = build()
-    with pytest.raises(ClipSetError, match=sentence), features.writing(tmp_path / "set", D, columns_of(whole)) as out:
+    with pytest.raises(ClipSetError, match=sentence), clipset.writing(tmp_path / "set", D, columns_of(whole)) as out:
         mistake(out, whole)
     assert not list(tmp_path.iterdir())
 
@@ -386,4 +386,4 @@ def test_half_a_clipset_does_not_come_into_being(tmp_path, mistake, sentence):
 def test_a_sum_that_overflows_is_no_infinite_number(row):
     vectors = torch.zeros(3, 7, dtype=torch.float16)
     vectors[1] = torch.tensor(row)
-    assert features.finite(vectors).tolist() == torch.isfinite(vectors).all(dim=1).tolist()
+    assert clipset.finite(vectors).tolist() == torch.isfinite(vectors).all(dim=1).tolist()

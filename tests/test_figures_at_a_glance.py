@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from famf_lib.experiments import EXPERIMENTS, FAMF, TABLE_1
-from famf_lib.figures import at_a_glance
-from famf_lib.report import rows
+from famf_book.figures import at_a_glance
+from famf_book.report import rows
+from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, TABLE_1
 
 LEVELS = {variant.label: 0.5 + 0.01 * n for n, variant in enumerate(TABLE_1)}
 PRINTED = EXPERIMENTS["table-1"].paper()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from famf_lib.figures.attempts import attempts
+from famf_book.figures.attempts import attempts
 
 
 def test_every_record_is_told_in_numbers_of_its_own(tmp_path):

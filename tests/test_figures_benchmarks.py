@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from famf_lib import notebooks, plots
-from famf_lib.figures import benchmarks
-from famf_lib.files import ROOT
+from famf_book import notebooks, plots
+from famf_book.figures import benchmarks
+from famf_lib.support.files import ROOT
 
 ORIGIN = {
     "commit": "0123456789abcdef-dirty",

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from famf_lib.claims import Verdict
-from famf_lib.figures import cluster_weights
-from famf_lib.figures.cluster_weights import GRADED, PLAIN, absorbed, clip_scale
-from famf_lib.model import FAMF, ModelConfig
-from famf_lib.results import Results
-from famf_lib.runs import RunSpec, obtain
-from famf_lib.sampling import Batch
-from famf_lib.training import EvaluationConfig, TrainingConfig, evaluate
+from famf_book.figures import cluster_weights
+from famf_book.figures.cluster_weights import GRADED, PLAIN, absorbed, clip_scale
+from famf_lib.data.sampling import Batch
+from famf_lib.evidence.claims import Verdict
+from famf_lib.experiments.results import Results
+from famf_lib.experiments.run_store import RunSpec, obtain
+from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.training.train import EvaluationConfig, TrainingConfig, evaluate
 
 B, N, D, K, H, C, A = 13, 7, 11, 5, 17, 19, 3  # clips, faces, length, clusters, width, persons, length of audio
 

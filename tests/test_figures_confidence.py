@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
-from famf_lib.figures import confidence
-from famf_lib.figures.confidence import ALL, KNOWN
-from famf_lib.statistics import estimate
+from famf_book.figures import confidence
+from famf_book.figures.confidence import ALL, KNOWN
+from famf_lib.evidence.bootstrap import estimate
 
 
 def clips(seeds=3, persons=17, noise=0, seed=0, power=2.0):

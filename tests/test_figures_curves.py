@@ -8,11 +8,11 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 
-from famf_lib import report
-from famf_lib.claims import MARGIN, Verdict
-from famf_lib.figures import curves
-from famf_lib.figures.curves import GB, OURS_FORM, STORED
-from famf_lib.statistics import estimate
+from famf_book import report
+from famf_book.figures import curves
+from famf_book.figures.curves import GB, OURS_FORM, STORED
+from famf_lib.evidence.bootstrap import estimate
+from famf_lib.evidence.claims import MARGIN, Verdict
 
 TESTED = (1, 3, 7, 13, 61)
 TRAINED = {"few": 3, "many": 13}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from famf_lib import notebooks
-from famf_lib.extraction import registry
-from famf_lib.figures import from_video
-from famf_lib.files import ROOT
+from famf_book import notebooks
+from famf_book.figures import from_video
+from famf_lib.support.files import ROOT
+from famf_video import registry
 
 
 def test_what_is_missing_is_one_sentence(monkeypatch, tmp_path):
@@ -43,7 +43,7 @@ def test_the_notebook_has_the_parameters_that_it_says():
 
 def test_a_video_of_pictures_shows_each_in_turn_and_sounds(tmp_path):
     pytest.importorskip("av", reason="the extra extract is not installed")
-    from famf_lib.extraction.video import Video
+    from famf_video.video import Video
 
     colours = [(250, 20, 20), (20, 250, 20), (20, 20, 250)]
     faces = [Image.new("RGB", (70, 90), colour) for colour in colours]

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from famf_lib.experiments import EXPERIMENTS, TABLE_1, Experiment
-from famf_lib.figures import full_size
-from famf_lib.files import ROOT
-from famf_lib.floor import H200
+from famf_book.figures import full_size
+from famf_lib.experiments.catalogue import EXPERIMENTS, TABLE_1, Experiment
+from famf_lib.support.files import ROOT
+from famf_lib.training.roofline import H200
 
 NAMES = list(full_size.SPOKEN)
 

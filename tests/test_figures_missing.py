@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from famf_lib.figures import missing
-from famf_lib.statistics import estimate
+from famf_book.figures import missing
+from famf_lib.evidence.bootstrap import estimate
 
 ROWS = ("AttentionVLAD + Concat, all modalities", "AttentionVLAD + MLMA, all modalities")
 GONE = ("", "head", "body", "all")

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from famf_book.figures.modalities import AVERAGE, gains, joining, summary
 from famf_lib import paper
-from famf_lib.experiments import TABLE_2, set_name
-from famf_lib.figures.modalities import AVERAGE, gains, joining, summary
-from famf_lib.statistics import difference
+from famf_lib.evidence.bootstrap import difference
+from famf_lib.experiments.catalogue import TABLE_2, set_name
 
 LEVELS = {
     "Face": 0.31,

@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from famf_lib.claims import MARGIN
-from famf_lib.experiments import FAMF, FAMF_WITH_MMA, READINGS
-from famf_lib.figures import readings
-from famf_lib.figures.readings import COLUMNS, Outcome
-from famf_lib.files import ROOT
-from famf_lib.notebooks import read
-from famf_lib.results import Results
-from famf_lib.settings import BASE
-from famf_lib.statistics import Estimate, estimate
+from famf_book.figures import readings
+from famf_book.figures.readings import COLUMNS, Outcome
+from famf_book.notebooks import read
+from famf_lib.evidence.bootstrap import Estimate, estimate
+from famf_lib.evidence.claims import MARGIN
+from famf_lib.experiments.catalogue import FAMF, FAMF_WITH_MMA, READINGS
+from famf_lib.experiments.results import Results
+from famf_lib.experiments.settings import BASE
+from famf_lib.support.files import ROOT
 
 ROWS = [FAMF, FAMF_WITH_MMA, *(r.variant for r in READINGS)]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from famf_lib.claims import Comparison, Verdict
-from famf_lib.experiments import TABLE_1
-from famf_lib.figures import robustness
-from famf_lib.statistics import Estimate
+from famf_book.figures import robustness
+from famf_lib.evidence.bootstrap import Estimate
+from famf_lib.evidence.claims import Comparison, Verdict
+from famf_lib.experiments.catalogue import TABLE_1
 
 PERSONS, SEEDS = 11, 5
 SHARES = (0.0, 0.5, 0.9)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from famf_lib.claims import Verdict
-from famf_lib.figures import training_clips
-from famf_lib.statistics import difference, estimate
+from famf_book.figures import training_clips
+from famf_lib.evidence.bootstrap import difference, estimate
+from famf_lib.evidence.claims import Verdict
 
 NUMBER = np.array([1, 1, 1, 2, 2, 3, 4, 4, 5, 7, 8, 30, 31])  # training clips of 13 persons
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from scipy.stats import rankdata
 
-from famf_lib import runs, training
-from famf_lib.figures import weights
-from famf_lib.model import ModelConfig
-from famf_lib.results import Results
-from famf_lib.runs import RunSpec
-from famf_lib.training import TrainingConfig
+from famf_book.figures import weights
+from famf_lib.experiments import run_store
+from famf_lib.experiments.results import Results
+from famf_lib.experiments.run_store import RunSpec
+from famf_lib.models.famf import ModelConfig
+from famf_lib.training import train
+from famf_lib.training.train import TrainingConfig
 
 PERSONS, SEEDS = 7, 3
 
@@ -170,7 +171,7 @@ def spec(clusters=3, **options):
 
 
 def test_clips_follow_the_rule_and_carry_the_weights_of_eq_3(clipset):
-    run = runs.obtain(spec(), clipset, torch.device("cpu"))
+    run = run_store.obtain(spec(), clipset, torch.device("cpu"))
     found = weights.clips(run, clipset, spreads=(0.2, 1.0), least=4)
     offsets, quality = clipset.offsets.numpy(), clipset.face_columns()["quality"].to_numpy()
     known = clipset.clips[(clipset.clips["split"] == "val") & clipset.clips["person"].notna()].index
@@ -191,9 +192,9 @@ def test_clips_follow_the_rule_and_carry_the_weights_of_eq_3(clipset):
 def test_untrained_models_are_the_start_of_the_trained_ones(clipset):
     device = torch.device("cpu")
     specs = {("A", 1): spec(centres="random"), ("k-means", 1): spec()}
-    trained = {key: runs.obtain(one, clipset, device) for key, one in specs.items()}
+    trained = {key: run_store.obtain(one, clipset, device) for key, one in specs.items()}
     found = weights.untrained(Results(trained, "data", "quick"), clipset, device)
-    start = training.build(specs["A", 1].model, clipset, 5, seed=1)
+    start = train.build(specs["A", 1].model, clipset, 5, seed=1)
     left = found.runs["A", 1].model(clipset).state_dict()
     for name, value in start.named_parameters():
         torch.testing.assert_close(left[name], value, rtol=0, atol=1e-29, msg=name)  # a bias of 0 is one that moves

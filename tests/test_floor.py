@@ -2,10 +2,10 @@
 
 import pytest
 
-from famf_lib import floor
-from famf_lib.floor import Machine, Size, Work
-from famf_lib.model import ModelConfig
-from famf_lib.training import EvaluationConfig, TrainingConfig
+from famf_lib.models.famf import ModelConfig
+from famf_lib.training import roofline
+from famf_lib.training.roofline import Machine, Size, Work
+from famf_lib.training.train import EvaluationConfig, TrainingConfig
 
 B, N, D, K, H, C = 13, 5, 11, 3, 29, 7
 AUDIO, FIRST, SECOND = 17, 19, 2
@@ -19,7 +19,7 @@ LAYERS = ((T * D, H), (H, H), (H, C))
 
 
 def test_operations_are_those_of_the_equations():
-    parts = floor.of_step(MODEL, TRAINING, SIZE, B)
+    parts = roofline.of_step(MODEL, TRAINING, SIZE, B)
     # Scores of clusters and the sum over faces, a product each; nobody asks for a gradient of the faces. φ is a product
     # of the centres with a vector, whose gradient goes to both.
     assert parts["aggregation"].flops == 2 * (2 * B * N * D * K) * 2 + 3 * 2 * K * D
@@ -33,7 +33,7 @@ def test_operations_are_those_of_the_equations():
 
 def test_without_anything_to_learn_before_it_the_classifier_is_asked_for_less():
     model = ModelConfig(aggregation="mean", fusion="concat", modalities=(), hidden=H)
-    parts = floor.of_step(model, TRAINING, SIZE, B)
+    parts = roofline.of_step(model, TRAINING, SIZE, B)
     forward = [2 * B * D * H, 2 * B * H * H, 2 * B * H * C]
     assert parts["classifier"].flops == 3 * sum(forward) - forward[0]  # no gradient of its inputs
     assert parts["aggregation"].flops == 2 * B * N * D and parts["fusion"].flops == 0
@@ -42,7 +42,7 @@ def test_without_anything_to_learn_before_it_the_classifier_is_asked_for_less():
 @pytest.mark.parametrize(("precision", "element"), [("bfloat16", 2), ("float32", 4)])
 def test_bytes_are_what_comes_in_and_what_stays(precision, element):
     training = TRAINING.model_copy(update={"precision": precision})
-    parts = floor.of_step(MODEL, training, SIZE, B)
+    parts = roofline.of_step(MODEL, training, SIZE, B)
     assert parts["sampling"].bytes == (2 + element) * B * (N * D + AUDIO)
     assert parts["aggregation"].bytes == element * 2 * B * (N * D + K * D)
     assert parts["fusion"].bytes == element * 2 * B * (K * D + T * D)
@@ -55,14 +55,14 @@ def test_bytes_are_what_comes_in_and_what_stays(precision, element):
 
 
 def test_a_training_is_its_steps_and_its_draws():
-    step = floor.of_step(MODEL, TRAINING, SIZE, 13)  # 101 clips in 8 steps of 12 or 13
-    whole = floor.of_training(MODEL, TRAINING, SIZE)
+    step = roofline.of_step(MODEL, TRAINING, SIZE, 13)  # 101 clips in 8 steps of 12 or 13
+    whole = roofline.of_training(MODEL, TRAINING, SIZE)
     assert whole["classifier"] == step["classifier"] * 24
     assert whole["draw"].bytes == 3 * (2 * 8 * 601 + 8 * N * 101) and list(whole)[0] == "draw"
 
 
 def test_ranking_reads_faces_and_scores():
-    work = floor.of_evaluation(MODEL, EvaluationConfig(faces=4), SIZE)
+    work = roofline.of_evaluation(MODEL, EvaluationConfig(faces=4), SIZE)
     assert work.float32 and work.bytes == 47 * (2 * (4 * D + AUDIO) + 8 * C)
     mixed = D * FIRST + FIRST * SECOND + T * SECOND + T * D
     clip = 2 * 4 * D * K + AUDIO * D + T * mixed + sum(a * b for a, b in LAYERS)
@@ -78,4 +78,4 @@ def test_the_longer_of_products_and_bytes_decides():
 
 def test_the_precision_has_to_be_said():
     with pytest.raises(ValueError, match=r"^precision: 'auto' found, expected float32 or bfloat16$"):
-        floor.of_step(MODEL, TrainingConfig(), SIZE, B)
+        roofline.of_step(MODEL, TrainingConfig(), SIZE, B)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from famf_lib.aggregation import AGGREGATIONS, plain_residual_sums
-from famf_lib.files import ROOT
+from famf_lib.models.aggregation import AGGREGATIONS, plain_residual_sums
+from famf_lib.support.files import ROOT
 
 pytest.importorskip("triton", reason="Triton is not installed: there is none for this system")
 

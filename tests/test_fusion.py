@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from famf_lib.fusion import FUSIONS, MLMA, MMA, Concat
+from famf_lib.models.fusion import FUSIONS, MLMA, MMA, Concat
 
 B, T, D, H1, H2 = 3, 5, 11, 7, 2  # clips, tokens, length of a token, channels behind the two convolutions
 AXES = ("source", "target")

@@ -5,8 +5,8 @@ import shlex
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, writes
 
-from famf_lib import generated, notebooks
-from famf_lib.pages import Page
+from famf_book import generated, notebooks
+from famf_book.pages import Page
 
 CELL = """\
 dataset: str = "synthetic"  # which faces: a | b, or *c*

@@ -17,17 +17,18 @@ import film_faces
 import video_files
 from onnx_models import network
 
-from famf_lib import enrolment, identification, prediction, runs, saved, settings
-from famf_lib.cli import app
-from famf_lib.enrolment import EnrolmentError, enroll, gather
-from famf_lib.extraction import registry, stills
-from famf_lib.extraction.alignment import TEMPLATE
-from famf_lib.extraction.clips import Stages
-from famf_lib.extraction.detection import Detections
-from famf_lib.features import ClipSet
-from famf_lib.identification import IdentificationError, identify
-from famf_lib.prediction import PredictionError
-from famf_lib.training import EvaluationConfig
+from famf_book.cli import app
+from famf_lib.data.clipset import ClipSet
+from famf_lib.experiments import run_store, settings
+from famf_lib.training import checkpoint, prediction
+from famf_lib.training.prediction import PredictionError
+from famf_lib.training.train import EvaluationConfig
+from famf_video import enrolment, identification, registry, stills
+from famf_video.alignment import TEMPLATE
+from famf_video.clips import Stages
+from famf_video.detection import Detections
+from famf_video.enrolment import EnrolmentError, enroll, gather
+from famf_video.identification import IdentificationError, identify
 
 COLOURS = {"Ann": (250, 60, 60), "Božena": (60, 250, 60), "<陳>": (60, 60, 250)}
 SIDE = 60
@@ -175,7 +176,7 @@ def test_the_largest_face_of_a_picture_counts_and_a_tight_crop_is_given_room(tmp
 def test_enrolled_persons_are_found_again_in_videos_that_were_not_seen(folder, tmp_path, quick):
     made = enroll(gather(folder, stages(), fps=10.0), tmp_path / "model.safetensors")
     assert made.persons == 3 and made.tried >= 3 and made.right == made.tried
-    opened = saved.open(made.file)
+    opened = checkpoint.open(made.file)
     assert opened.card.embedder == "colours" and list(opened.card.persons) == sorted(COLOURS)
     for seed, person in enumerate(COLOURS):
         found = identify(film(tmp_path / f"{seed}.mp4", person, seed=7 + seed), opened, stages(), fps=10.0)
@@ -189,13 +190,13 @@ def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, qui
     pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
     mean = ("ReduceMean", ["x"], ["y"], {"axes": [2, 3], "keepdims": 0})
     head = network(tmp_path / "head.onnx", [mean], [("x", ["n", 3, 13, 11])], [("y", ["n", 3])])
-    monkeypatch.setattr("famf_lib.extraction.detection.detector", lambda *_: Colours())
-    monkeypatch.setattr("famf_lib.extraction.embedding.ArcFace", lambda *_, **__: Colours())
+    monkeypatch.setattr("famf_video.detection.detector", lambda *_: Colours())
+    monkeypatch.setattr("famf_video.embedding.ArcFace", lambda *_, **__: Colours())
     monkeypatch.setattr(registry, "find", Path)
     model, video = str(tmp_path / "model.safetensors"), str(film(tmp_path / "v.mp4", "Ann", seed=9))
     done = CliRunner().invoke(app, ["enroll", str(folder), "--out", model, "--head", str(head)])
     assert done.exit_code == 0, done.output
-    assert saved.open(model).card.modality_dims == {"head": 3}
+    assert checkpoint.open(model).card.modality_dims == {"head": 3}
     done = CliRunner().invoke(app, ["identify", video, "--run", model, "--head", str(head)])
     assert done.stdout.startswith("v.mp4: Ann") and "was not asked for it" not in done.output, done.output
     done = CliRunner().invoke(app, ["identify", video, "--run", model])
@@ -205,13 +206,13 @@ def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, qui
 @pytest.fixture
 def model(tmp_path, made_up):
     """A saved model that knows the three, whoever is asked about."""
-    from famf_lib.model import FAMF, ModelConfig
+    from famf_lib.models.famf import FAMF, ModelConfig
 
     torch.manual_seed(3)
     config = ModelConfig(modalities=(), hidden=8)
-    card = saved.Card(config=config, dim=3, modality_dims={}, persons=sorted(COLOURS),
+    card = checkpoint.Card(config=config, dim=3, modality_dims={}, persons=sorted(COLOURS),
                       evaluation=EvaluationConfig(faces=4), seed=1, run="r", data="d", embedder="colours")  # fmt: skip
-    return saved.open(saved.save(tmp_path / "m.safetensors", FAMF(config, 3, {}, 3).eval(), card))
+    return checkpoint.open(checkpoint.save(tmp_path / "m.safetensors", FAMF(config, 3, {}, 3).eval(), card))
 
 
 def test_the_answer_is_that_of_famf_predict(model, tmp_path):
@@ -249,16 +250,16 @@ def test_predict_refuses_vectors_of_another_network_too(folder, model):
 
 
 def test_a_run_knows_the_network_of_its_clips(made_up):
-    from famf_lib.model import ModelConfig
-    from famf_lib.training import TrainingConfig
+    from famf_lib.models.famf import ModelConfig
+    from famf_lib.training.train import TrainingConfig
 
-    spec = runs.RunSpec(
+    spec = run_store.RunSpec(
         model=ModelConfig(modalities=(), hidden=8), training=TrainingConfig(epochs=1, batch_size=64), protocol="given"
     )
     for info in ({"embedder": "sha"}, {}):
         clips = made_up(info=info, seed=len(info))
-        run = runs.obtain(spec, clips, torch.device("cpu"))
-        assert saved.open(run.file).card.embedder == info.get("embedder")
+        run = run_store.obtain(spec, clips, torch.device("cpu"))
+        assert checkpoint.open(run.file).card.embedder == info.get("embedder")
 
 
 def test_a_video_without_a_face_and_no_video(model, tmp_path):
@@ -319,7 +320,7 @@ def test_actors_are_enrolled_by_pictures_and_found_in_a_video(tmp_path, monkeypa
     model = tmp_path / "model.safetensors"
     done = CliRunner().invoke(app, ["enroll", str(tmp_path / "known"), "--out", str(model)])
     assert done.exit_code == 0 and "6 persons" in done.output, done.output
-    card = saved.open(model).card
+    card = checkpoint.open(model).card
     assert card.embedder == registry.checksum(registry.find("mobilefacenet128"))
     last = {person: of[3:4] for person, of in film_faces.faces().items()}
     monkeypatch.setattr(film_faces, "faces", lambda: last)

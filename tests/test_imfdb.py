@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from famf_lib.datasets import imfdb
-from famf_lib.datasets.imfdb import ImfdbError
-from famf_lib.files import sources
-from famf_lib.splits import split
+from famf_lib.data import imfdb
+from famf_lib.data.imfdb import ImfdbError
+from famf_lib.data.splits import split
+from famf_lib.support.files import sources
 
 SIZE = (13, 17)
 GOOD = "MALE NEUTRAL NONE BAD MIDDLE LEFT PARTIAL"

@@ -12,16 +12,15 @@ from PIL import Image
 from test_imfdb import World
 from typer.testing import CliRunner
 
-from famf_lib import datasets
-from famf_lib.cli import app
-from famf_lib.datasets import imfdb, imfdb_embedding, imported
-from famf_lib.datasets.imfdb_embedding import Landmarks, aligned, import_pictures, padded
-from famf_lib.extraction import registry
-from famf_lib.extraction.alignment import TEMPLATE
-from famf_lib.extraction.embedding import ArcFace
-from famf_lib.extraction.onnx import OnnxModel
-from famf_lib.files import sources, store
-from famf_lib.splits import split
+from famf_book.cli import app
+from famf_lib.data import datasets, imfdb, imported
+from famf_lib.data.splits import split
+from famf_lib.support.files import sources, store
+from famf_video import imfdb_embedding, registry
+from famf_video.alignment import TEMPLATE
+from famf_video.embedding import ArcFace
+from famf_video.imfdb_embedding import Landmarks, aligned, import_pictures, padded
+from famf_video.onnx import OnnxModel
 
 pytest.importorskip("onnx", reason="the extra extract is not installed")
 pytest.importorskip("onnxruntime", reason="the extra extract is not installed")

@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from famf_lib import inspection
-from famf_lib.commands import data
-from famf_lib.datasets import imported
-from famf_lib.features import FILES, ClipSet
+from famf_book.commands import data
+from famf_lib.data import imported, inspection
+from famf_lib.data.clipset import FILES, ClipSet
 
 
 def counted(**changed):
@@ -233,7 +232,7 @@ def test_what_is_exported_is_imported_under_another_name(options, tmp_path):
 
 
 def test_the_commands_load_nothing_heavy_before_they_run():
-    code = "import sys, famf_lib.commands.data; print(*{'torch', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"
+    code = "import sys, famf_book.commands.data; print(*{'torch', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -17,14 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from official_files import DIM, PERSONS
 
-from famf_lib import datasets, pickles
-from famf_lib.datasets import imported, iqiyi
-from famf_lib.datasets.iqiyi import IqiyiError, import_folder
-from famf_lib.features import ClipSetError
-from famf_lib.files import ROOT
-from famf_lib.official import OfficialFileError
-from famf_lib.pickles import PickleError
-from famf_lib.splits import split
+from famf_lib.data import datasets, imported, iqiyi, pickles
+from famf_lib.data.clipset import ClipSetError
+from famf_lib.data.iqiyi import IqiyiError, import_folder
+from famf_lib.data.iqiyi_text import OfficialFileError
+from famf_lib.data.pickles import PickleError
+from famf_lib.data.splits import split
+from famf_lib.support.files import ROOT
 
 MADE = official_files.clips()
 
@@ -333,8 +332,8 @@ def test_a_folder_that_is_none_and_a_name_that_is_none(folder, tmp_path):
 
 def test_killed_in_the_middle_it_leaves_nothing_that_opens_and_the_next_one_clears_up(folder, store):
     code = (
-        "import sys, time; from pathlib import Path; from famf_lib.features import Writer;"
-        "from famf_lib.datasets import iqiyi;"
+        "import sys, time; from pathlib import Path; from famf_lib.data.clipset import Writer;"
+        "from famf_lib.data.datasets import iqiyi;"
         "Writer.finish = lambda *a, **k: (print('here', flush=True), time.sleep(60));"
         f"iqiyi.import_folder(Path({str(folder)!r}))"
     )

@@ -13,9 +13,9 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
-from famf_lib import notebooks
-from famf_lib.datasets import iqiyi
-from famf_lib.files import ROOT
+from famf_book import notebooks
+from famf_lib.data import iqiyi
+from famf_lib.support.files import ROOT
 
 GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1, 2]}
 ABOUT_ANOTHER = ("chimera",)
@@ -27,7 +27,7 @@ SEVERAL = {
 # The numbers do not matter, their way does: two epochs, and no processes besides.
 SETUP = """\
 from famf_lib import probes, runs
-from famf_lib.settings import BASE
+from famf_lib.experiments.settings import BASE
 
 base = BASE["quick"]
 training = base.training.model_copy(update={"epochs": 2, "decay_after": 1})

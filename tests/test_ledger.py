@@ -5,14 +5,15 @@ import pandas as pd
 import pytest
 import torch
 
-from famf_lib import ledger, report
-from famf_lib.aggregation import GhostVLAD
-from famf_lib.claims import Comparison, Verdict
-from famf_lib.experiments import EXPERIMENTS, specs
-from famf_lib.figures import verdicts
-from famf_lib.ledger import Entry
-from famf_lib.settings import BASE
-from famf_lib.statistics import Estimate
+from famf_book import report
+from famf_book.figures import verdicts
+from famf_lib.evidence import ledger
+from famf_lib.evidence.bootstrap import Estimate
+from famf_lib.evidence.claims import Comparison, Verdict
+from famf_lib.evidence.ledger import Entry
+from famf_lib.experiments.catalogue import EXPERIMENTS, specs
+from famf_lib.experiments.settings import BASE
+from famf_lib.models.aggregation import GhostVLAD
 
 HOLDS, FAILS, UNKNOWN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
 CLAIM = {claim.number: claim for claim in ledger.CLAIMS}

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from famf_lib import training
-from famf_lib.aggregation import AGGREGATIONS, AttentionVLAD, NetVLAD
-from famf_lib.memory import ResidualsMaterialised, peak_of_step
-from famf_lib.model import ModelConfig
-from famf_lib.splits import split
-from famf_lib.training import TrainingConfig
+from famf_lib.data.splits import split
+from famf_lib.models.aggregation import AGGREGATIONS, AttentionVLAD, NetVLAD
+from famf_lib.models.famf import ModelConfig
+from famf_lib.training import train
+from famf_lib.training.memory import ResidualsMaterialised, peak_of_step
+from famf_lib.training.train import TrainingConfig
 
 DIM, AUDIO, PERSONS, BATCH = 53, 61, 31, 248
 TOLERANCE = 0.03  # which faces were sampled, and what kernels of a CPU use inside themselves
@@ -52,7 +52,7 @@ def counted(model, settings, aggregation=None):
 def allocated(model, settings, clips):
     """The peak of a real training: PyTorch's profiler reports every call of the allocator in turn."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        training.train(model, settings, *clips, seed=1)
+        train.train(model, settings, *clips, seed=1)
     now = peak = 0
     calls = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     for call in sorted(calls, key=lambda call: call.start_ns()):

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from famf_lib.aggregation import AGGREGATIONS
-from famf_lib.fusion import FUSIONS
-from famf_lib.model import FAMF, ModelConfig, classifier
-from famf_lib.sampling import Batch
+from famf_lib.data.sampling import Batch
+from famf_lib.models.aggregation import AGGREGATIONS
+from famf_lib.models.famf import FAMF, ModelConfig, classifier
+from famf_lib.models.fusion import FUSIONS
 
 B, N, D, A, C, K = 5, 7, 11, 3, 13, 2  # clips, faces, face and audio vectors, persons, clusters
 OPTIONS = {"mean": {}, "nextvlad": {"clusters": K, "groups": 2, "expansion": 4}, "concat": {}}

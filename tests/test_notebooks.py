@@ -12,16 +12,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from famf_lib.fingerprint import class_fingerprint, source_fingerprint
-from famf_lib.notebooks import (
-    NotebookError,
-    Parameter,
-    as_list,
-    check,
-    execute,
-    parameters,
-    refuse_unknown_parameters,
-)
+from famf_book.notebooks import NotebookError, Parameter, as_list, check, execute, parameters, refuse_unknown_parameters
+from famf_lib.support.fingerprint import class_fingerprint, source_fingerprint
 
 DECLARED = """\
 dataset: str = "synthetic"  # which faces
@@ -30,7 +22,7 @@ rate: float = 1e-3
 quick: bool = False
 anything = None  # whatever
 """
-GUARD = "from famf_lib.notebooks import refuse_unknown_parameters\n\nrefuse_unknown_parameters()"
+GUARD = "from famf_book.notebooks import refuse_unknown_parameters\n\nrefuse_unknown_parameters()"
 
 
 def write(path: Path, *code: str, declared: str | None = DECLARED) -> Path:
@@ -185,7 +177,7 @@ def test_a_failure_names_notebook_cell_and_error_and_leaves_the_last_result(tmp_
 
 def test_an_interrupt_leaves_neither_files_nor_kernel(tmp_path):
     path = write(tmp_path / "a.ipynb", "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(900)")
-    code = "import sys; from famf_lib.notebooks import execute; execute(*sys.argv[1:])"
+    code = "import sys; from famf_book.notebooks import execute; execute(*sys.argv[1:])"
     (tmp_path / "out").mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path), str(tmp_path / "out" / "b.ipynb")],
@@ -255,7 +247,7 @@ def test_an_injected_name_is_compared_with_what_came_before(monkeypatch):
 
 
 def test_a_notebook_imports_its_helpers_at_no_cost():
-    code = "import sys, famf_lib.notebooks; print({'papermill', 'nbformat', 'torch', 'pydantic'} & set(sys.modules))"
+    code = "import sys, famf_book.notebooks; print({'papermill', 'nbformat', 'torch', 'pydantic'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from famf_lib.files import ROOT
-from famf_lib.official import OfficialFileError, read_submission, read_train, read_val, write_submission
+from famf_lib.data.iqiyi_text import OfficialFileError, read_submission, read_train, read_val, write_submission
+from famf_lib.support.files import ROOT
 
 READERS = (read_train, read_val, read_submission)
 

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import pytest
 from bs4 import BeautifulSoup
 
-from famf_lib import experiments, ledger, notebooks, results
-from famf_lib.files import ROOT
-from famf_lib.settings import BASE
-from famf_lib.statistics import estimate
+from famf_book import notebooks
+from famf_lib.evidence import ledger
+from famf_lib.evidence.bootstrap import estimate
+from famf_lib.experiments import catalogue, results
+from famf_lib.experiments.settings import BASE
+from famf_lib.support.files import ROOT
 
 SEEDS = [1, 2]
-NOTEBOOKS = [path for path in sorted((ROOT / "book").glob("*.ipynb")) if path.stem in experiments.EXPERIMENTS]
+NOTEBOOKS = [path for path in sorted((ROOT / "book").glob("*.ipynb")) if path.stem in catalogue.EXPERIMENTS]
 RESULT = re.compile(r"(?<![\w.])[+−-]?\d*\.\d{3,}(?!\w)")  # what no page may type: a number as exact as a result
 
 
@@ -116,7 +118,7 @@ def interval(e):
 
 def check(shown, name, found):
     """Compares what a page shows with the store, row by row. Returns the names of all that was found on the page."""
-    printed = experiments.EXPERIMENTS[name].paper()
+    printed = catalogue.EXPERIMENTS[name].paper()
     rows = {}
     for label in found.labels:
         runs = [found.runs[label, seed] for seed in found.seeds]

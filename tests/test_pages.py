@@ -9,10 +9,10 @@ import sys
 import pytest
 from bs4 import BeautifulSoup
 
-from famf_lib import notebooks
-from famf_lib.files import ROOT
-from famf_lib.pages import pages, table_of_contents
-from famf_lib.results import find_recording
+from famf_book import notebooks
+from famf_book.pages import pages, table_of_contents
+from famf_lib.experiments.results import find_recording
+from famf_lib.support.files import ROOT
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 # These show how something is done, or have other commands; the front page has links.

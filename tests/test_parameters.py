@@ -10,8 +10,9 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
-from famf_lib import notebooks, parameters
-from famf_lib.files import ROOT
+from famf_book import notebooks
+from famf_lib.experiments import parameters
+from famf_lib.support.files import ROOT
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 FREE = {
@@ -51,10 +52,10 @@ def test_the_ends_of_what_is_allowed_are_allowed():
 
 
 def test_the_rules_are_those_of_what_is_configured():
-    from famf_lib.runs import RunSpec
-    from famf_lib.settings import BASE
-    from famf_lib.splits import Protocol
-    from famf_lib.training import pick_device
+    from famf_lib.data.splits import Protocol
+    from famf_lib.experiments.run_store import RunSpec
+    from famf_lib.experiments.settings import BASE
+    from famf_lib.training.train import pick_device
 
     assert list(parameters.PROFILES) == list(BASE)
     assert parameters.PROTOCOLS == get_args(Protocol)
@@ -99,7 +100,7 @@ def test_papermill_tells_of_them():
 
 def write(path, *code):
     declared = 'profile: str = "quick"  # the size\nseeds: list[int] = [1]  # each 0 or more'
-    guard = "from famf_lib.notebooks import refuse_unknown_parameters\n\nrefuse_unknown_parameters()"
+    guard = "from famf_book.notebooks import refuse_unknown_parameters\n\nrefuse_unknown_parameters()"
     cells = [nbformat.v4.new_code_cell(declared, metadata={"tags": ["parameters"]})]
     cells += [nbformat.v4.new_code_cell(source) for source in (guard, *code)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -156,7 +157,7 @@ def test_in_jupyterlab_a_value_that_was_edited_is_checked(monkeypatch):
 @pytest.fixture
 def asked(monkeypatch):
     """What the command asks ``results.obtain`` for, which is then over."""
-    from famf_lib import results
+    from famf_lib.experiments import results
 
     found = []
 
@@ -169,7 +170,7 @@ def asked(monkeypatch):
 
 
 def famf(*arguments):
-    from famf_lib import cli
+    from famf_book import cli
 
     return CliRunner().invoke(cli.app, arguments).exception
 
@@ -202,7 +203,7 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_made(asked, arguments,
 
 
 def test_the_library_refuses_as_well(store):
-    from famf_lib import results
+    from famf_lib.experiments import results
 
     for given in ({"seeds": [-1]}, {"seeds": [1], "protocol": "film"}):
         with pytest.raises(ValueError, match="is not known, expected"):
@@ -226,8 +227,8 @@ def offered(*words):
 
 
 def test_tab_completes_names_and_values(store):
-    from famf_lib import datasets
-    from famf_lib.experiments import EXPERIMENTS
+    from famf_lib.data import datasets
+    from famf_lib.experiments.catalogue import EXPERIMENTS
 
     (store / "imported" / "mine").mkdir(parents=True)
     (store / "imported" / "mine" / "arrays.safetensors").touch()
@@ -244,9 +245,9 @@ def test_tab_completes_names_and_values(store):
 
 def test_the_names_for_tab_are_those_of_the_library():
     """They are found in its source: what declares them in another way would be missing."""
-    from famf_lib import datasets
-    from famf_lib.commands import completion
-    from famf_lib.experiments import EXPERIMENTS
+    from famf_book.commands import completion
+    from famf_lib.data import datasets
+    from famf_lib.experiments.catalogue import EXPERIMENTS
 
     assert completion.experiments("") == list(EXPERIMENTS)
     assert completion.datasets("") == datasets.names()

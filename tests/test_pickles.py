@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from python2_pickle import Python2Pickler
 
-from famf_lib import pickles
-from famf_lib.pickles import Array, PickleError, Records, brief
-from famf_lib.records import LINE
+from famf_lib.data import pickles
+from famf_lib.data.pickles import Array, PickleError, Records, brief
+from famf_lib.data.records import LINE
 
 DIM = 13
 ROOM = bytes(2 * LINE)  # the last bytes of a file are read operation by operation

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from test_imfdb import World, picture
 
-from famf_lib import pictures, portraits
-from famf_lib.datasets import imfdb, synthetic
-from famf_lib.features import ClipSet
-from famf_lib.files import sources
-from famf_lib.pictures import PIXELS, Strip, faces_of, fitted, light, sheet
+from famf_book import pictures, portraits
+from famf_book.pictures import PIXELS, Strip, faces_of, fitted, light, sheet
+from famf_lib.data import imfdb, synthetic
+from famf_lib.data.clipset import ClipSet
+from famf_lib.support.files import sources
 
 
 @pytest.fixture(autouse=True)

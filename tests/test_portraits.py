@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from famf_lib import portraits
-from famf_lib.datasets import synthetic
-from famf_lib.portraits import HEIGHT, OBJECTS, WIDTH, portrait, traits
+from famf_book import portraits
+from famf_book.portraits import HEIGHT, OBJECTS, WIDTH, portrait, traits
+from famf_lib.data import synthetic
 
 STEPS = (0.0, 0.3, 0.6, 0.9)
 PERSONS = [f"person-{n:04d}" for n in range(10)]

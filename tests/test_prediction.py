@@ -12,13 +12,14 @@ import torch
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
-from famf_lib import prediction, runs, saved, training
-from famf_lib.aggregation import AGGREGATIONS
-from famf_lib.cli import app
-from famf_lib.features import ClipSet, Modality
-from famf_lib.model import FAMF, ModelConfig
-from famf_lib.prediction import SCHEMA, PredictionError, fitting, predict, write
-from famf_lib.saved import Card, SavedModel
+from famf_book.cli import app
+from famf_lib.data.clipset import ClipSet, Modality
+from famf_lib.experiments import run_store
+from famf_lib.models.aggregation import AGGREGATIONS
+from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.training import checkpoint, prediction, train
+from famf_lib.training.checkpoint import Card, SavedModel
+from famf_lib.training.prediction import SCHEMA, PredictionError, fitting, predict, write
 
 PERSONS = ("Ann", "Bo", "Cy", "Di", "Ed", "Flo", "Gus")
 
@@ -72,7 +73,7 @@ def test_every_clip_has_the_probabilities_of_its_logits(clips):
 
 
 def logits_one_by_one(opened, clips):
-    parts = list(training.logits_of(opened.model, 3, clips, torch.arange(len(clips)), seed=29))
+    parts = list(train.logits_of(opened.model, 3, clips, torch.arange(len(clips)), seed=29))
     return (
         torch.cat([logits for _, logits in parts])[torch.cat([rows for rows, _ in parts])]
         .detach()
@@ -94,10 +95,10 @@ def test_ranked_by_the_answers_a_gallery_has_the_scores_of_its_run(made_up):
     clips = made_up(spread=1.5)
     evaluation = {"faces": 5, "k": 10_000}
     small = {"aggregation_options": {"clusters": 3}, "modalities": ["audio"], "hidden": 13}
-    spec = runs.RunSpec(model=small, training={"epochs": 3, "batch_size": 16, "faces": 5}, evaluation=evaluation)
-    run = runs.obtain(spec, clips, torch.device("cpu"))
+    spec = run_store.RunSpec(model=small, training={"epochs": 3, "batch_size": 16, "faces": 5}, evaluation=evaluation)
+    run = run_store.obtain(spec, clips, torch.device("cpu"))
     split = run.split(clips)
-    table = whole(predict(saved.open(run.file), part(clips, split.gallery.tolist()), top=99))
+    table = whole(predict(checkpoint.open(run.file), part(clips, split.gallery.tolist()), top=99))
     scores = pd.DataFrame([dict(zip(r.persons, r.probabilities, strict=True)) for r in table.itertuples()])
     for n, person in enumerate(split.persons):
         expected = average_precision_score(split.gallery_classes.numpy() == n, scores[person])
@@ -108,7 +109,7 @@ def test_ranked_by_the_answers_a_gallery_has_the_scores_of_its_run(made_up):
 def test_batches_come_as_they_are_asked_for(clips, monkeypatch):
     opened = made(clips)
     at_once = whole(predict(opened, clips))
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 10)
+    monkeypatch.setattr(train, "EVALUATION_BATCH", 10)
     seen = []
     opened.model.register_forward_hook(lambda *_: seen.append(1))
     tables = predict(opened, clips)
@@ -143,7 +144,7 @@ def test_a_model_that_gives_no_numbers_is_refused(clips):
 def test_the_weights_are_those_of_the_faces_of_a_clip_in_their_order(clips, aggregation, at_once, monkeypatch):
     """As the aggregation weighs the faces of one clip without a mask; 1 and 20 faces at once make other pieces."""
     monkeypatch.setattr(prediction, "FACES_AT_ONCE", at_once)
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 17)
+    monkeypatch.setattr(train, "EVALUATION_BATCH", 17)
     opened = made(clips, aggregation)
     table = whole(predict(opened, clips))
     assert (table["weights"].map(len) == 0).sum() == 5, "five clips have no face"
@@ -255,7 +256,7 @@ def famf(*arguments):
 def kept(clips, tmp_path):
     """The clips on disk, and a saved model that fits them."""
     opened = made(clips)
-    return clips.save(tmp_path / "clips"), saved.save(tmp_path / "model.safetensors", opened.model, opened.card)
+    return clips.save(tmp_path / "clips"), checkpoint.save(tmp_path / "model.safetensors", opened.model, opened.card)
 
 
 def test_the_command_writes_what_the_model_says(clips, kept, tmp_path):

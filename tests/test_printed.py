@@ -5,8 +5,8 @@ import stat
 
 import pytest
 
-from famf_lib import printed
-from famf_lib.book import BookError
+from famf_book import pdf
+from famf_book.build import BookError
 
 # Stands for a browser: it writes what it was asked to print, with the pictures beside it, in place of a PDF.
 PRINTS = """#!/bin/sh
@@ -28,7 +28,7 @@ def built(tmp_path, monkeypatch):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_text(content)
 
-    monkeypatch.setattr(printed, "sphinx", render)
+    monkeypatch.setattr(pdf, "sphinx", render)
     (tmp_path / "_build" / "source").mkdir(parents=True)
     (tmp_path / "_build" / "source" / "_toc.yml").write_text("root: book/intro")
     return tmp_path
@@ -51,7 +51,7 @@ def left(root):
 
 def test_the_page_is_printed_from_where_its_pictures_are_found(built, browser):
     browser(PRINTS)
-    assert printed.pdf(built).read_text() == "whole book, picture"
+    assert pdf.pdf(built).read_text() == "whole book, picture"
     assert left(built) == ["famf.pdf", "source"]
 
 
@@ -60,33 +60,33 @@ def test_the_page_is_printed_from_where_its_pictures_are_found(built, browser):
 )
 def test_where_the_browser_fails_the_older_pdf_stays(built, browser, script, words):
     browser(PRINTS)
-    before = printed.pdf(built).read_text()
+    before = pdf.pdf(built).read_text()
     browser(script)
     with pytest.raises(BookError, match=words):
-        printed.pdf(built)
+        pdf.pdf(built)
     assert (built / "_build" / "famf.pdf").read_text() == before and left(built) == ["famf.pdf", "source"]
 
 
 def test_without_a_browser_it_says_so(built, monkeypatch):
     monkeypatch.setenv("CHROMIUM", "/no/such/browser")
     with pytest.raises(BookError, match="CHROMIUM: /no/such/browser not found, expected a browser of the Chromium"):
-        printed.pdf(built)
+        pdf.pdf(built)
     monkeypatch.delenv("CHROMIUM")
     monkeypatch.setenv("PATH", str(built))
     with pytest.raises(BookError, match="none of chromium, .* found, expected a browser of the Chromium"):
-        printed.pdf(built)
+        pdf.pdf(built)
 
 
 def test_without_a_book_it_says_so(tmp_path, browser):
     browser(PRINTS)
     (tmp_path / "_build").mkdir()
     with pytest.raises(BookError, match="source: no book found, expected one that `famf book` has built"):
-        printed.pdf(tmp_path)
+        pdf.pdf(tmp_path)
 
 
-@pytest.mark.skipif(not any(map(shutil.which, printed.BROWSERS)), reason="no browser of the Chromium family is here")
+@pytest.mark.skipif(not any(map(shutil.which, pdf.BROWSERS)), reason="no browser of the Chromium family is here")
 def test_a_real_browser_prints_a_pdf(tmp_path):
     page, out = tmp_path / "book.html", tmp_path / "book.pdf"
     page.write_text("<title>A book</title><h1>One page</h1>")
-    printed._print(printed.browser(), page, out)
+    pdf._print(pdf.browser(), page, out)
     assert out.read_bytes().startswith(b"%PDF-") and out.stat().st_size > 1000

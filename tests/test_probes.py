@@ -6,11 +6,11 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from famf_lib import probes
-from famf_lib.features import ClipSet
-from famf_lib.runs import RunSpec, obtain
-from famf_lib.sampling import Batch
-from famf_lib.training import evaluate
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.sampling import Batch
+from famf_lib.experiments import probes
+from famf_lib.experiments.run_store import RunSpec, obtain
+from famf_lib.training.train import evaluate
 
 CPU = torch.device("cpu")
 SPEC = RunSpec(

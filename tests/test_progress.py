@@ -5,8 +5,8 @@ import json
 import nbformat
 import pytest
 
-from famf_lib.notebooks import execute
-from famf_lib.progress import progress
+from famf_book.notebooks import execute
+from famf_lib.support.progress import progress
 
 
 @pytest.mark.parametrize(("told", "seen"), [("terminal", True), ("silent", False), (None, False)])
@@ -34,7 +34,8 @@ def test_an_executed_page_holds_nothing_of_it(tmp_path):
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )
     first = nbformat.v4.new_code_cell("number: int = 3  # how far", metadata={"tags": ["parameters"]})
-    work = "from famf_lib.progress import progress\nwith progress('counting', number) as bar:\n    bar.to(2)\nnumber"
+    work = "from famf_lib.support.progress import progress\n"
+    work += "with progress('counting', number) as bar:\n    bar.to(2)\nnumber"
     notebook.cells = [first, nbformat.v4.new_code_cell(work)]
     nbformat.write(notebook, tmp_path / "page.ipynb")
     execute(tmp_path / "page.ipynb", tmp_path / "out.ipynb")

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from famf_lib import provenance
+from famf_lib.support import provenance
 
 
 def git(root, *arguments):

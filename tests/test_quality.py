@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from famf_lib.datasets import quality
-from famf_lib.features import ClipSet
+from famf_lib.data import quality
+from famf_lib.data.clipset import ClipSet
 
 
 def small(rng, clips=23, dim=5):

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from famf_lib import ledger, report
-from famf_lib.claims import Verdict
-from famf_lib.experiments import EXPERIMENTS, FAMF, TABLE_1
-from famf_lib.plots import differences, levels, svg
+from famf_book import report
+from famf_book.plots import differences, levels, svg
+from famf_lib.evidence import ledger
+from famf_lib.evidence.claims import Verdict
+from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, TABLE_1
 
 LEVELS = {variant.label: 0.5 for variant in TABLE_1}
 PRINTED = EXPERIMENTS["table-1"].paper()
@@ -99,11 +100,11 @@ def test_share_of_attention_is_summed_over_columns_and_averaged_over_rows(made_r
             for j, c in enumerate(names)
         ]
     )
-    share, even = report.attention_share(results, "A", "face", "face")
+    share, even = results_module.attention_share(results, "A", "face", "face")
     assert even == 0.5 and share.shape == (2, 3)
     assert share[0, 0] == pytest.approx((0.7 + 0.3) / 2) and share[1, 2] == pytest.approx(0.52)
     assert np.isnan(share[:, 1]).all()
-    share, even = report.attention_share(results, "A", "body", "audio")
+    share, even = results_module.attention_share(results, "A", "body", "audio")
     assert even == 0.25 and share[0, 0] == pytest.approx(0.15)
 
 
@@ -154,7 +155,7 @@ def test_the_command_of_a_page_gives_every_value_and_is_read_by_a_shell():
 
 
 def test_a_page_says_what_executed_it(monkeypatch):
-    from famf_lib import provenance
+    from famf_lib.support import provenance
 
     versions = {"python": "3.11.0", "torch": "2.7", "numpy": "2.3"}
     machine = {"processor": "A Processor", "cores": 3, "memory (GiB)": 5, "gpu": "A Card"}

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from famf_lib import datasets, experiments, report, results
-from famf_lib.experiments import TABLE_1, Experiment
+from famf_book import report
+from famf_lib.data import datasets
+from famf_lib.experiments import catalogue, results
+from famf_lib.experiments.catalogue import TABLE_1, Experiment
 
 
 @pytest.fixture
@@ -15,7 +17,7 @@ def few(monkeypatch):
     """Table 1 of a few rows, with a probe."""
 
     def make(*variants, probes=("answers", "weights")):
-        monkeypatch.setitem(experiments.EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", variants, probes))
+        monkeypatch.setitem(catalogue.EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", variants, probes))
 
     return make
 
@@ -97,7 +99,9 @@ def test_full_size_is_shown_beside_a_smaller_profile_with_where_it_comes_from(re
     few(TABLE_1[0], TABLE_1[-1], probes=())
     fresh = results.obtain("table-1", "synthetic", "quick", [1, 2], "cpu")
     assert results.full_size("table-1", "synthetic", "quick") is None
-    monkeypatch.setattr("famf_lib.provenance.hardware", lambda: {"processor": "P", "cores": 3, "gpu": "Some GPU"})
+    monkeypatch.setattr(
+        "famf_lib.support.provenance.hardware", lambda: {"processor": "P", "cores": 3, "gpu": "Some GPU"}
+    )
     results.record(fresh, "table-1", "synthetic", "paper", "famf run table-1 --profile paper")
     assert results.full_size("table-1", "synthetic", "paper") is None, "it would stand beside itself"
     full = results.full_size("table-1", "synthetic", "quick")

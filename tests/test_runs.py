@@ -18,13 +18,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from famf_lib import runs, saved, training
-from famf_lib.cli import app
-from famf_lib.features import ClipSet
-from famf_lib.files import ROOT
-from famf_lib.fingerprint import source_fingerprint
-from famf_lib.runs import RunSpec, find, obtain, obtain_all, run_key
-from famf_lib.training import EvaluationConfig
+from famf_book.cli import app
+from famf_lib.data.clipset import ClipSet
+from famf_lib.experiments import run_store
+from famf_lib.experiments.run_store import RunSpec, find, obtain, obtain_all, run_key
+from famf_lib.support.files import ROOT
+from famf_lib.support.fingerprint import source_fingerprint
+from famf_lib.training import checkpoint, train
+from famf_lib.training.train import EvaluationConfig
 
 CPU = torch.device("cpu")
 SPEC = RunSpec(
@@ -61,13 +62,13 @@ def kept(clips, tmp_path):
 @pytest.fixture
 def trainings(monkeypatch):
     """The seeds that were trained."""
-    seen, real = [], training.train
+    seen, real = [], train.train
 
     def counted(*args, **kwargs):
         seen.append(args[4])
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(training, "train", counted)
+    monkeypatch.setattr(train, "train", counted)
     return seen
 
 
@@ -95,8 +96,8 @@ def test_a_run_holds_what_its_training_gave(clips, store):
     run = obtain(SPEC, clips, CPU)
     parts = run.split(clips)
     threads = torch.get_num_threads()
-    trained = training.train(SPEC.model, SPEC.training, clips, parts, 1)
-    scores = training.evaluate(trained.model, SPEC.evaluation, clips, parts, 1)
+    trained = train.train(SPEC.model, SPEC.training, clips, parts, 1)
+    scores = train.evaluate(trained.model, SPEC.evaluation, clips, parts, 1)
     assert torch.get_num_threads() == threads
     assert run.losses == trained.losses and run.rank_1 == scores.rank_1
     np.testing.assert_array_equal(run.ap, scores.ap)
@@ -128,14 +129,14 @@ def test_persons_without_a_clip_in_the_gallery_have_no_ap(made_up):
 
 
 def test_a_run_that_was_recorded_elsewhere_has_no_weights(clips):
-    run = runs.Run(SPEC, "0123", pd.Series([0.5]), 0.5, [1.0], 1.0, {})
+    run = run_store.Run(SPEC, "0123", pd.Series([0.5]), 0.5, [1.0], 1.0, {})
     with pytest.raises(ValueError, match=r"^run 0123: only its numbers were recorded, expected a run trained on this"):
         run.model(clips)
 
 
 def test_the_saved_model_knows_the_run_that_it_is_of(clips):
     run = obtain(SPEC, clips, CPU)
-    card = saved.open(run.file).card
+    card = checkpoint.open(run.file).card
     assert (card.run, card.data, card.seed) == (run.key, clips.fingerprint, SPEC.seed)
     assert (card.config, card.evaluation) == (SPEC.model, SPEC.evaluation)
     assert list(card.persons) == run.split(clips).persons == run.ap.index.tolist()
@@ -162,16 +163,16 @@ def three(clips, store):
 
 def test_a_run_is_known_by_its_key_its_beginning_or_its_folder(three, clips, tmp_path):
     for name in ("abcd", "abc", three / "abcd"):
-        run = runs.known(name)
+        run = run_store.known(name)
         assert (run.key, run.spec, run.folder) == ("abcd", SPEC, three / "abcd")
         assert run.ap.index.tolist() == run.split(clips).persons
     elsewhere = three.rename(tmp_path / "elsewhere")
-    assert runs.known(str(elsewhere / "abcd")).file == elsewhere / "abcd" / "model.safetensors"
+    assert run_store.known(str(elsewhere / "abcd")).file == elsewhere / "abcd" / "model.safetensors"
 
 
 def test_a_whole_key_is_no_beginning_of_another(three):
     shutil.copytree(three / "ab12", three / "ab1")
-    assert runs.known("ab1").folder == three / "ab1"
+    assert run_store.known("ab1").folder == three / "ab1"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_a_whole_key_is_no_beginning_of_another(three):
 )
 def test_a_run_that_is_not_known_gives_a_sentence_with_those_that_are(three, name, sentence):
     with pytest.raises(ValueError) as refusal:
-        runs.known(name)
+        run_store.known(name)
     assert str(refusal.value) == sentence.format(three=three)
 
 
@@ -194,21 +195,21 @@ def test_many_runs_are_not_all_listed(store):
         (store / "runs" / f"{number:04d}").mkdir(parents=True)
         (store / "runs" / f"{number:04d}" / "run.json").touch()
     with pytest.raises(ValueError, match=r"one of the 30 in .*: 0000, 0001, .*, 0009, …$"):
-        runs.known("x")
+        run_store.known("x")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"spec": 3}', '{"spec": {"seeds": 1}}'])
 def test_a_damaged_run_is_one_sentence(three, content):
     (three / "abcd" / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"/abcd: a damaged run \(.*\); remove the folder to train it again$"):
-        runs.known("abcd")
+        run_store.known("abcd")
 
 
 def test_bare_weights_of_an_older_build_are_refused(three, clips):
     with pytest.raises(
         ValueError, match=r"model\.safetensors: the format is None, expected 'famf-model-1': a model th"
     ):
-        runs.known("cafe").model(clips)
+        run_store.known("cafe").model(clips)
 
 
 # --- What decides a run ---
@@ -241,18 +242,18 @@ def test_whatever_decides_a_run_changes_its_key(monkeypatch):
     keys["none of these"] = run_key(SPEC, "data", CPU)
     keys["the data"] = run_key(SPEC, "other data", CPU)
     keys["the kind of device"] = run_key(SPEC, "data", torch.device("meta"))
-    other = "bfloat16" if training.precision_of(SPEC.training, CPU) == torch.float32 else "float32"
+    other = "bfloat16" if train.precision_of(SPEC.training, CPU) == torch.float32 else "float32"
     keys["the precision"] = run_key(within("training", precision=other), "data", CPU)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "precision_of", lambda config, device: torch.float64)
+        patch.setattr(train, "precision_of", lambda config, device: torch.float64)
         keys["what auto means on this machine"] = run_key(SPEC, "data", CPU)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "2.0.0")
         keys["PyTorch"] = run_key(SPEC, "data", CPU)
     with monkeypatch.context() as patch:
-        patch.setattr(saved, "FORMAT", "famf-model-0")
+        patch.setattr(checkpoint, "FORMAT", "famf-model-0")
         keys["the format of the saved model"] = run_key(SPEC, "data", CPU)
-    monkeypatch.setattr(runs, "_code", lambda: "other code")
+    monkeypatch.setattr(run_store, "_code", lambda: "other code")
     keys["the code"] = run_key(SPEC, "data", CPU)
     assert len(set(keys.values())) == len(keys), keys
 
@@ -304,7 +305,7 @@ def test_the_code_that_decides_is_all_that_training_stands_on():
             if isinstance(node, ast.ImportFrom) and node.module.startswith("famf_lib"):
                 below = node.module.split(".")[1:] or [alias.name for alias in node.names]
                 waiting += [b for b in below if f"famf_lib.{b}" not in found]
-    assert found - {"famf_lib.files"} <= set(runs.DECIDING_MODULES)
+    assert found - {"famf_lib.support.files"} <= set(run_store.DECIDING_MODULES)
 
 
 # --- Interrupted ---
@@ -314,8 +315,8 @@ import functools, json, sys, time
 from pathlib import Path
 import torch
 from famf_lib import runs, saved, training
-from famf_lib.cli import app
-from famf_lib.features import ClipSet
+from famf_book.cli import app
+from famf_lib.data.clipset import ClipSet
 
 folder, spec, stop = sys.argv[1:]
 training.train = functools.partial(training.train, checkpoint_seconds=0.0)
@@ -386,7 +387,7 @@ def test_a_failed_run_leaves_nothing_that_looks_finished(clips, monkeypatch, sto
         def full(*_args, **_kwargs):
             raise OSError("disk full")
 
-        patch.setattr(saved, "save", full)
+        patch.setattr(checkpoint, "save", full)
         obtain(SPEC, clips, CPU)
     assert find(SPEC, clips, CPU) is None
     assert obtain(SPEC, clips, CPU).mean_ap > 0
@@ -404,7 +405,7 @@ def test_runs_come_in_the_order_asked_for_and_only_what_is_missing_is_trained(cl
 
 
 def test_interrupted_what_is_done_stays_done(clips, trainings, monkeypatch):
-    real = training.evaluate
+    real = train.evaluate
 
     def second_fails(*args):
         if trainings == [3, 1]:
@@ -412,7 +413,7 @@ def test_interrupted_what_is_done_stays_done(clips, trainings, monkeypatch):
         return real(*args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "evaluate", second_fails)
+        patch.setattr(train, "evaluate", second_fails)
         obtain_all(MANY, clips, CPU)
     assert [find(spec, clips, CPU) is not None for spec in MANY] == [True, False, False]
     obtain_all(MANY, clips, CPU)
@@ -422,7 +423,7 @@ def test_interrupted_what_is_done_stays_done(clips, trainings, monkeypatch):
 def test_side_by_side_they_are_what_they_are_one_after_another(kept, clips, trainings, monkeypatch, tmp_path):
     from joblib.externals.loky import get_reusable_executor
 
-    monkeypatch.setattr(runs, "cores", lambda: 2)
+    monkeypatch.setattr(run_store, "cores", lambda: 2)
     get_reusable_executor().shutdown(wait=True)  # workers keep the environment they were started with
     try:
         together = obtain_all(MANY[:2], kept, CPU)
@@ -452,7 +453,7 @@ def test_a_bad_request_gives_its_sentence(values, sentence):
 
 def test_the_defaults_evaluate_as_they_train():
     assert RunSpec().evaluation == EvaluationConfig(faces=24, k=100) and RunSpec().training.faces == 24
-    assert Path(runs.__file__).parent == ROOT / "famf_lib"
+    assert Path(run_store.__file__).parent == ROOT / "famf_lib"
 
 
 def test_what_is_stored_comes_by_time(store, clips):
@@ -462,6 +463,6 @@ def test_what_is_stored_comes_by_time(store, clips):
         record = json.loads(path.read_text())
         record["origin"]["when"] = when
         path.write_text(json.dumps(record))
-    assert [run.key for run in runs.stored()] == keys[::-1]
+    assert [run.key for run in run_store.stored()] == keys[::-1]
     told = CliRunner().invoke(app, ["runs", "--last", "1"])
     assert keys[0] in told.output and keys[1] not in told.output and "2 runs in the store" in told.output

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from famf_lib.sampling import Sampler, generator, sample_faces
+from famf_lib.data.sampling import Sampler, generator, sample_faces
 
 CPU = torch.device("cpu")
 ragged = st.lists(st.integers(0, 9), min_size=1, max_size=12)

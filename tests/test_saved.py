@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from famf_lib import saved
-from famf_lib.aggregation import AGGREGATIONS
-from famf_lib.files import ROOT
-from famf_lib.fusion import FUSIONS
-from famf_lib.model import FAMF, ModelConfig
-from famf_lib.sampling import Batch
-from famf_lib.saved import Card, SavedModelError
+from famf_lib.data.sampling import Batch
+from famf_lib.models.aggregation import AGGREGATIONS
+from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.fusion import FUSIONS
+from famf_lib.support.files import ROOT
+from famf_lib.training import checkpoint
+from famf_lib.training.checkpoint import Card, SavedModelError
 
 DIMS = {"audio": 7, "body": 12}
 PERSONS = ("Ann", "Božena", "陳", "d")
@@ -38,7 +38,7 @@ def model_of(of):
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """A saved model that no test changes."""
-    return saved.save(tmp_path_factory.mktemp("good") / "model.safetensors", model_of(card()), card())
+    return checkpoint.save(tmp_path_factory.mktemp("good") / "model.safetensors", model_of(card()), card())
 
 
 def rewritten(good, place, metadata=None, **tensors):
@@ -62,7 +62,7 @@ def test_a_model_comes_back_as_it_was_saved(aggregation, fusion, tmp_path):
     model = model_of(described)
     for buffer in model.buffers():  # as training leaves them, not as they begin
         buffer.add_(3)
-    opened = saved.open(saved.save(tmp_path / "a.safetensors", model, described))
+    opened = checkpoint.open(checkpoint.save(tmp_path / "a.safetensors", model, described))
     assert opened.card == described and not opened.model.training
     batch = Batch(
         torch.randn(3, 5, 16), None, {"audio": torch.randn(3, 7)}, {"audio": torch.tensor([True, False, True])}
@@ -101,12 +101,12 @@ def test_an_opened_model_is_one_of_its_own(good):
     before = good.read_bytes()
     copy = good.with_name("copy.safetensors")
     copy.write_bytes(before)
-    opened = saved.open(copy)
+    opened = checkpoint.open(copy)
     kept = {name: tensor.clone() for name, tensor in opened.model.state_dict().items()}
     copy.write_bytes(bytes(len(before)))
     assert all(torch.equal(tensor, kept[name]) for name, tensor in opened.model.state_dict().items())
     with torch.no_grad():
-        saved.open(good).model.classifier[0].weight.zero_()
+        checkpoint.open(good).model.classifier[0].weight.zero_()
     assert good.read_bytes() == before
 
 
@@ -121,7 +121,7 @@ def test_a_failed_save_leaves_the_earlier_file(good, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
         patch.setattr(type(place), "write_bytes", full)
-        saved.save(place, model_of(card()), card())
+        checkpoint.save(place, model_of(card()), card())
     assert place.read_bytes() == good.read_bytes() and list(tmp_path.iterdir()) == [place]
 
 
@@ -196,10 +196,10 @@ def test_no_file_and_a_folder_are_refused(tmp_path):
 
 def refused(place, sentence):
     with pytest.raises(SavedModelError) as refusal:
-        saved.open(place)
+        checkpoint.open(place)
     text = str(refusal.value)
     assert text.startswith(f"{place}: ") and sentence in text
-    assert text.isprintable() and len(text) < len(str(place)) + saved.LENGTH + 200
+    assert text.isprintable() and len(text) < len(str(place)) + checkpoint.LENGTH + 200
 
 
 WATCHED = """
@@ -235,9 +235,9 @@ def test_opening_runs_no_code_and_takes_no_memory_before_the_sizes_agree(good, t
 def opened_or_refused(content, place):
     place.write_bytes(content)
     try:
-        found = saved.open(place)
+        found = checkpoint.open(place)
     except SavedModelError as error:
-        assert str(error).isprintable() and len(str(error)) < len(str(place)) + saved.LENGTH + 200
+        assert str(error).isprintable() and len(str(error)) < len(str(place)) + checkpoint.LENGTH + 200
     else:
         assert isinstance(found.model, FAMF) and len(found.card.persons) == found.model.persons
         assert all(tensor.isfinite().all() for tensor in found.model.state_dict().values())

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from famf_lib import report, settings, tuning
-from famf_lib.experiments import TABLE_1
-from famf_lib.settings import BASE, with_choice
+from famf_book import report
+from famf_lib.experiments import settings, tuning
+from famf_lib.experiments.catalogue import TABLE_1
+from famf_lib.experiments.settings import BASE, with_choice
 
 
 def test_paper_profile_is_the_papers():

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from famf_lib.features import ClipSet
-from famf_lib.splits import SplitError, split
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.splits import SplitError, split
 
 SEEDS = range(6)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from famf_lib.claims import BETTER, MARGIN, NOT_WORSE, SAME, Verdict
-from famf_lib.statistics import difference, estimate
+from famf_lib.evidence.bootstrap import difference, estimate
+from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, SAME, Verdict
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from famf_lib import official, runs, saved, submission, training
-from famf_lib.cli import app
-from famf_lib.datasets import DatasetAbsent
-from famf_lib.features import ClipSet
-from famf_lib.files import ROOT
-from famf_lib.official import read_submission, read_val
-from famf_lib.runs import RunSpec
-from famf_lib.splits import split
-from famf_lib.training import logits_of
+from famf_book.cli import app
+from famf_lib.data import iqiyi_text
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.datasets import DatasetAbsent
+from famf_lib.data.iqiyi_text import read_submission, read_val
+from famf_lib.data.splits import split
+from famf_lib.experiments import run_store, submission
+from famf_lib.experiments.run_store import RunSpec
+from famf_lib.support.files import ROOT
+from famf_lib.training import checkpoint
+from famf_lib.training import train as training
+from famf_lib.training.train import logits_of
 
 CPU = torch.device("cpu")
 SPEC = RunSpec(
@@ -116,7 +119,7 @@ def files(draw):
 def test_any_file_scores_as_the_plain_evaluation_says(tmp_path_factory, found):
     ranked, truth = found
     folder = tmp_path_factory.getbasetemp()
-    submitted = official.write_submission(folder / "submission.txt", ranked)
+    submitted = iqiyi_text.write_submission(folder / "submission.txt", ranked)
     known = truth_file(folder / "val_gt.txt", truth)
     report = submission.score(read_submission(submitted), read_val(known))
     assert report.mean_ap == pytest.approx(official_map(submitted.read_text(), known.read_text()), rel=1e-12)
@@ -151,7 +154,7 @@ def imported(clips, store):
 
 @pytest.fixture
 def run(imported):
-    return runs.obtain(SPEC, imported, CPU)
+    return run_store.obtain(SPEC, imported, CPU)
 
 
 def test_official_clips_train_and_are_ranked_as_their_lists_say(clips):
@@ -171,7 +174,7 @@ def test_official_clips_train_and_are_ranked_as_their_lists_say(clips):
 
 
 def test_a_run_lists_its_best_clips_a_person(run, imported):
-    found = submission.rank(saved.open(run.file), imported, run.split(imported))
+    found = submission.rank(checkpoint.open(run.file), imported, run.split(imported))
     parts = run.split(imported)
     with torch.inference_mode():
         logits = torch.cat([b for _, b in logits_of(run.model(imported), 7, imported, parts.gallery, 3)])
@@ -198,7 +201,7 @@ def test_a_ranking_has_one_thread_whatever_the_caller_has(run, imported, monkeyp
     monkeypatch.setattr(training, "rank", lambda *given: seen.append(torch.get_num_threads()) or rank(*given))
     torch.set_num_threads(2)
     try:
-        submission.rank(saved.open(run.file), imported, run.split(imported))
+        submission.rank(checkpoint.open(run.file), imported, run.split(imported))
         assert seen == [1] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -206,8 +209,8 @@ def test_a_ranking_has_one_thread_whatever_the_caller_has(run, imported, monkeyp
 
 def test_the_file_of_a_run_scores_what_the_run_does(run, imported, tmp_path):
     parts = run.split(imported)
-    found = submission.rank(saved.open(run.file), imported, parts)
-    submitted = official.write_submission(tmp_path / "submission.txt", found.lists)
+    found = submission.rank(checkpoint.open(run.file), imported, parts)
+    submitted = iqiyi_text.write_submission(tmp_path / "submission.txt", found.lists)
     gallery = imported.clips[imported.clips["split"] == "val"].dropna(subset="person")
     truth = {p: gallery["name"][gallery["person"] == p].tolist() for p in ("2", "17", "30", "10034")}
     assert found.truth == truth
@@ -224,7 +227,7 @@ def test_the_file_of_a_run_scores_what_the_run_does(run, imported, tmp_path):
 
 
 def test_the_data_of_a_run_are_found_by_what_they_are(run, imported, clips, made_up, store, tmp_path):
-    card = saved.open(run.file).card
+    card = checkpoint.open(run.file).card
     others = made_up(seed=9)
     others.save(store / "imported" / "another")
     others.save(store / "clipsets" / "synthetic-0123")
@@ -247,12 +250,12 @@ def test_the_data_of_a_run_are_found_by_what_they_are(run, imported, clips, made
 def test_the_data_of_a_run_are_found_among_generated_ones(run, store):
     (store / "clipsets").mkdir()
     (store / "imported" / "mine").rename(store / "clipsets" / "mine-0123")
-    card = saved.open(run.file).card
+    card = checkpoint.open(run.file).card
     assert submission.data_of(card).fingerprint == card.data
 
 
 def test_data_that_are_gone_are_a_sentence(run, store):
-    card = saved.open(run.file).card
+    card = checkpoint.open(run.file).card
     (store / "imported" / "mine").rename(store / "away")
     with pytest.raises(ValueError, match=f"{store}: no data found, expected {card.data}, the data of run {run.key}"):
         submission.data_of(card)
@@ -273,7 +276,7 @@ def test_the_command_ranks_and_scores_its_own_file(run, imported, tmp_path):
         f"mAP {official_mean:.4f}, as the official evaluation counts",
         str(out),
     ]
-    truth = submission.rank(saved.open(run.file), imported, run.split(imported)).truth
+    truth = submission.rank(checkpoint.open(run.file), imported, run.split(imported)).truth
     known = truth_file(tmp_path / "val_gt.txt", truth)
     said = famf("evaluate", out, "--truth", known, "--per-person", table)
     assert said[:3] + said[4:] == [
@@ -293,7 +296,7 @@ def test_without_a_file_to_write_only_the_scores_are_said(run, tmp_path):
 
 
 def test_names_that_the_file_cannot_hold_stop_before_anything_is_ranked(made_up, store, tmp_path, monkeypatch):
-    run = runs.obtain(SPEC, ClipSet.open(made_up().save(store / "imported" / "spaced")), CPU)
+    run = run_store.obtain(SPEC, ClipSet.open(made_up().save(store / "imported" / "spaced")), CPU)
     monkeypatch.setattr(submission, "rank", None)
     with pytest.raises(ValueError, match="the name 'person 0' cannot be written, expected printable characters and no"):
         famf("evaluate", run.key, "--out", tmp_path / "out.txt", "--device", "cpu")
@@ -326,7 +329,7 @@ def test_what_the_command_cannot_do_is_said(run, tmp_path):
 
 
 def test_the_command_is_registered_and_looks_at_nothing_heavy():
-    code = "import sys; from famf_lib.commands import evaluate; print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
+    code = "import sys; from famf_book.commands import evaluate; print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "set()"
     assert "submission" in " ".join(famf("evaluate", "--help"))

@@ -10,10 +10,11 @@ import psutil
 import pytest
 import torch
 
-from famf_lib import notebooks, runs, sweep
-from famf_lib.datasets import imported
-from famf_lib.experiments import EXPERIMENTS
-from famf_lib.features import ClipSet
+from famf_book import notebooks, sweep
+from famf_lib.data import imported
+from famf_lib.data.clipset import ClipSet
+from famf_lib.experiments import run_store
+from famf_lib.experiments.catalogue import EXPERIMENTS
 
 CPU = torch.device("cpu")
 
@@ -50,14 +51,14 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_time(kept, store, tmp_p
     assert killed, "nobody was killed"
     assert len(tasks) == 3 and len(made) == 4, "a row stands in both experiments"
     assert {path.name for path in (store / "runs").iterdir()} == set(made["key"]), "something is missing or left behind"
-    swept = {key: runs.known(key) for key in made["key"]}
+    swept = {key: run_store.known(key) for key in made["key"]}
     for task in tasks:
         probes = {probe for experiment, _ in task.rows for probe in EXPERIMENTS[experiment].probes}
-        run = runs.find(task.spec, kept, CPU)
+        run = run_store.find(task.spec, kept, CPU)
         assert {path.name.split("-")[0] for path in run.folder.glob("*-*.parquet")} == probes
     monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
     for task in tasks:
-        alone = runs.obtain(task.spec, kept, CPU)
+        alone = run_store.obtain(task.spec, kept, CPU)
         pd.testing.assert_series_equal(alone.ap, swept[alone.key].ap, check_exact=True)
         assert alone.losses == swept[alone.key].losses
         lines = made[made["key"] == alone.key]

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from famf_lib.datasets import quality, synthetic
-from famf_lib.datasets.synthetic import SyntheticConfig, generate, quality_score
+from famf_lib.data import quality, synthetic
+from famf_lib.data.synthetic import SyntheticConfig, generate, quality_score
 from famf_lib.paper import IQIYI
 
 

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from famf_lib import datasets, notebooks
-from famf_lib.datasets import exported, imported, table_files, tables
-from famf_lib.datasets.table_files import TableError
-from famf_lib.features import ClipSet
-from famf_lib.files import ROOT
+from famf_book import notebooks
+from famf_lib.data import datasets, imported, table_export, table_files, tables
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.table_files import TableError
+from famf_lib.support.files import ROOT
 
 D, A = 3, 2  # length of a face, of an audio vector
 
@@ -237,7 +237,7 @@ def clipsets(draw):
 def test_an_export_imports_with_the_same_fingerprint(parts, npz):
     clipset = ClipSet.build(**parts)
     with tempfile.TemporaryDirectory() as folder:
-        back = tables.build(exported.export(clipset, Path(folder) / "tables", npz=npz))
+        back = tables.build(table_export.export(clipset, Path(folder) / "tables", npz=npz))
     assert back.fingerprint == clipset.fingerprint
     assert set(back.modalities) == set(clipset.modalities)
     there = clipset.face_columns()
@@ -248,9 +248,9 @@ def test_an_export_imports_with_the_same_fingerprint(parts, npz):
 @pytest.mark.parametrize("npz", [False, True])
 def test_a_long_clipset_goes_there_and_back_in_pieces(npz, tmp_path, monkeypatch, made_up):
     monkeypatch.setattr(table_files, "PIECE", 7)
-    monkeypatch.setattr(exported, "ROW_GROUP", 11)
+    monkeypatch.setattr(table_export, "ROW_GROUP", 11)
     clipset = made_up()
-    back = tables.build(exported.export(clipset, tmp_path / "tables", npz=npz))
+    back = tables.build(table_export.export(clipset, tmp_path / "tables", npz=npz))
     assert back.fingerprint == clipset.fingerprint and len(clipset.faces) > 100
     assert back.face_columns()["quality"].tolist() == clipset.face_columns()["quality"].tolist()
 
@@ -260,10 +260,10 @@ def test_an_export_takes_no_place_that_is_taken(tmp_path, made_up):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     for place in (tmp_path / "mine", tmp_path / "mine" / "notes.txt"):
         with pytest.raises(TableError, match="there is something already, expected a new folder"):
-            exported.export(made_up(), place)
+            table_export.export(made_up(), place)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
-    assert exported.export(made_up(), tmp_path / "empty") == tmp_path / "empty"
+    assert table_export.export(made_up(), tmp_path / "empty") == tmp_path / "empty"
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_what_tables_cannot_say_is_not_exported(clips, faces, modality, npz, sen
         modalities={modality: (np.ones((2, A)), np.ones(2))},
     )
     with pytest.raises(TableError, match="^export: .*expected") as error:
-        exported.export(clipset, tmp_path / "tables", npz=npz)
+        table_export.export(clipset, tmp_path / "tables", npz=npz)
     assert sentence in str(error.value) and not list(tmp_path.iterdir())
 
 
@@ -297,7 +297,7 @@ def test_a_fall_of_frames_from_clip_to_clip_is_none(tmp_path):
     clips = pd.DataFrame({"name": list("abcd"), "person": "p", "split": "val", "group": None})
     table = pd.DataFrame({"frame": [5, 6, 1, 2]})
     clipset = ClipSet.build(np.ones((4, D)), np.array([0, 2, 0, 2]), clips, face_table=table)
-    assert tables.build(exported.export(clipset, tmp_path / "t")).face_columns()["frame"].tolist() == [5, 6, 1, 2]
+    assert tables.build(table_export.export(clipset, tmp_path / "t")).face_columns()["frame"].tolist() == [5, 6, 1, 2]
 
 
 # --- What is refused ---

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from famf_lib import training
+from famf_lib.data.sampling import Sampler, generator
+from famf_lib.data.splits import split
 from famf_lib.metrics import mean_average_precision
-from famf_lib.model import ModelConfig
-from famf_lib.sampling import Sampler, generator
-from famf_lib.splits import split
-from famf_lib.training import (
+from famf_lib.models.famf import ModelConfig
+from famf_lib.training import train as training
+from famf_lib.training.train import (
     EvaluationConfig,
     TrainingConfig,
     build,
@@ -304,7 +304,7 @@ def test_faces_are_drawn_anew_every_epoch(clips, monkeypatch):
 def test_kmeans_sees_training_faces_only(clips, monkeypatch):
     clipset, parts = clips
     seen = []
-    monkeypatch.setattr("famf_lib.model.FAMF.initialise", lambda self, faces, seed: seen.append(faces))
+    monkeypatch.setattr("famf_lib.models.famf.FAMF.initialise", lambda self, faces, seed: seen.append(faces))
     train(MODEL, brief(epochs=1), clipset, parts, seed=1)
     own = {
         tuple(face.tolist())

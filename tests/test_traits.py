@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from famf_lib.features import ClipSet
-from famf_lib.traits import SIGNS, traits
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.traits import SIGNS, traits
 
 
 def made(**columns):

@@ -1,0 +1,1 @@
+"""From notebooks to pages: strict parameters, execution, the build, what pages share, and the command ``famf``."""

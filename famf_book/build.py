@@ -1,0 +1,277 @@
+"""From notebooks and prose to the book: what is out of date is executed, then Sphinx renders all of it.
+
+In ``_build/``: ``executed/`` (each page with outputs, and what decided them), ``source/`` (what Sphinx reads),
+``html/`` (the book), ``reports/`` (the notebook that failed, the log of Sphinx).
+"""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from joblib import cpu_count
+
+from famf_book import generated, notebooks, sphinx_launch
+from famf_book.pages import BookError, Further, Page, pages, pruned, stage, table_of_contents
+from famf_lib.support import provenance
+from famf_lib.support.files import ROOT, written_whole
+from famf_lib.support.fingerprint import source_fingerprint
+
+RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline")
+PACKAGES = ("famf_lib", "famf_book", "famf_video")
+NOT_USED = (
+    "famf_book.cli",
+    "famf_book.commands",
+    "famf_book.sphinx_api",
+    "famf_book.sphinx_launch",
+    "famf_book.sphinx_dimensions",
+    "famf_book.build",
+    "famf_book.generated",
+    "famf_book.pages",
+)  # by any notebook
+VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "trusted", "language_info", "kernelspec")
+
+
+def build(
+    root: Path,
+    *,
+    parameters: dict[str, Any] | None = None,
+    further: Sequence[Further] = (),
+    absent: Callable[[Page], str | None] = lambda page: None,
+    inputs: Callable[[Page], dict[str, Any]] = lambda page: {},
+    data: Callable[[Page], list[dict[str, Any]]] = lambda page: [],
+    prepare: Callable[[Page], None] = lambda page: None,
+    only: Iterable[str] | None = None,
+    timeout: int | None = None,
+) -> Path:
+    """Executes what is out of date, renders the book, and puts it in place of the last one if all went well.
+
+    Args:
+        root: the checkout, with ``_config.yml``, ``_toc.yml`` and ``book/``.
+        parameters: for every notebook that declares them.
+        further: datasets that the book is to show besides those that ``book/pages.yml`` has.
+        absent: the reason why a page cannot be made here, or None. Such a page is left out.
+        inputs: what decides the outputs of a page besides its notebook and the library, such as fingerprints of data;
+            whatever JSON can hold.
+        data: the datasets that a page was made from, each with its name, profile, fingerprint and, where it is here,
+            its persons, clips and faces; asked after the execution, for the page that tells of it.
+        prepare: is called for every page that will be executed, one after another, before the first of them is: for
+            long work that shows its progress and uses every core.
+        only: the pages to bring up to date; the others stay as they were executed last, and new ones are left out.
+        timeout: the limit for a cell, in seconds.
+
+    Returns: the first page of the book.
+    Raises: NotebookError, of which BookError is one; ``_build/html`` is then what it was.
+    """
+    root = Path(root).resolve()
+    place = root / "_build"
+    place.mkdir(exist_ok=True)
+    begin = time.monotonic()
+    with alone(place / ".lock"):
+        every = pages(root, parameters or {}, further)
+        toc = table_of_contents(root, every)
+        if unknown := set(only or ()) - {page.name for page in every}:
+            names = ", ".join(page.name for page in every)
+            raise BookError(f"book/pages.yml: there is no page {min(unknown)!r}; the pages are: {names}.")
+
+        library = source_fingerprint(*PACKAGES, without=NOT_USED)
+        left_out: dict[str, str] = {}
+        records: dict[str, dict] = {}
+        outdated: dict[str, tuple[Page, dict[str, Any]]] = {}
+        for page in every:
+            reason, record = absent(page), _record(place, page)
+            if reason is None and (only is None or page.name in only):
+                key = _key(page, library, inputs(page))
+                if record and record["key"] == key:
+                    records[page.name] = record
+                    _say(page.name, f"unchanged (executed in {record['seconds']:.1f} s on {record['when']})")
+                else:
+                    outdated[page.name] = page, key
+                    changed = [part for part in key if key[part] != record["key"].get(part)] if record else ["new"]
+                    _say(page.name, f"to be executed ({', '.join(changed)})")
+            elif reason is None and record:
+                records[page.name] = record
+                _say(page.name, f"as it was on {record['when']}")
+            else:
+                left_out[page.name] = reason or "not executed yet"
+                _say(page.name, f"left out: {left_out[page.name]}")
+        for page, _ in outdated.values():
+            prepare(page)
+        records |= _executed(root, outdated, data, timeout)
+
+        made = [page for page in every if page.name in records]
+        texts = generated.texts(root, every, records, left_out)
+        stage(root, pruned(toc, {f"book/{name}" for name in left_out}), made, texts)
+        _render(place)
+    _say("in all", f"{time.monotonic() - begin:.1f} s")
+    return place / "html" / "index.html"
+
+
+def _key(page: Page, library: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What decides the outputs of a page."""
+    return {
+        "notebook": _hash(_without_outputs(notebooks.read(page.notebook))),
+        "parameters": _hash(page.parameters),
+        "inputs": _hash(inputs),
+        "library": library,
+        "versions": provenance.versions(),
+    }
+
+
+def _executed(
+    root: Path,
+    outdated: dict[str, tuple[Page, dict[str, Any]]],
+    data: Callable[[Page], list[dict[str, Any]]],
+    timeout: int | None,
+) -> dict[str, dict[str, Any]]:
+    """Executes pages side by side, a kernel a core: most of a page is one thread that draws. Returns their records."""
+    side_by_side = min(len(outdated), cpu_count())
+    with ThreadPoolExecutor(max(side_by_side, 1)) as pool, notebooks.unwatched(side_by_side > 1):
+        futures = {
+            pool.submit(_execute, root, page, key, data, timeout, watched=side_by_side == 1): name
+            for name, (page, key) in outdated.items()
+        }
+        try:
+            return {futures[future]: future.result() for future in as_completed(futures)}
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # those under way come to their end
+            raise
+
+
+def _execute(
+    root: Path,
+    page: Page,
+    key: dict[str, Any],
+    data: Callable[[Page], list[dict[str, Any]]],
+    timeout: int | None,
+    watched: bool,
+) -> dict[str, Any]:
+    place = root / "_build"
+    out = place / "executed" / f"{page.name}.ipynb"
+    _say(page.name, "executing …")
+    record = notebooks.execute(
+        page.notebook,
+        out,
+        page.parameters,
+        timeout=timeout,
+        reports=place / "reports",
+        provenance=provenance.origin(root),
+        watched=watched,
+    )
+    record = {"notebook": page.notebook.name, **record, "data": data(page), "key": key}
+    with written_whole(out.with_suffix(".json")) as new:
+        new.write_text(json.dumps(record, indent=1, ensure_ascii=False))
+    _say(page.name, f"executed in {record['seconds']:.1f} s")
+    return record
+
+
+def _record(place: Path, page: Page) -> dict[str, Any] | None:
+    """What is known about the last execution of a page, if it is still there."""
+    executed = place / "executed" / f"{page.name}.ipynb"
+    try:
+        return json.loads(executed.with_suffix(".json").read_text()) if executed.exists() else None
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _without_outputs(notebook: Any) -> Any:
+    """What its author wrote, without what execution and editors leave behind."""
+
+    def kept(metadata: dict) -> dict:
+        return {key: value for key, value in metadata.items() if key not in VOLATILE}
+
+    cells = [[cell.cell_type, cell.source, kept(cell.metadata)] for cell in notebook.cells]
+    return [kept(notebook.metadata), cells]
+
+
+def _render(place: Path) -> None:
+    """Renders ``source/`` and puts the result in place of ``html/``, unless that is what it would become again."""
+    source, html = place / "source", place / "html"
+    files = {str(path.relative_to(source)): path for path in source.rglob("*") if path.is_file()}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    versions = {package: version(package) for package in RENDERERS}
+    state = _hash([hashes, sys.version, versions, _docstrings(), sphinx_launch.repository()])
+    stamp = ".state"  # inside, so that it is swapped in together with what it describes
+    if (html / stamp).is_file() and (html / stamp).read_text() == state:
+        _say("pages", "unchanged")
+        return
+    _say("pages", "rendering …")
+    begin = time.monotonic()
+    log = place / "reports" / "sphinx.log"
+    with written_whole(html) as new:
+        sphinx(source, new, "html", log)
+        (new / stamp).write_text(state)
+    _say("pages", f"rendered in {time.monotonic() - begin:.1f} s: {_size(html)}")
+
+
+def _size(html: Path) -> str:
+    """How heavy the pages are, without what the theme and the formulas bring along once for all of them."""
+    pages = sorted((path.stat().st_size, path.stem) for path in (html / "book").glob("*.html"))
+    pictures = sum(path.stat().st_size for path in (html / "_images").glob("*"))
+    if not pages:
+        return "no page"
+    largest, name = pages[-1]
+    said = f"{len(pages)} pages of {pages[len(pages) // 2][0] / 1e3:.0f} kB in the median, the largest {name} with"
+    return f"{said} {largest / 1e3:.0f} kB; pictures {pictures / 1e6:.1f} MB in all"
+
+
+def sphinx(source: Path, out: Path, builder: str, log: Path) -> None:
+    """Renders ``source`` into the new folder ``out``, strictly. ``builder`` is one of Jupyter Book's.
+
+    Raises: BookError: its first problem. The log has them all.
+    """
+    log.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
+    strict = ["-W", "-n", "--keep-going", "--all", "--path-output", str(out.parent), "--builder", builder]
+    with log.open("w") as lines:
+        done = subprocess.run([*command, *strict, str(source)], stdout=lines, stderr=subprocess.STDOUT)
+    log.write_text(re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace")))  # colours
+    if done.returncode:
+        raise BookError(f"Sphinx refuses the book: {_problems(log, source)} The whole log: {log}")
+    (out.parent / "_build" / builder).rename(out)
+
+
+def _docstrings() -> str:
+    """Of the library as it is written: the API pages show them, and no fingerprint of its code has them."""
+    files = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _problems(log: Path, source: Path) -> str:
+    """The first warning or error of Sphinx, and how many there are."""
+    lines = log.read_text().replace(f"{source}/", "").splitlines()
+    found = [line for line in lines if "WARNING:" in line or "ERROR:" in line] or lines[-1:]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"{found[0] if found else 'it says nothing'}{more}."
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """One build at a time."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        _say("waiting", "for another build of this book to finish …")
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _say(what: str, happens: str) -> None:
+    print(f"{what:<24} {happens}", flush=True)

@@ -1,0 +1,129 @@
+"""``famf book``: what a page of the book stands on, told to the build."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from famf_book.commands import completion
+from famf_book.commands.options import Device, Profile, Seeds, checked_profile, checked_seeds
+from famf_lib.support.files import ROOT
+
+
+def book(
+    profile: Profile = "standard",
+    seeds: Seeds | None = None,
+    device: Device = "auto",
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="add the pages of this dataset (may be repeated)", autocompletion=completion.datasets),
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="bring only this page up to date (may be repeated)")] = None,
+) -> None:
+    """Execute what is out of date and build the book into _build/html."""
+    from famf_book import build
+
+    parameters = {"profile": checked_profile(profile), "device": device}
+    if seeds is not None:
+        parameters["seeds"] = checked_seeds(seeds)
+    further = [_further(name) for name in dataset or ()]
+    told = {"absent": _absent, "inputs": _inputs, "data": _data, "prepare": _prepare}
+    typer.echo(build.build(ROOT, parameters=parameters, further=further, only=only, **told))
+
+
+def _further(dataset: str):
+    """A dataset that the book is asked to show. Where it is not here it is refused before anything runs."""
+    from famf_book.pages import Further
+    from famf_lib.data import datasets
+    from famf_lib.experiments.catalogue import EXPERIMENTS
+
+    found = datasets.get(dataset)
+    if absence := found.absence():
+        raise datasets.DatasetAbsent(absence)
+
+    def serves(notebook: Path) -> bool:
+        experiment = EXPERIMENTS.get(notebook.stem)
+        return experiment.serves(dataset) if experiment else notebook.stem not in datasets.DATASETS
+
+    return Further(dataset, found.title.split(",")[0], serves)
+
+
+def _absent(page) -> str | None:
+    """Why a page cannot be made here: its dataset is absent, and so is a recording of it."""
+    from famf_lib.data import datasets
+    from famf_lib.experiments import results
+
+    name = page.values.get("dataset")
+    if name is None or (absence := datasets.get(name).absence()) is None:
+        return None
+    return None if results.find_recording(page.notebook.stem, name, page.values["profile"]) else absence
+
+
+def _inputs(page) -> dict:
+    """What decides a page besides its notebook: the data, and what is recorded in results/."""
+    decided = dict(_recorded())
+    for name in _datasets(page):
+        decided[f"data {name}"] = _data_key(name, page.values.get("profile", "standard"))
+    return decided
+
+
+@cache
+def _recorded() -> dict:
+    from famf_lib.experiments.settings import RESULTS
+
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(RESULTS.glob("*.json"))}
+
+
+@cache  # it reads the user's files whole, and many pages show the same dataset
+def _data_key(name: str, profile: str) -> str:
+    from famf_lib.data import datasets
+
+    dataset = datasets.get(name)
+    return dataset.absence() or dataset.key(profile)
+
+
+def _data(page) -> list[dict]:
+    """The data that a page was made from, or what its recording says of them."""
+    from famf_lib.data import datasets
+    from famf_lib.experiments import results
+
+    profile, found = page.values.get("profile", "standard"), []
+    for name in _datasets(page):
+        if datasets.get(name).absence() is None:
+            clipset = datasets.load(name, profile)
+            sizes = {"persons": len(clipset.persons), "clips": len(clipset), "faces": len(clipset.faces)}
+            found.append({"name": name, "profile": profile, "fingerprint": clipset.fingerprint} | sizes)
+        elif recorded := results.find_recording(page.notebook.stem, name, profile):
+            found.append({"name": name, "profile": recorded.profile, "fingerprint": recorded.data})
+    return found
+
+
+def _prepare(page) -> None:
+    """Makes the runs that a page shows, with progress, on every core; the page then only reads them."""
+    from famf_book import notebooks
+    from famf_lib.data import datasets
+    from famf_lib.evidence.ledger import CLAIMS
+    from famf_lib.experiments import results
+    from famf_lib.experiments.catalogue import EXPERIMENTS
+
+    values = page.values
+    several = "datasets" in values  # the ledger's pages: every experiment that a claim is tested on
+    names = dict.fromkeys(claim.experiment for claim in CLAIMS) if several else [page.notebook.stem]
+    for experiment in (EXPERIMENTS[name] for name in names if name in EXPERIMENTS):
+        for dataset in _datasets(page):
+            if experiment.serves(dataset) and datasets.get(dataset).absence() is None:
+                seeds = notebooks.as_list(values["seeds"], "seeds") if values["seeds"] else experiment.seeds
+                protocol = values.get("protocol", "")
+                results.obtain(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
+
+
+def _datasets(page) -> list[str]:
+    """The datasets that a page is made from. A notebook that is called as one is about it."""
+    from famf_lib.data import datasets
+
+    if "datasets" in page.values:
+        return page.values["datasets"]
+    name = page.values.get("dataset", page.notebook.stem)
+    return [name] if "dataset" in page.values or name in datasets.names() else []

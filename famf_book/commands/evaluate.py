@@ -1,0 +1,100 @@
+"""``famf evaluate``: the official evaluation, of a run or of a file of ranked clips."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from famf_book.commands import completion
+from famf_book.commands.options import Device, writing
+
+What = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|SUBMISSION",
+        help="a run (its key, the beginning of it, or its folder), or a file",
+        autocompletion=completion.runs,
+    ),
+]
+
+
+def evaluate(
+    what: What,
+    out: Annotated[Path | None, typer.Option(help="of a run: write its submission file here")] = None,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="of a run: its dataset, or a folder; otherwise found in the store", autocompletion=completion.datasets
+        ),
+    ] = "",
+    truth: Annotated[Path | None, typer.Option(help="of a submission: the ground truth, val_gt.txt")] = None,
+    per_person: Annotated[Path | None, typer.Option(help="of a submission: write a row a person here, as CSV")] = None,
+    device: Device = "auto",
+) -> None:
+    """Rank the gallery of a run as a submission, or score a submission as the official evaluation does."""
+    if truth is not None:
+        if out is not None or dataset:
+            raise ValueError("--truth: found with --out or --dataset, expected it with a submission, them with a run")
+        _score(Path(what), truth, per_person)
+    elif per_person is not None or Path(what).is_file():
+        raise ValueError(f"--truth: nothing found, expected the ground truth to score {what} by")
+    else:
+        _rank(what, out, dataset, device)
+
+
+def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
+    from itertools import chain
+
+    from famf_lib.data import iqiyi_text
+    from famf_lib.experiments import run_store, submission
+    from famf_lib.training import checkpoint
+    from famf_lib.training.train import pick_device
+
+    place, run = pick_device(device), run_store.known(what)
+    opened = checkpoint.open(run.file)
+    clipset = submission.data_of(opened.card, dataset)
+    split = run.split(clipset)
+    if out is not None:
+        iqiyi_text.check_writable(out, chain(split.persons, clipset.clips["name"].iloc[split.gallery.numpy()]))
+    ranked = submission.rank(opened, clipset.to(place), split)
+    scores, scored = ranked.scores, int(ranked.scores.ap.isfinite().sum())
+    noise = ranked.clips - sum(map(len, ranked.truth.values()))
+    typer.echo(f"mAP {scores.mean_ap:.4f}, rank-1 {scores.rank_1:.4f}")
+    typer.echo(f"{scored:,} persons, {ranked.clips:,} clips ranked, {noise:,} of them noise")
+    if without := len(split.persons) - scored:
+        typer.echo(f"{without:,} persons without a clip in the gallery, left out")
+    if strangers := len(ranked.truth.keys() - ranked.lists.keys()):
+        mean_ap = submission.score(ranked.lists, ranked.truth).mean_ap
+        typer.echo(f"{strangers:,} persons of the gallery without a training clip, left out; with 0 for each of them")
+        typer.echo(f"mAP {mean_ap:.4f}, as the official evaluation counts")
+    if out is not None:
+        typer.echo(iqiyi_text.write_submission(out, ranked.lists))
+
+
+def _score(file: Path, truth: Path, per_person: Path | None) -> None:
+    from famf_lib.data import iqiyi_text
+    from famf_lib.experiments import submission
+    from famf_lib.support.files import written_whole
+
+    if per_person is not None and per_person.is_dir():
+        raise ValueError(f"--per-person: {per_person} is a folder, expected the name of a file to write")
+    if per_person is not None and per_person.resolve() in (file.resolve(), truth.resolve()):
+        raise ValueError(f"--per-person: {per_person} is one of the files to read, expected another to write")
+    report = submission.score(iqiyi_text.read_submission(file), iqiyi_text.read_val(truth))
+    persons, ids = report.persons, len(report.persons)
+    hits, positives = int(persons["hits"].sum()), int(persons["positives"].sum())
+    typer.echo(f"mAP {report.mean_ap:.4f}")
+    typer.echo(f"{ids:,} ids of the ground truth: {report.answered:,} answered, {ids - report.answered:,} not")
+    typer.echo(f"{positives:,} clips of the ground truth: {hits:,} listed for their id")
+    typer.echo(f"{report.clips:,} clips listed, {report.noise:,} of them not in the ground truth, as noise is")
+    for number, odd in (
+        (report.strangers, "ids that are not in the ground truth, not scored"),
+        (report.repeated, "lists that name a clip again: its first place counts"),
+        (report.cut, f"lists of more than {submission.CUT} clips: the first {submission.CUT} count"),
+    ):
+        if number:
+            typer.echo(f"{number:,} {odd}")
+    if per_person is not None:
+        with writing(per_person), written_whole(per_person) as new:
+            persons.to_csv(new, index=False)
+        typer.echo(per_person)

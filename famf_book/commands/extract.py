@@ -1,0 +1,85 @@
+"""``famf extract``: from videos to a ClipSet, which every other command then takes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, writing
+
+if TYPE_CHECKING:
+    from famf_video.clips import Stages
+
+
+def extract(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO", help="video files, or folders of them")],
+    out: Annotated[Path, typer.Option(metavar="CLIPSET", help="a new folder")],
+    detector: Detector = "mtcnn",
+    embedder: Embedder = "mobilefacenet128",
+    head: Head = "",
+    body: Body = "",
+    speaker: Speaker = "",
+    text: Text = "",
+    fps: Fps = 5.0,
+    min_face: MinFace = 40,
+    tracks: Annotated[str, typer.Option(help="main: the main person of each video; all: the others as well")] = "main",
+    labels: Annotated[
+        Path | None, typer.Option(help="who is in each clip: a CSV file with clip, person, split")
+    ] = None,
+    person_folders: Annotated[
+        bool, typer.Option("--person-folders", help="a video's folder is called as the person in it")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="an earlier ClipSet of that name gives way")] = False,
+) -> None:
+    """Detect, track and embed the faces of videos, with head, body, voice and text where there are models for them.
+
+    Started again after an interruption it goes on with the videos that are missing. Nothing is downloaded, and nothing
+    leaves this machine.
+    """
+    from famf_video import labels as naming
+    from famf_video import pipeline
+
+    if tracks not in ("main", "all"):
+        raise ValueError(f"--tracks: {tracks!r} found, expected main or all")
+    if labels is not None and person_folders:
+        raise ValueError("--labels: found with --person-folders, expected one of them")
+    files = naming.videos(videos)
+    who = naming.read(labels) if labels is not None else naming.of_folders(files) if person_folders else None
+    stages = models_of(detector, embedder, head, body, speaker, text, min_face)
+    if absent := [name for name in ("head", "body", "audio", "text") if name not in stages.dims]:
+        options = ", ".join(f"--{'speaker' if name == 'audio' else name}" for name in absent)
+        typer.echo(f"famf: {', '.join(absent)}: no model named ({options}), so these clips have none", err=True)
+    with writing(out):
+        made = pipeline.extract(
+            files,
+            out,
+            stages,
+            fps=fps,
+            everybody=tracks == "all",
+            labels=who,
+            replacing=replace,
+            say=lambda sentence: typer.echo(f"famf: {sentence}", err=True),
+        )
+    typer.echo(f"{made.folder}: {made.clips:,} clips, {made.faces:,} faces")
+    if made.failed:
+        typer.echo(f"famf: {len(made.failed):,} of {len(files):,} videos could not be used", err=True)
+        raise typer.Exit(1)
+
+
+def models_of(detector: str, embedder: str, head: str, body: str, speaker: str, text: str, min_face: int) -> "Stages":
+    """The models that were named, each opened before the first video is."""
+    from famf_video import clips, detection, registry
+    from famf_video.embedding import ArcFace
+    from famf_video.regions import OnnxImages
+    from famf_video.speech import OnnxSpeaker
+    from famf_video.text import RapidOcr, SentenceTransformers
+
+    return clips.Stages(
+        detection.detector(detector, min_face),
+        ArcFace(registry.find(embedder), workers=1),
+        OnnxImages(registry.find(head)) if head else None,
+        OnnxImages(registry.find(body)) if body else None,
+        OnnxSpeaker(registry.find(speaker)) if speaker else None,
+        RapidOcr() if text else None,
+        SentenceTransformers(text) if text else None,
+    )

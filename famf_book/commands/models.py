@@ -1,0 +1,107 @@
+"""``famf predict`` and ``famf export``: what a trained model says of clips, and the model for other programs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from famf_book.commands import completion
+from famf_book.commands.options import Device, Profile, clips_folder, writing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="a run (its key, the beginning of it, or its folder), or a saved model",
+        autocompletion=completion.runs,
+    ),
+]
+
+
+def runs(last: Annotated[int, typer.Option(min=1, help="only the latest")] = 20) -> None:
+    """List the trained models in the store: key, when, mAP, what was trained on what."""
+    from famf_lib.experiments.run_store import stored
+
+    found = stored()
+    for run in found[-last:]:
+        model = run.spec.model
+        what = f"{model.aggregation} + {model.fusion} ({', '.join(('face', *model.modalities))})"
+        typer.echo(f"{run.key}  {run.origin['when'][:16]}  mAP {run.mean_ap:.4f}  seed {run.spec.seed:<3}  {what}")
+    typer.echo(f"{len(found):,} runs in the store" + (f", of which the latest {last}" if len(found) > last else ""))
+
+
+def predict(
+    run: Model,
+    clips: Annotated[
+        str,
+        typer.Argument(
+            metavar="CLIPSET",
+            help="the name of a dataset, or the folder of a ClipSet",
+            autocompletion=completion.datasets,
+        ),
+    ],
+    top: Annotated[int, typer.Option(min=1, help="persons a clip, the most probable first")] = 5,
+    out: Annotated[Path | None, typer.Option(help="write the answers here, as .parquet or .jsonl")] = None,
+    profile: Profile = "standard",
+    device: Device = "auto",
+) -> None:
+    """Say who is in each clip, with probabilities, and how much each of its faces weighs."""
+    from famf_lib.data.clipset import ClipSet
+    from famf_lib.support.progress import progress
+    from famf_lib.training import checkpoint, prediction
+    from famf_lib.training.train import pick_device
+
+    place = pick_device(device)
+    opened = checkpoint.open(saved_file(run), place)
+    clipset, lacking = prediction.fitting(ClipSet.open(clips_folder(clips, profile)), opened.card)
+    for name in lacking:
+        typer.echo(f"famf: {name}: these clips have none, so the model gets zero vectors (Sec. 4.3)", err=True)
+    tables = prediction.predict(opened, clipset.to(place), top)
+    if out is None:
+        for table in tables:
+            for line in _lines(table):
+                typer.echo(line)
+    else:
+        with writing(out), progress("predicting", len(clipset)) as bar:
+            typer.echo(prediction.write(tables, out, bar.to))
+
+
+def export(
+    run: Model,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="what to write, as .onnx or .safetensors")],
+) -> None:
+    """Write a trained model for other programs: an ONNX graph, checked against PyTorch, or the saved model itself."""
+    from famf_lib.training import checkpoint, onnx_export
+
+    source = saved_file(run)
+    if out.suffix == ".onnx":
+        opened = checkpoint.open(source)
+        with writing(out):
+            worst = onnx_export.onnx(opened, out)
+        typer.echo(f"{out}\nthe same numbers as PyTorch's but for {worst:.1e} of the largest")
+    elif out.suffix == ".safetensors":
+        with writing(out):
+            typer.echo(onnx_export.copy(source, out))
+    else:
+        raise ValueError(f"{out}: ends in {out.suffix!r}, expected .onnx or .safetensors")
+
+
+def saved_file(run: str) -> Path:
+    """The file of a saved model, or that of a run."""
+    from famf_lib.experiments import run_store
+
+    return Path(run) if Path(run).is_file() else run_store.known(run).file
+
+
+def _lines(table: "pa.Table") -> list[str]:
+    """A line a clip: its name, the persons with their probabilities, the weights of its faces."""
+    lines = []
+    for row in table.to_pylist():
+        persons = (f"{name} {p:.3f}" for name, p in zip(row["persons"], row["probabilities"], strict=True))
+        faces = " ".join(f"{weight:.2f}" for weight in row["weights"]) or "none"
+        line = f"{row['name']}: {', '.join(persons)}; weights of its faces: {faces}"
+        lines.append("".join(c if c.isprintable() else "?" for c in line))  # a name may hold what moves a terminal
+    return lines

@@ -1,0 +1,100 @@
+"""``famf enroll`` and ``famf identify``: a classifier of the user's own persons, and who is in a video."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, writing
+
+
+def enroll(
+    folder: Annotated[Path, typer.Argument(help="a folder for each person, with videos or pictures of the face")],
+    out: Annotated[Path, typer.Option(metavar="MODEL", help="what to write, as .safetensors")],
+    detector: Detector = "mtcnn",
+    embedder: Embedder = "mobilefacenet128",
+    head: Head = "",
+    body: Body = "",
+    speaker: Speaker = "",
+    text: Text = "",
+    fps: Fps = 5.0,
+    min_face: MinFace = 40,
+    seed: Annotated[int, typer.Option(min=0, help="of the training")] = 1,
+) -> None:
+    """Train a classifier of the persons in a folder of videos and pictures, for famf identify.
+
+    Nothing leaves this machine. Ask the persons first: book/responsible-use.md says why.
+    """
+    from famf_book.commands.extract import models_of
+    from famf_video import enrolment
+
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ValueError(f"--out: {out} found, expected a file that ends in .safetensors")
+    enrolment.files_of(folder)
+    stages = models_of(detector, embedder, head, body, speaker, text, min_face)
+    clipset = enrolment.gather(folder, stages, fps=fps, say=_say)
+    with writing(out):
+        made = enrolment.enroll(clipset, out, seed=seed)
+    if made.tried:
+        typer.echo(f"tried on clips that were held out: {made.right} of {made.tried} given to their person")
+    else:
+        typer.echo("not tried: no person has two videos, or pictures for two clips")
+    typer.echo(f"{made.file}: {made.persons:,} persons, {made.clips:,} clips, {made.faces:,} faces")
+
+
+def identify(
+    video: Annotated[Path, typer.Argument(help="a video file")],
+    run: Annotated[str, typer.Option(help="a saved model, or a run: its key, the beginning of it, or its folder")],
+    out: Annotated[Path | None, typer.Option(help="write the faces with their weights, as .html or .png")] = None,
+    top: Annotated[int, typer.Option(min=1, help="persons that are named, the most probable first")] = 5,
+    tracks: Annotated[str, typer.Option(help="main: the main person; all: everybody else as well")] = "main",
+    detector: Detector = "mtcnn",
+    embedder: Embedder = "mobilefacenet128",
+    head: Head = "",
+    body: Body = "",
+    speaker: Speaker = "",
+    text: Text = "",
+    fps: Fps = 5.0,
+    min_face: MinFace = 40,
+) -> None:
+    """Say who is in a video, among the persons that a model knows, and show the faces that said so.
+
+    Nothing leaves this machine. The model names one of its persons whoever is in the video: book/responsible-use.md.
+    """
+    from famf_book.commands.extract import models_of
+    from famf_book.commands.models import saved_file
+    from famf_lib.support.progress import progress
+    from famf_lib.training import checkpoint
+    from famf_video import identification
+
+    if tracks not in ("main", "all"):
+        raise ValueError(f"--tracks: {tracks!r} found, expected main or all")
+    if out is not None:
+        identification.check_writable(out)
+    opened = checkpoint.open(saved_file(run))
+    stages = models_of(detector, embedder, head, body, speaker, text, min_face)
+    if opened.card.embedder is None:
+        _say("the model does not say which network made its face vectors: the answer means nothing if it is another")
+    with progress("looking", 1) as bar:
+        found = identification.identify(
+            video,
+            opened,
+            stages,
+            top=top,
+            fps=fps,
+            everybody=tracks == "all",
+            report=lambda time: bar.to(0, f"{time:.0f} s"),
+        )
+    for name in found.lacking:
+        _say(f"{name}: this video was not asked for it, so the model gets zero vectors (Sec. 4.3)")
+    for answer in found.answers:
+        persons = ", ".join(f"{who} {p:.3f}" for who, p in zip(answer.persons, answer.probabilities, strict=True))
+        line = f"{answer.name}: {persons}; {len(answer.weights):,} faces"
+        typer.echo("".join(c if c.isprintable() else "?" for c in line))
+    if out is not None:
+        with writing(out):
+            typer.echo(identification.write(found, out))
+
+
+def _say(sentence: str) -> None:
+    typer.echo(f"famf: {sentence}", err=True)

@@ -1,0 +1,49 @@
+"""``famf sweep``: the grid of experiments, datasets and seeds on a Dask cluster."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from famf_book.commands import completion
+from famf_book.commands.options import Device, Profile, Seeds, checked_profile, checked_seeds
+
+
+def sweep(
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(help="table-1, table-2 …; by default all", autocompletion=completion.experiments),
+    ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option("--dataset", "-d", help="may be repeated", autocompletion=completion.datasets),
+    ] = None,
+    profile: Profile = "standard",
+    seeds: Seeds = "",
+    device: Device = "auto",
+    scheduler: Annotated[
+        str, typer.Option(help="tcp://host:8786 of a Dask scheduler, or the file it wrote; otherwise this machine")
+    ] = "",
+    workers: Annotated[int, typer.Option(min=0, help="on this machine; otherwise one a core, or one a GPU")] = 0,
+    pages: Annotated[
+        Path | None, typer.Option("--notebooks", help="also execute the notebooks, into this folder")
+    ] = None,
+) -> None:
+    """Make the runs of many experiments on a Dask cluster, and print the mAP of their rows."""
+    from famf_book import sweep
+    from famf_lib.experiments.catalogue import EXPERIMENTS
+
+    if pages is not None and pages.exists() and not pages.is_dir():  # asked for before hours of training
+        raise ValueError(f"--notebooks: {pages} is a file, expected a folder")
+    profile = checked_profile(profile)
+    numbers = checked_seeds(seeds) if seeds else None
+    tasks = sweep.grid(experiments or list(EXPERIMENTS), dataset or ["synthetic"], profile, numbers)
+    executed = sweep.pages(tasks, pages, profile, numbers) if pages else []
+    with sweep.cluster(scheduler, workers, device) as (client, kind):
+        made = sweep.sweep(tasks, client, kind, executed)
+    made = made.sort_values(["dataset", "experiment"], kind="stable")
+    rows = made.groupby(["dataset", "experiment", "label"], sort=False)["mean_ap"].agg(["count", "mean"])
+    rows.columns = ["runs", "mAP"]
+    typer.echo(rows.to_string(float_format="{:.4f}".format))
+    for page in executed:
+        typer.echo(page.out)

@@ -1,0 +1,359 @@
+"""One clip, explored: its faces are ruined, a modality is switched off, and a trained model is asked again.
+
+The model sees what it sees in an evaluation, and in ``famf predict``: N faces of the clip, drawn by the stream of
+random numbers that its seed gives. These faces are what is explored; a short clip has fewer, some drawn several times.
+
+Synthetic faces are blurred and occluded by the generator that made them, with everything else as it was. Nobody can
+take a real face again: where labels tell what is blurred or occluded, such a training face stands in for it. Poor faces
+and strangers stand in as in ``probes.ruined``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Float16, Float32, Int, Int64
+from torch import Tensor
+
+from famf_lib.data import datasets, synthetic
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.sampling import Batch, generator, sample_faces
+from famf_lib.data.splits import Split
+from famf_lib.data.traits import SIGNS, traits
+from famf_lib.experiments import parameters, results, run_store
+from famf_lib.experiments.catalogue import EXPERIMENTS
+from famf_lib.experiments.probes import POOREST, RUIN
+from famf_lib.experiments.run_store import Run, RunSpec, threads
+from famf_lib.experiments.settings import Profile, setting
+from famf_lib.models.famf import FAMF
+from famf_lib.training import checkpoint
+from famf_lib.training.train import EVALUATION, pick_device
+
+CLUSTERS = (2, 4, 8, 16)
+START = 8  # the paper's K
+CLIPS, LEAST = 12, 6  # clips to choose among, and faces of such a clip
+KINDS = {
+    "blur": "blurred",
+    "occlusion": "occluded",
+    "poor": "replaced by poor faces",
+    "stranger": "replaced by strangers",
+}
+"""How faces are ruined, in words."""
+TAKEN_AGAIN = ("blur", "occlusion")  # of synthetic faces
+
+
+@dataclass(frozen=True)
+class Ruin:
+    """What is done to the faces of a clip.
+
+    Args:
+        kind: one of KINDS.
+        share: 0 to 1, of the faces. Those of a smaller share fall in a larger one too.
+        degree: 0 to 1, of the blur or the occlusion of a synthetic face; one that is worse already stays as it is.
+        person: who replaces the faces, where it is no stranger whatever.
+
+    Raises:
+        ValueError: one sentence with the field, what was found and what was expected.
+    """
+
+    kind: str = "blur"
+    share: float = 0.0
+    degree: float = 1.0
+    person: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: {self.kind!r} found, expected one of {', '.join(KINDS)}")
+        for name in ("share", "degree"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: {getattr(self, name)} found, expected a number from 0 to 1")
+
+
+WHOLE = Ruin()
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model says of a clip. The attention matrix has a row a token, with the weights that the token draws by."""
+
+    weights: Float32[np.ndarray, " n"]
+    persons: Sequence[str]
+    probabilities: Float32[np.ndarray, " C"]
+    tokens: Sequence[str]
+    attention: Float32[np.ndarray, "T T"]
+
+    def ranking(self, number: int = 5) -> list[tuple[str, float]]:
+        """The most probable persons with their probabilities."""
+        order = np.argsort(-self.probabilities, kind="stable")[:number]
+        return [(self.persons[i], float(self.probabilities[i])) for i in order]
+
+    def place(self, person: str) -> int:
+        """The place of a person in the ranking, from 1."""
+        return int((self.probabilities > self.probabilities[self.persons.index(person)]).sum()) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Explored:
+    """A clip as a model sees it.
+
+    Args:
+        clip: its position in the ClipSet.
+        rows: its n faces that were drawn, as positions among all faces, in the order of their frames.
+        drawn: the N faces that the model gets, as positions in ``rows``.
+        falls: the place of each face in the order in which they are ruined.
+        stand_ins: by kind, or by the name of a person, the training face that replaces each face.
+        retake: the generator's way to take a synthetic clip again.
+    """
+
+    clipset: ClipSet
+    clip: int
+    rows: Int[np.ndarray, " n"]
+    drawn: Int64[Tensor, " N"]
+    falls: Int[np.ndarray, " n"]
+    stand_ins: Callable[[str], Int[np.ndarray, " n"]]
+    retake: synthetic.Retake | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.clipset.clips["name"].iloc[self.clip])
+
+    @property
+    def person(self) -> str:
+        return str(self.clipset.clips["person"].iloc[self.clip])
+
+    @cached_property
+    def modalities(self) -> dict[str, tuple[Float[Tensor, " Dm"], bool]]:
+        """The vector of each modality, and whether the clip has it."""
+        every = self.clipset.modalities.items()
+        return {name: (m.vectors[self.clip].float(), bool(m.present[self.clip])) for name, m in every}
+
+    def fallen(self, ruin: Ruin) -> Bool[np.ndarray, " n"]:
+        """Which faces are ruined."""
+        return self.falls < round(ruin.share * len(self.falls))
+
+    def takes_again(self, ruin: Ruin) -> bool:
+        """Whether a ruined face is the same face, seen worse."""
+        return self.retake is not None and ruin.kind in TAKEN_AGAIN
+
+    def shown(self, ruin: Ruin) -> Int[np.ndarray, " n"]:
+        """The faces that stand there now, as positions among all faces."""
+        if self.takes_again(ruin) or not self.fallen(ruin).any():
+            return self.rows
+        return np.where(self.fallen(ruin), self.stand_ins(ruin.person or ruin.kind), self.rows)
+
+    def seen(self, ruin: Ruin) -> Float32[np.ndarray, " n"] | None:
+        """How far each face is blurred or occluded, where it was taken again."""
+        if not self.takes_again(ruin):
+            return None
+        own = self.retake.table[ruin.kind].to_numpy()[self._within]
+        return np.where(self.fallen(ruin), np.maximum(own, np.float32(ruin.degree)), own)
+
+    def faces(self, ruin: Ruin) -> Float16[Tensor, "n D"]:
+        """The vectors of the faces, the fallen ones ruined."""
+        if (seen := self.seen(ruin)) is None:
+            return self._vectors(self.shown(ruin))
+        of_clip = self.retake.table[ruin.kind].to_numpy().copy()
+        of_clip[self._within] = seen
+        again = torch.from_numpy(self.retake.faces(**{ruin.kind: of_clip})[self._within])
+        return torch.where(torch.from_numpy(self.fallen(ruin))[:, None], again, self._vectors(self.rows))
+
+    @property
+    def _within(self) -> Int[np.ndarray, " n"]:
+        """The drawn faces as positions among those of the clip."""
+        return self.rows - int(self.clipset.offsets[self.clip])
+
+    def _vectors(self, rows: Int[np.ndarray, " n"]) -> Float16[Tensor, "n D"]:
+        return self.clipset.faces[torch.from_numpy(rows)]
+
+
+@torch.inference_mode()
+def ask(model: FAMF, persons: Sequence[str], clip: Explored, ruin: Ruin = WHOLE, without: Sequence[str] = ()) -> Answer:
+    """The answer of a model to a clip with ruined faces, and without some of its modalities."""
+    device = next(model.parameters()).device
+    faces = clip.faces(ruin).to(device).float()
+    given = {name: clip.modalities[name] for name in model.config.modalities}
+    batch = Batch(
+        faces[clip.drawn.to(device)][None],
+        None,
+        {name: vector[None].to(device) for name, (vector, _) in given.items()},
+        {name: torch.tensor([there and name not in without], device=device) for name, (_, there) in given.items()},
+    )
+    with threads(1 if device.type == "cpu" else None):
+        tokens = model.tokens(batch)
+        logits = model.classifier(model.fusion(tokens).flatten(1))
+        weights = model.face_weights(Batch(faces[None], None, {}, {}))
+        attention = model.fusion.attention(tokens)
+    found = (each[0].float().cpu().numpy() for each in (weights, logits.softmax(dim=1), attention))
+    weight, probability, matrix = found
+    return Answer(weight, persons, probability, model.token_names, matrix)
+
+
+# --- what is explored ------------------------------------------------------------------------------------------------
+
+
+class Explorer:
+    """The clips of a dataset and the models that were trained on it, one for each K of CLUSTERS.
+
+    Args:
+        dataset: a name that ``famf data list`` shows.
+        profile: quick, standard or paper.
+
+    Raises:
+        DatasetAbsent: the dataset is not here.
+        ValueError: an unknown name, or data in which nothing can be explored.
+    """
+
+    def __init__(self, dataset: str = "synthetic", profile: str = "standard", seed: int = 1, device: str = "auto"):
+        self.dataset, self.seed, self.device = dataset, seed, pick_device(device)
+        if absence := datasets.get(dataset).absence():
+            raise datasets.DatasetAbsent(absence)
+        parameters.check("profile", profile)
+        self.profile = cast(Profile, profile)
+        self.clipset: ClipSet = datasets.load(dataset, self.profile)
+        self._models: dict[int, FAMF] = {}
+        self._untouched: dict[tuple[int, int], Answer] = {}
+
+    def spec(self, clusters: int) -> RunSpec:
+        """The run of K clusters: a row of the experiment ``clusters``, whose runs the book has made anyway."""
+        row = next(v for v in EXPERIMENTS["clusters"].variants if v.label == f"K = {clusters}")
+        protocol = datasets.get(self.dataset).protocol
+        return row.spec(self.dataset, setting(self.dataset, self.profile), self.seed, "report", protocol)
+
+    def there(self, clusters: int) -> bool:
+        """Whether the model of K clusters has been trained."""
+        return clusters in self._models or run_store.find(self.spec(clusters), self.clipset, self.device) is not None
+
+    def run(self, clusters: int, report: Callable[[int, float], None] | None = None) -> Run:
+        """The run of K clusters: read, or trained now, with its own progress unless ``report`` is given."""
+        spec = self.spec(clusters)
+        if report is not None:
+            return run_store.obtain(spec, self.clipset, self.device, report)
+        return results.run({clusters: spec}, self.clipset, self.device, f"K = {clusters}")[clusters]
+
+    def model(self, clusters: int = START, report: Callable[[int, float], None] | None = None) -> FAMF:
+        """The model of K clusters, trained now if need be; ``report`` is then told of every epoch."""
+        if clusters not in self._models:
+            self._models[clusters] = checkpoint.open(self.run(clusters, report).file, self.device).model
+        return self._models[clusters]
+
+    def ask(self, clip: Explored, ruin: Ruin = WHOLE, without: Sequence[str] = (), clusters: int = START) -> Answer:
+        """``ask`` of the model of K clusters."""
+        return ask(self.model(clusters), self.split.persons, clip, ruin, without)
+
+    def untouched(self, clip: Explored, clusters: int = START) -> Answer:
+        """The answer to a clip as it is, asked once."""
+        if (key := (clip.clip, clusters)) not in self._untouched:
+            self._untouched[key] = self.ask(clip, clusters=clusters)
+        return self._untouched[key]
+
+    @cached_property
+    def split(self) -> Split:
+        """The clips that the models were trained on, and those that they rank."""
+        return self.run(START).split(self.clipset)
+
+    @cached_property
+    def persons(self) -> list[str]:
+        """Who stands in the clips to choose among: those who can replace a face, besides strangers."""
+        return list(dict.fromkeys(clip.person for clip in self.clips))
+
+    @cached_property
+    def clips(self) -> list[Explored]:
+        """Clips to choose among: ranked ones with LEAST faces or more, by lot, each of another person.
+
+        Those that the model of the paper's K gets right come first.
+
+        Raises:
+            ValueError: there is none.
+        """
+        known = self.split.gallery[self.split.gallery_classes >= 0].numpy()
+        counts = self.clipset.counts.numpy()[known]
+        fit = known[counts >= LEAST] if (counts >= LEAST).any() else known[counts > 0]
+        if not len(fit):
+            raise ValueError(f"{self.dataset}: no ranked clip of a known person has a face, expected one to explore")
+        lots = np.random.default_rng([self.seed, RUIN]).permutation(fit)
+        _, first = np.unique(self.clipset.labels.numpy()[lots], return_index=True)
+        chosen = [self.clip(int(clip)) for clip in lots[np.sort(first)[:CLIPS]]]
+        return sorted(chosen, key=lambda clip: self.untouched(clip).place(clip.person) > 1)
+
+    def clip(self, which: int | str) -> Explored:
+        """A clip by its position in the ClipSet or by its name.
+
+        Raises:
+            ValueError: no such clip, or one without a face or a known person.
+        """
+        table = self.clipset.clips
+        if isinstance(which, str):
+            at = np.flatnonzero(table["name"] == which)
+            if not len(at):
+                raise ValueError(f"clip: {which!r} is not known, expected a name as {table['name'].iloc[0]!r}")
+            which = int(at[0])
+        name, person = str(table["name"].iloc[which]), table["person"].iloc[which]
+        if person not in self.split.persons:
+            raise ValueError(f"clip: {name!r} shows nobody that the model knows, expected one of a known person")
+        if not int(self.clipset.counts[which]):
+            raise ValueError(f"clip: {name!r} has no face, expected one with a face or more")
+        rows, place = np.unique(self._drawn[which], return_inverse=True)
+        rng = np.random.default_rng([self.seed, RUIN, which])
+        falls = rng.permutation(len(rows))
+        lots = rng.random(len(rows))
+
+        def stand_ins(of: str) -> Int[np.ndarray, " n"]:
+            pool = self._pool(of, person)
+            return pool[(lots * len(pool)).astype(int)]
+
+        retake = synthetic.Retake(self._generated, which) if self._generated else None
+        drawn = torch.from_numpy(place.reshape(-1))
+        return Explored(self.clipset, which, rows, drawn, falls, stand_ins, retake)
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """How faces can be ruined here, with the words for it: what labels do not tell cannot be chosen."""
+        told = KINDS if self._generated else [*self._traits.columns.intersection(TAKEN_AGAIN), "poor", "stranger"]
+        return {kind: KINDS[kind] for kind in KINDS if kind in told}
+
+    @cached_property
+    def _generated(self) -> synthetic.SyntheticConfig | None:
+        """The configuration of the generator, where it made these faces."""
+        if self.dataset != "synthetic":
+            return None
+        return synthetic.SyntheticConfig(**{k: v for k, v in self.clipset.info.items() if k != "source"})
+
+    @cached_property
+    def _drawn(self) -> Int[np.ndarray, "V N"]:
+        """The faces of every clip that a model gets, as positions among all faces: those of ``famf predict``."""
+        faces, every = self.spec(START).evaluation.faces, torch.arange(len(self.clipset), device=self.device)
+        draw = generator(self.device, self.seed, EVALUATION)
+        return sample_faces(self.clipset.offsets.to(self.device), every, faces, draw).cpu().numpy()
+
+    @cached_property
+    def _traits(self) -> pd.DataFrame:
+        return traits(self.clipset)
+
+    @cached_property
+    def _training_faces(self) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+        """The faces of the training clips, and the label of each."""
+        counts = self.clipset.counts.numpy()
+        trained = np.zeros(len(self.clipset), dtype=bool)
+        trained[self.split.train.numpy()] = True
+        rows = np.flatnonzero(np.repeat(trained, counts))
+        return rows, np.repeat(self.clipset.labels.numpy(), counts)[rows]
+
+    def _pool(self, of: str, person: str) -> Int[np.ndarray, " m"]:
+        """The training faces that may stand in for those of a person."""
+        rows, labels = self._training_faces
+        if of not in KINDS:
+            return rows[labels == self._label(of)]
+        if of == "stranger":
+            return rows[labels != self._label(person)]
+        trait = "quality" if of == "poor" else of
+        value = SIGNS[trait] * self._traits[trait].to_numpy()[rows]
+        return rows[value <= np.nanquantile(value, POOREST)]
+
+    def _label(self, person: str) -> int:
+        if person not in self.split.persons:
+            raise ValueError(f"person: {person!r} is not known, expected one of those that the model was trained on")
+        return self.clipset.persons.index(person)

@@ -1,0 +1,396 @@
+"""How fast the library is: what the scripts in ``benchmarks/`` have recorded, as sentences, tables and figures.
+
+Nothing is measured here. A record that is not in results/ is left out, and so is what it would have told.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from famf_book.plots import OURS, PALETTE, WIDTH
+from famf_lib.models.aggregation import AGGREGATIONS
+
+Records = Mapping[str, Mapping[str, dict[str, Any]]]
+"""What is recorded: by the name of the benchmark, then by device, ``cpu`` or ``gpu``."""
+
+FORMS = {
+    "residuals": "stored residuals",
+    "loop": "a loop over clusters",
+    "products": "two matrix products",
+    "chunks": "products in chunks",
+    "compiled": "two products, compiled",
+    "fused": "three fused kernels",
+}
+COLOURS = {
+    "residuals": PALETTE[1],
+    "loop": PALETTE[4],
+    "products": PALETTE[2],
+    "chunks": OURS,
+    "compiled": PALETTE[5],
+    "fused": PALETTE[6],
+}
+SHOWN = ("attentionvlad", 8, 1024)  # the case that sentences tell: module, K, B
+MB, GB = 2**20, 2**30
+
+
+def records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every record of ``_TOLD`` that is in the folder, results/."""
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in _TOLD}
+    for name, of_device in found.items():
+        for device in ("cpu", "gpu"):
+            if (place := folder / f"{name}-{device}.json").is_file():
+                of_device[device] = json.loads(place.read_text())
+    return found
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+
+def answer(found: Records) -> str:
+    """What all records say, a point each, the negative findings too."""
+    told = [tell(record, device) for name, tell in _TOLD.items() for device, record in found[name].items()]
+    if told and not any("gpu" in of_device for of_device in found.values()):
+        told.append("No GPU has been measured yet: all of this is of a CPU.")
+    return "\n".join(f"- {one}" for one in told if one) or "Nothing is recorded yet: `make bench` does it."
+
+
+def _kernels(told: dict, device: str) -> str:
+    row = next((r for r in _wanted(told) if (r["module"], r["K"], r["B"]) == SHOWN), None)
+    if row is None:
+        return ""
+    own, times, memory = row["library"], row["times the library's"], row["memory (bytes)"]
+    parts = [
+        f"{FORMS[form]} {times[form]:.1f} times as long and {memory[form] / memory[own]:,.0f} times the memory"
+        for form in ("residuals", "products")
+        if form in times and form != own
+    ]
+    case = f"AttentionVLAD forward and backward, K = {row['K']}, {row['B']:,} clips whose faces want a gradient"
+    told_parts = f"; {', '.join(parts)}" if parts else ""
+    first = (
+        f"On the {device.upper()} sums of residuals ({case}) take {1e3 * row['seconds'][own]:.3g} ms as {FORMS[own]}"
+    )
+    more = [kept(told) if told["memory kept"] else "", in_training(told) if told["training"] else ""]
+    return " ".join([f"{first}{told_parts}.", *filter(None, more)])
+
+
+def kept(told: dict) -> str:
+    """What is left of the gain of chunks where no memory has to be handed out anew, in a sentence."""
+    ratios = [row["products / chunks"] for row in told["memory kept"]]
+    return (
+        "Part of that is the system's, which hands out the memory of large tensors anew in each step: in a process "
+        f"that keeps its memory, {FORMS['products']} take {spread(ratios)} times as long as chunks, over all K and B."
+    )
+
+
+def in_training(told: dict) -> str:
+    """What the form made for the device does for a training step, where faces want no gradient, in a sentence."""
+    ratios = [row["products / form"] for row in told["training"]]
+    form = FORMS[told["training"][0]["form"]]
+    return (
+        f"Training has faces that are given and want no gradient, and takes {FORMS['products']}: with {form} a whole "
+        f"step has {spread(ratios)} times the speed."
+    )
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """The least and the largest of some ratios, or the one that both are."""
+    return " to ".join(dict.fromkeys(f"{ratio:.2f}" for ratio in (min(ratios), max(ratios))))
+
+
+def _clusters(told: dict, device: str) -> str:
+    rows = {(row["residuals"], row["K"]): row["counted (bytes)"] for row in told["rows"]}
+    if device == "gpu" or not {(False, 64), (True, 64), (False, 8)} <= rows.keys():
+        return ""  # the count is the same on every device
+    return (
+        f"A full-size training step with K = 64 takes {_bytes(rows[False, 64])}, with every residual stored "
+        f"{_bytes(rows[True, 64])}; with K = 8 it is {_bytes(rows[False, 8])}."
+    )
+
+
+def _metric(told: dict, device: str) -> str:
+    beside = [f"{row['library']} takes {row['theirs / ours']:.1f} times as long" for row in told["beside"]]
+    told_beside = f" On a hundredth of that {' and '.join(beside)}, with the same numbers." if beside else ""
+    return told_metric(told["full"], device) + told_beside
+
+
+def told_metric(full: dict, device: str) -> str:
+    """Time and memory of the metric at full size, in a sentence."""
+    return (
+        f"Ranking {full['clips']:,} clips for {full['persons']:,} persons takes {full['seconds']:.1f} s on the "
+        f"{device.upper()} and {_bytes(full['memory, tensors (bytes)'])}."
+    )
+
+
+def _batched(told: dict, device: str) -> str:
+    ratios = [row["one after the other / batched"] for row in told["rows"] if row["profile"] == "standard"]
+    if not ratios:
+        return ""
+    gain = "no gain" if max(ratios) < 1.05 else "mixed" if min(ratios) < 1.05 else "a gain"
+    return (
+        f"Several seeds trained as one batch have {min(ratios):.2f} to {max(ratios):.2f} times the speed of one after "
+        f"the other on the {device.upper()}: {gain}."
+    )
+
+
+def _precision(told: dict, device: str) -> str:
+    rows = told["rows"]
+    faster = [row["float32 / bfloat16"] for row in rows]
+    lost = sum(row["mAP, float32"] - row["mAP, bfloat16"] for row in rows) / len(rows)
+    return (
+        f"bfloat16 trains {min(faster):.1f} to {max(faster):.1f} times as fast as float32 on the {device.upper()}, and "
+        f"{'loses' if lost > 0 else 'gains'} {abs(lost):.4f} mAP on average."
+    )
+
+
+def _import(told: dict, device: str) -> str:
+    if "import / pickle.load, seconds" not in told:
+        return ""
+    return (
+        f"The import of {told['faces']:,} faces from pickles takes {told['seconds']['import']:.0f} s, "
+        f"{told['import / pickle.load, seconds']:.1f} times as long as `pickle.load`, which runs whatever a file asks "
+        f"for, and {told['peak memory, MiB']['import']:,} MiB where that takes "
+        f"{told['peak memory, MiB']['pickle.load']:,}."
+    )
+
+
+def _extraction(told: dict, device: str) -> str:
+    speed = {name: row["a processor second"] for name, row in told["speed"].items()}
+    (short, least), *_, (length, most) = [
+        (name.partition(",")[0], row["peak memory (MiB)"]) for name, row in told["length"].items()
+    ]
+    return (
+        f"A core goes through {speed['seconds of video, 5 pictures a second, one picture at a time']:.1f} seconds of "
+        "video in one, five pictures a second with two faces each: it finds the faces of "
+        f"{speed['pictures looked at for faces, one thread']:.0f} pictures a second, and aligns and embeds "
+        f"{speed['faces aligned and embedded, one thread']:.0f} faces, where the network alone has "
+        f"{speed['faces through the network alone, one thread']:.0f}. A file of {length} takes {most} MiB, one of "
+        f"{short.partition(' ')[0]} takes {least}."
+    )
+
+
+def _pictures(told: dict, device: str) -> str:
+    speed = told["faces a second"]
+    return (
+        f"From the pictures of IMFDB {speed['whole']:.0f} faces a second become vectors, decoded, aligned by five "
+        f"points and embedded on all cores; the network alone has {speed['network alone']:.0f}."
+    )
+
+
+_TOLD = {
+    "aggregation-kernels": _kernels,
+    "cluster-memory": _clusters,
+    "metric": _metric,
+    "batched-seeds": _batched,
+    "precision": _precision,
+    "import-iqiyi": _import,
+    "extraction": _extraction,
+    "imfdb-embedding": _pictures,
+}
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def kernels_table(told: dict) -> pd.DataFrame:
+    """A row a case: milliseconds and MB of the library's form, and how many times as long each form takes."""
+    rows = {}
+    for row in told["rows"]:
+        module = AGGREGATIONS[row["module"]].__name__
+        case = f"{module}, K = {row['K']}, B = {row['B']:,}" + ", faces given" * row["faces given"]
+        own, times = row["library"], row["times the library's"]
+        rows[case] = {
+            "ms": f"{1e3 * row['seconds'][own]:,.{1 if row['seconds'][own] < 0.1 else 0}f}",
+            "MB": f"{row['memory (bytes)'][own] / MB:,.{1 if row['memory (bytes)'][own] < 10 * MB else 0}f}",
+            "over the floor": f"{row['library / floor']:.1f}",
+        } | {form: f"{times[form]:.2f}" if form in times else "" for form in FORMS if form in _forms(told)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("case")
+
+
+def clusters_table(found: Mapping[str, dict]) -> pd.DataFrame:
+    """A row a form and K: the peak counted, and those that were real, in GB."""
+    rows: dict[str, dict] = {}
+    for device, told in found.items():
+        for row in told["rows"]:
+            line = rows.setdefault(
+                f"{row['form']}, K = {row['K']}", {"counted": f"{row['counted (bytes)'] / GB:.2f} GB"}
+            )
+            if row.get("real (bytes)"):
+                line[f"real, {device.upper()}"] = f"{row['real (bytes)'] / GB:.2f} GB"
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("form")
+
+
+def metric_table(found: Mapping[str, dict]) -> pd.DataFrame:
+    """A row a comparison with another library."""
+    rows = {
+        f"{row['library']}, k = {row['k']:,}, {device.upper()}": {
+            "persons × clips": f"{row['persons']:,} × {row['clips']:,}",
+            "ours (s)": f"{row['seconds']['ours']:.3g}",
+            "theirs (s)": f"{row['seconds'][row['library']]:.3g}",
+            "theirs / ours": f"{row['theirs / ours']:.1f}",
+            "largest difference": f"{row['largest difference of an AP']:.0e}",
+        }
+        for device, told in found.items()
+        for row in told["beside"]
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("library")
+
+
+def import_table(told: dict) -> pd.DataFrame:
+    """A row a step: seconds and peak memory of its process."""
+    memory = told["peak memory, MiB"]
+    rows = {
+        step: {"wall time (s)": f"{s:.1f}", "peak (MiB)": f"{memory[step]:,}"} for step, s in told["seconds"].items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
+
+
+def extraction_table(told: dict) -> pd.DataFrame:
+    """A row a step, then a row a file: how many a second, by a core's time and by the clock, and peak memory."""
+    rows = {
+        name: {
+            "a core-second": f"{row['a processor second']:,.1f}",
+            "a second": f"{row['a second']:,.1f}",
+            "peak (MiB)": f"{row['peak memory (MiB)']:,}",
+        }
+        for name, row in (told["speed"] | {f"seconds of video, {n}": row for n, row in told["length"].items()}).items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
+
+
+def origins(found: Records) -> str:
+    """A point a record: the command that repeats it, and where it was made."""
+    told = []
+    for name, of_device in found.items():
+        for device, record in of_device.items():
+            origin = record.get("origin", record)
+            hardware, commit = origin["hardware"], origin.get("commit") or "unknown"
+            machine = hardware.get("gpu") or f"{hardware['processor']}, {hardware['cores']} cores"
+            load = " … ".join(f"{value:.1f}" for value in origin.get("load average", {}).values())
+            told.append(
+                f"- **{name}, {device.upper()}**: `{record['command']}` at commit `{commit[:12]}`"
+                f"{' with changes' if commit.endswith('-dirty') else ''}, on {machine}, PyTorch "
+                f"{origin['versions']['torch']}{f', load {load}' if load else ''}."
+            )
+    return "\n".join(told)
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def kernels(found: Mapping[str, dict], module: str = "attentionvlad") -> Figure:
+    """Microseconds a clip of each form against the clips of a batch: a row of panels a device, a panel a K."""
+    sizes = {device: sorted({row["K"] for row in _wanted(told)}) for device, told in found.items()}
+    columns = max(map(len, sizes.values()), default=1) or 1
+    shape = (max(len(found), 1), columns)
+    figure, panels = plt.subplots(
+        *shape, figsize=(WIDTH, 1.0 + 2.6 * shape[0]), layout="constrained", sharey="row", squeeze=False
+    )
+    named: dict[str, Any] = {}
+    for line, (device, told) in zip(panels, found.items(), strict=False):
+        for axes, k in zip(line, sizes[device], strict=False):
+            rows = sorted((r for r in _wanted(told) if (r["module"], r["K"]) == (module, k)), key=lambda r: r["B"])
+            for form in FORMS:
+                points = [(r["B"], 1e6 * r["seconds"][form] / r["B"]) for r in rows if form in r["seconds"]]
+                if points:
+                    (named[FORMS[form]],) = axes.plot(
+                        *zip(*points, strict=True), color=COLOURS[form], marker="o", markersize=5
+                    )
+            floor = [(r["B"], 1e6 * max(r["floor (s)"].values()) / r["B"]) for r in rows]
+            if floor:
+                (named["floor of the machine"],) = axes.plot(
+                    *zip(*floor, strict=True), color="0.35", linewidth=1, linestyle=(0, (4, 3))
+                )
+            _logarithmic(axes, [r["B"] for r in rows], f"K = {k}" + f", {device.upper()}" * (len(found) > 1))
+            axes.margins(x=0.12)  # room for the last number beside the next panel's first
+        line[0].set_ylabel("microseconds a clip")
+    figure.supxlabel("B, clips of a batch", fontsize=10)
+    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def clusters(found: Mapping[str, dict]) -> Figure:
+    """Peak memory of a full-size training step against K: counted as lines, real ones as rings."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.6), layout="constrained")
+    drawn = set()
+    for number, (device, told) in enumerate(found.items()):
+        for stored, colour in ((False, OURS), (True, PALETTE[1])):
+            rows = sorted((row for row in told["rows"] if row["residuals"] == stored), key=lambda row: row["K"])
+            if not rows:
+                continue
+            if stored not in drawn:
+                drawn.add(stored)
+                numbers = [row["K"] for row in rows], [row["counted (bytes)"] for row in rows]
+                axes.plot(*numbers, color=colour, marker="o", markersize=4, label=rows[0]["form"])
+            real = [(row["K"], row["real (bytes)"]) for row in rows if row.get("real (bytes)")]
+            if real:
+                ring = {"s": 110, "facecolor": "none", "edgecolor": colour, "linewidth": 1.4, "marker": "os"[number]}
+                axes.scatter(*zip(*real, strict=True), **ring, zorder=4, label=f"real, {device.upper()}")
+    _logarithmic(axes, [row["K"] for told in found.values() for row in told["rows"]], "")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
+    axes.set_xlabel("K, the number of clusters")
+    axes.set_ylabel("peak of a training step")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def attempts(found: Records) -> Figure:
+    """How many times the speed each attempt to train faster gave: a dot a measured case, and its median."""
+    rows = [(label, device, speeds) for label, device, speeds in _speeds(found) if speeds]
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.1 + 0.5 * max(len(rows), 1)), layout="constrained")
+    axes.axvline(1, color="0.35", linewidth=1)
+    for y, (_, device, speeds) in enumerate(rows):
+        colour = OURS if device == "cpu" else PALETTE[2]
+        middle = pd.Series(speeds).median()
+        axes.scatter(speeds, [y + 0.2] * len(speeds), s=16, color=colour, alpha=0.5, linewidth=0)
+        axes.scatter(middle, y, s=60, color=colour, zorder=3)
+        axes.annotate(f"{middle:.2f}", (middle, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [f"{label}, {device.upper()}" for label, device, _ in rows])
+    axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("times the speed of training without it")
+    return figure
+
+
+def _speeds(found: Records) -> list[tuple[str, str, list[float]]]:
+    told = []
+    for device, record in found["aggregation-kernels"].items():
+        rows = record["training"]
+        told += [(f"aggregation as {FORMS[row['form']]}", device, [row["products / form"]]) for row in rows]
+    for device, record in found["batched-seeds"].items():
+        rows = [row for row in record["rows"] if row["profile"] == "standard"]
+        told.append(("seeds in one batch", device, [row["one after the other / batched"] for row in rows]))
+    for device, record in found["precision"].items():
+        told.append(("bfloat16", device, [row["float32 / bfloat16"] for row in record["rows"]]))
+    return told
+
+
+def _wanted(told: dict) -> list[dict]:
+    """The cases whose faces want a gradient."""
+    return [row for row in told["rows"] if not row["faces given"]]
+
+
+def _forms(told: dict) -> set[str]:
+    return {form for row in told["rows"] for form in row["seconds"]}
+
+
+def _logarithmic(axes: Axes, numbers: list, title: str) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    ticks = sorted(set(numbers))
+    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axes.minorticks_off()
+    axes.set_title(title, fontsize=10)
+
+
+def _bytes(value: float | int) -> str:
+    return f"{value / GB:.3g} GB" if value >= GB else f"{value / MB:.3g} MB"

@@ -1,0 +1,244 @@
+"""What φ can add: the layer behind Concat absorbs it, what training made of it, and what it is worth once trained."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from famf_book.plots import OURS, PALETTE, WIDTH
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.sampling import Batch
+from famf_lib.evidence.bootstrap import difference, estimate
+from famf_lib.evidence.claims import BETTER, SAME, Comparison
+from famf_lib.experiments.results import Results
+from famf_lib.experiments.run_store import Run
+from famf_lib.models.aggregation import AttentionVLAD
+from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.training.train import evaluate, logits_of
+
+GRADED = ("AttentionVLAD + Concat", "AttentionVLAD + MLMA")
+PLAIN = ("NetVLAD + Concat", "NetVLAD + MLMA")
+
+
+# --- the argument ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def absorbed(model: FAMF) -> FAMF:
+    """The same model with NetVLAD for AttentionVLAD, and φ in the classifier's first layer: W' = W diag(φ).
+
+    Behind Concat it gives the same logits. Where each cluster and then the whole is scaled, the whole is K vectors of
+    length φ_k, and the scaling divides by |φ| instead of by √K: W' = W diag(φ) √K / |φ|. Where the whole alone is
+    scaled, a factor a clip remains (``clip_scale``). Behind another fusion it is another model.
+
+    Raises:
+        ValueError: the model has no φ.
+    """
+    if not isinstance(model.aggregation, AttentionVLAD):
+        raise ValueError(f"aggregation: {model.config.aggregation!r} has no φ, expected 'attentionvlad'")
+    options = {k: v for k, v in model.config.aggregation_options.items() if k != "attention"}
+    config = ModelConfig(**(model.config.model_dump() | {"aggregation": "netvlad", "aggregation_options": options}))
+    dims = {m: getattr(layer, "in_features", model.dim) for m, layer in model.projections.items()}
+    plain = FAMF(config, model.dim, dims, model.persons).to(next(model.parameters()))
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("aggregation.score.")}
+    plain.load_state_dict(state)
+    factor = _factor(model)
+    first = plain.classifier[0].weight  # (H, T·D), the K clusters first
+    by_token = first.view(len(first), -1, model.dim)
+    by_token[:, : len(factor)] *= factor[:, None]
+    return plain.eval()
+
+
+def _factor(model: FAMF) -> Float[Tensor, " K"]:
+    """What the first layer takes for each cluster."""
+    phi = model.aggregation.cluster_attention()
+    whole = model.aggregation.normalisation.endswith("whole")
+    return phi * len(phi) ** 0.5 / phi.norm() if whole else phi
+
+
+@torch.no_grad()
+def clip_scale(model: FAMF, batch: Batch) -> Float[Tensor, " B"]:
+    """What is left of φ when it is absorbed: a factor that the face of a clip has in ``model`` beyond ``absorbed``.
+
+    It is 1 except where the whole alone is scaled: that divides by a norm which depends on φ and on the clip.
+    """
+    x, factor = model.scaled(batch.faces), _factor(model)
+    graded = model.aggregation(x, batch.mask).flatten(1).norm(dim=1)
+    plain = (absorbed(model).aggregation(x, batch.mask) * factor[:, None]).flatten(1).norm(dim=1)
+    return torch.where(plain > 0, graded / plain.clamp(min=1e-30), 1.0)
+
+
+@torch.no_grad()
+def identity(
+    normalisations: tuple[str, ...] = ("none", "cluster", "cluster+whole", "whole"),
+    dim: int = 64,
+    clips: int = 199,
+    faces: int = 24,
+    persons: int = 31,
+    dtype: torch.dtype = torch.float32,
+) -> pd.DataFrame:
+    """How far ``absorbed`` is from the model, with random weights and clips: largest differences of a logit.
+
+    All as a share of the largest logit. Columns: with φ absorbed; with ``clip_scale`` put in as well; and, to see that
+    φ matters here at all, with φ left out. Then the least and the largest ``clip_scale``.
+    """
+    rows = {}
+    for fusion, normalisation in [("concat", n) for n in normalisations] + [("mlma", normalisations[0])]:
+        options = {"normalisation": normalisation}
+        config = ModelConfig(
+            aggregation_options=options, fusion=fusion, modalities=("audio",), hidden=128, aggregation="attentionvlad"
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            model = FAMF(config, dim, {"audio": dim // 2}, persons).to(dtype).eval()
+            model.aggregation.score.weight *= 20  # far apart: at the start all φ are close to 0.5
+            here = torch.ones(clips, dtype=torch.bool)
+            sound = {"audio": torch.randn(clips, dim // 2, dtype=dtype)}
+            batch = Batch(torch.randn(clips, faces, dim, dtype=dtype), None, sound, {"audio": here})
+        plain, left_out = absorbed(model), absorbed(model)
+        left_out.classifier[0].weight.copy_(model.classifier[0].weight)
+        scale = clip_scale(model, batch)
+        tokens = plain.tokens(batch)
+        tokens[:, : plain.aggregation.tokens] *= scale[:, None, None]
+        logits = model(batch)
+        found = (plain(batch), plain.classifier(plain.fusion(tokens).flatten(1)), left_out(batch))
+        apart = [float((other - logits).abs().max() / logits.abs().max()) for other in found]
+        rows[f"{'Concat' if fusion == 'concat' else 'MLMA'}, {normalisation}"] = (
+            *apart,
+            float(scale.min()),
+            float(scale.max()),
+        )
+    columns = ["absorbed", "and the clip's factor", "left out", "least factor", "largest factor"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("fusion, normalisation")
+
+
+# --- the trained models ----------------------------------------------------------------------------------------------
+
+
+def _trained(results: Results, labels: tuple[str, ...]) -> Iterator[tuple[str, int, Run]]:
+    return ((label, seed, results.runs[label, seed]) for label in labels for seed in results.seeds)
+
+
+@torch.no_grad()
+def identity_of_trained(results: Results, clipset: ClipSet, label: str = GRADED[0]) -> pd.DataFrame:
+    """``absorbed`` of the trained model of each seed, over all ranked clips.
+
+    Columns: the largest difference of a logit, the largest logit, the largest difference of a person's AP, mAP of both.
+    """
+    rows = {}
+    for _, seed, run in _trained(results, (label,)):
+        model, split = run.model(clipset), run.split(clipset)
+        plain = absorbed(model)
+        both = (logits_of(m, run.spec.evaluation.faces, clipset, split.gallery, seed) for m in (model, plain))
+        apart = largest = 0.0
+        for (_, ours), (_, other) in zip(*both, strict=True):
+            apart, largest = max(apart, float((ours - other).abs().max())), max(largest, float(ours.abs().max()))
+        ap = evaluate(plain, run.spec.evaluation, clipset, split, seed).ap.numpy()
+        rows[seed] = (apart, largest, (run.ap - ap).abs().max(), run.mean_ap, float(pd.Series(ap).mean()))
+    columns = ["largest difference", "largest logit", "largest difference in AP", "mAP", "mAP with NetVLAD"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("seed")
+
+
+@torch.no_grad()
+def learned(results: Results, clipset: ClipSet) -> pd.DataFrame:
+    """φ of every cluster of the trained models. Columns: row, seed, cluster (from 1, in order of φ), φ."""
+    parts = [pd.DataFrame({"row": [], "seed": [], "cluster": [], "φ": []})]
+    for label, seed, run in _trained(results, GRADED):
+        phi = run.model(clipset).aggregation.cluster_attention().sort().values.cpu().numpy()
+        parts.append(pd.DataFrame({"row": label, "seed": seed, "cluster": range(1, len(phi) + 1), "φ": phi}))
+    return pd.concat(parts[len(parts) > 1 :], ignore_index=True)
+
+
+def spread(table: pd.DataFrame) -> pd.DataFrame:
+    """``learned`` a row a model: least, mean and largest φ, and the standard deviation in units of the mean.
+
+    Indexed by row, with the seed as a column.
+    """
+    phi = table.groupby(["row", "seed"])["φ"]
+    found = {"least": phi.min(), "mean": phi.mean(), "largest": phi.max(), "sd / mean": phi.std(ddof=0) / phi.mean()}
+    return pd.DataFrame(found).reset_index("seed")
+
+
+@torch.no_grad()
+def evened(results: Results, clipset: ClipSet) -> Results:
+    """The trained models of AttentionVLAD with every φ at the mean of its model, ranked again; nothing is trained."""
+    runs = {}
+    for label, seed, run in _trained(results, GRADED):
+        model = run.model(clipset)
+        _even(model)
+        found = evaluate(model, run.spec.evaluation, clipset, run.split(clipset), seed)
+        runs[label, seed] = replace(
+            run, ap=pd.Series(found.ap.numpy(), index=run.ap.index), rank_1=found.rank_1, folder=None
+        )
+    return Results(runs, results.data, results.profile)
+
+
+def _even(model: FAMF) -> None:
+    phi = model.aggregation.cluster_attention()
+    even = phi.mean().expand_as(phi)
+    model.aggregation.cluster_attention = lambda: even
+
+
+def evenness(results: Results, even: Results) -> list[Comparison]:
+    """Whether the trained models do as well with even φ."""
+    return [
+        Comparison(
+            "even φ do as well",
+            f"with {label.split(' + ')[1]}",
+            f"{label}, every φ at its mean, with the same as trained",
+            None,
+            difference(even.ap(label), results.ap(label)),
+            SAME,
+        )
+        for label in GRADED
+    ]
+
+
+# --- what it adds ----------------------------------------------------------------------------------------------------
+
+
+def added(results: Results, printed: dict[str, float | None]) -> list[Comparison]:
+    """What φ adds to NetVLAD with either fusion, and how much more that is with MLMA, where it cannot be absorbed."""
+    gains = [results.ap(graded) - results.ap(plain) for graded, plain in zip(GRADED, PLAIN, strict=True)]
+    rows = []
+    for graded, plain, gain in zip(GRADED, PLAIN, gains, strict=True):
+        there = (printed.get(graded), printed.get(plain))
+        said = None if None in there else round(there[0] - there[1], 4)
+        case = f"with {graded.split(' + ')[1]}"
+        rows.append(Comparison("φ adds to NetVLAD", case, f"{graded} over {plain}", said, estimate(gain), BETTER))
+    more = estimate(gains[1] - gains[0])
+    rows.append(Comparison("φ adds more", "with MLMA than with Concat", "what φ adds, MLMA over Concat", None, more))
+    return rows
+
+
+def strip(table: pd.DataFrame) -> Figure:
+    """``learned``: the φ of every cluster, a line a seed, a panel a row; the bar is their mean."""
+    names = list(dict.fromkeys(table["row"]))
+    seeds = sorted(table["seed"].unique())
+    height = 1.3 + 0.3 * max(len(seeds), 2)
+    figure, panels = plt.subplots(
+        1, max(len(names), 1), figsize=(WIDTH, height), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    figure.get_layout_engine().set(wspace=0.08)
+    for axes, name in zip(panels[0], names, strict=False):
+        part = table[table["row"] == name]
+        at = part["seed"].map({seed: y for y, seed in enumerate(seeds)})
+        axes.scatter(part["φ"], at, s=36, color=OURS, alpha=0.55, linewidth=0, label="a cluster")
+        means = part.groupby("seed")["φ"].mean()
+        heights = [seeds.index(seed) for seed in means.index]
+        axes.scatter(means, heights, s=150, marker="|", color=PALETTE[3], linewidth=2, label="their mean")
+        axes.set_title(name, fontsize=10)
+    for axes in panels[0]:
+        axes.set_xlabel("φ")
+        axes.grid(axis="y", visible=False)
+        axes.set_yticks(range(len(seeds)), [f"seed {int(seed)}" for seed in seeds])
+        axes.set_ylim(max(len(seeds), 1) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+    if names:
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    return figure

@@ -1,0 +1,314 @@
+"""How far an answer can be trusted: confidence against the share of right answers, and what refusing to answer gains.
+
+The tables of clips here have a row an answer of one run, and the columns seed, unit, confidence, right. ``unit`` is
+who the clip shows: the persons, and each noise clip as somebody of its own (-1, -2, … in the order of the gallery).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from famf_book.plots import MUTED, OURS, PALETTE, WIDTH
+from famf_lib.evidence.bootstrap import Estimate, estimate
+from famf_lib.experiments.results import Results
+
+BINS = 10
+COVERAGES = tuple(n / 10 for n in range(1, 11))  # where a risk-coverage curve gets an interval
+WANTED = 0.99  # the share of right answers that a user may want
+KNOWN, ALL = "known persons", "noise clips too, counted as wrong"
+STYLES = ((PALETTE[1], "s"), (OURS, "o"))  # FAMF is the last row, and blue
+LINES = {KNOWN: "-", ALL: (0, (4, 2))}
+OF_CURVE = ["row", "of", "coverage", "risk", "low", "high"]
+OF_BINS = ["row", "of", "bin", "clips", "confidence", "right", "low", "high"]
+
+Kinds = Mapping[tuple[str, str], pd.DataFrame]
+
+
+def kinds(results: Results) -> dict[tuple[str, str], pd.DataFrame]:
+    """The clips of each row, by (row, KNOWN or ALL); no ALL where the gallery has no noise clips."""
+    table = results.answers["answers"]
+    noise = table["person"] < 0
+    number = noise.groupby([table["label"], table["seed"]]).cumsum()
+    clips = table.assign(unit=table["person"].where(~noise, -number))[["label", "seed", "unit", "confidence", "right"]]
+    found = {}
+    for label in results.labels:
+        of = clips[clips["label"] == label].drop(columns="label").reset_index(drop=True)
+        found[label, KNOWN] = of[of["unit"] >= 0].reset_index(drop=True)
+        if (of["unit"] < 0).any():
+            found[label, ALL] = of
+    return found
+
+
+def share(clips: pd.DataFrame, value: pd.Series, among: pd.Series | None = None) -> Estimate:
+    """The mean of a value over clips, or over some of them, with the interval of ``statistics.estimate``.
+
+    A mean over clips is a ratio of two sums over persons and seeds, R = Σ y / Σ n. What is resampled is its
+    linearisation (Taylor's, as in survey sampling), R + (y − R n) / mean n, whose mean is R.
+
+    Raises:
+        ValueError: no clip.
+    """
+    seeds = clips["seed"].unique()
+    if among is not None:
+        clips, value = clips[among], value[among]
+    if clips.empty:
+        raise ValueError("clips: none, expected one or more")
+    of = value.astype(float).groupby([clips["seed"], clips["unit"]])
+    y, n = (t.unstack(fill_value=0).reindex(seeds, fill_value=0).to_numpy(dtype=float) for t in (of.sum(), of.size()))
+    ratio = y.sum() / n.sum()
+    return estimate(ratio + (y - ratio * n) / n.mean())
+
+
+def of_right(clips: pd.DataFrame, among: pd.Series | None = None) -> Estimate:
+    """The share of right answers, its interval within 0..1. Raises: as ``share``."""
+    return within(share(clips, clips["right"], among))
+
+
+def within(e: Estimate) -> Estimate:
+    """An estimate of a share, its interval cut to 0..1, outside which no share lies."""
+    return replace(e, low=max(e.low, 0.0), high=min(e.high, 1.0))
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+
+def bins_of(clips: pd.DataFrame, bins: int = BINS) -> pd.Series:
+    """The bin of each clip, 0 …, of about equal counts over all seeds; equal confidences are never parted."""
+    edges = np.unique(np.quantile(clips["confidence"], np.arange(1, bins) / bins))
+    return pd.Series(np.searchsorted(edges, clips["confidence"], side="left"), clips.index)
+
+
+def reliability(clips: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+    """A line a bin: clips (of all seeds), their mean confidence, the share that is right, with its interval."""
+    place = bins_of(clips, bins)
+    lines = []
+    for number in sorted(place.unique()):
+        inside = place == number
+        right = of_right(clips, inside)
+        confidence = clips["confidence"][inside].mean()
+        lines.append((number + 1, int(inside.sum()), confidence, right.mean, right.low, right.high))
+    return pd.DataFrame(lines, columns=OF_BINS[2:])
+
+
+def calibration_error(clips: pd.DataFrame, bins: int = BINS) -> Estimate:
+    """The expected calibration error: |share right − mean confidence| of a bin, averaged over clips.
+
+    The interval takes the bins, and which way each is off, as given.
+    """
+    gap = clips["right"].astype(float) - clips["confidence"]
+    side = np.sign(gap.groupby(bins_of(clips, bins)).transform("mean"))
+    return within(share(clips, side * gap))
+
+
+def overconfidence(clips: pd.DataFrame) -> Estimate:
+    """Mean confidence less the share of right answers."""
+    return share(clips, clips["confidence"] - clips["right"].astype(float))
+
+
+# --- refusing --------------------------------------------------------------------------------------------------------
+
+
+def refused_last(clips: pd.DataFrame) -> pd.DataFrame:
+    """The clips of each run, the most confident first, with the columns wrong, coverage and risk.
+
+    ``coverage`` is the share of the run's clips up to this one, ``risk`` the share of wrong answers among them. Clips
+    of equal confidence share their errors: their order means nothing.
+    """
+    wrong = 1 - clips["right"].astype(float)
+    clips = clips.assign(wrong=wrong.groupby([clips["seed"], clips["confidence"]]).transform("mean"))
+    clips = clips.sort_values(["seed", "confidence"], ascending=[True, False], ignore_index=True)
+    of_run = clips.groupby("seed")
+    rank = of_run.cumcount() + 1
+    return clips.assign(coverage=rank / of_run["seed"].transform("size"), risk=of_run["wrong"].cumsum() / rank)
+
+
+def risk_coverage(clips: pd.DataFrame, points: int = 100) -> pd.DataFrame:
+    """The risk-coverage curve over all runs. Columns: coverage, risk, and at ``COVERAGES`` low and high.
+
+    The interval is that at the threshold which gives this coverage in each run.
+    """
+    ranked = refused_last(clips)
+    lines = []
+    for coverage in np.arange(1, points + 1) / points:
+        among = ranked["coverage"] <= coverage + 1e-9
+        if not among.any():
+            continue
+        e = within(share(ranked, ranked["wrong"], among)) if np.isclose(coverage, COVERAGES).any() else None
+        lines.append((coverage, ranked["wrong"][among].mean(), e.low if e else np.nan, e.high if e else np.nan))
+    return pd.DataFrame(lines, columns=OF_CURVE[2:])
+
+
+def area(clips: pd.DataFrame) -> Estimate:
+    """The area under the risk-coverage curve: the mean, over the clips of a run, of the risk at the clip's coverage.
+
+    The interval rests on each clip's influence: the risk at its own coverage, and what it adds to the risk of all
+    coverages from there on. The mean of the influences is the area.
+    """
+    ranked = refused_last(clips)
+    rank = ranked.groupby("seed").cumcount() + 1
+    # Σ over later ranks k of (wrong − risk_k) / k, as two sums from the end of each run.
+    ones, risks = (t.iloc[::-1].groupby(ranked["seed"]).cumsum() for t in (1 / rank, ranked["risk"] / rank))
+    return within(share(ranked, ranked["risk"] + ranked["wrong"] * ones - risks))
+
+
+def kept(clips: pd.DataFrame, wanted: float = WANTED) -> pd.Series:
+    """Which clips are answered by who wants this share of right answers.
+
+    The clips of every second person set the threshold, the lowest that gives the share among them, for those of the
+    others, and the other way round; in each run.
+    """
+    answered = pd.Series(False, clips.index)
+    half = clips["unit"] % 2
+    for (seed, side), rows in clips.groupby([clips["seed"], half]).groups.items():
+        others = clips[(clips["seed"] == seed) & (half != side)]
+        answered[rows] = clips.loc[rows, "confidence"] >= threshold(others, wanted)
+    return answered
+
+
+def threshold(clips: pd.DataFrame, wanted: float) -> float:
+    """The lowest confidence such that this share of the clips from there on are right; ∞ where there is none."""
+    of = clips.groupby("confidence")["right"].agg(["sum", "size"]).iloc[::-1].cumsum()  # equal confidences together
+    enough = of.index[of["sum"] >= wanted * of["size"] - 1e-9]
+    return float(enough.min()) if len(enough) else np.inf
+
+
+# --- tables for the page ---------------------------------------------------------------------------------------------
+
+
+def all_bins(of: Kinds) -> pd.DataFrame:
+    """``reliability`` of every kind. Columns: row, of, bin, clips, confidence, right, low, high."""
+    tables = [reliability(clips).assign(row=row, of=kind) for (row, kind), clips in of.items()]
+    return pd.concat(tables, ignore_index=True)[OF_BINS]
+
+
+def all_curves(of: Kinds) -> pd.DataFrame:
+    """``risk_coverage`` of every kind. Columns: row, of, coverage, risk, low, high."""
+    tables = [risk_coverage(clips).assign(row=row, of=kind) for (row, kind), clips in of.items()]
+    return pd.concat(tables, ignore_index=True)[OF_CURVE]
+
+
+def summary(of: Kinds) -> pd.DataFrame:
+    """A line a kind, by (row, of): estimates of the measures, and the number of clips of a run.
+
+    ``right there`` is the share of right answers among the clips that are ``kept``, or None where there is none.
+    """
+    lines = {}
+    for key, clips in of.items():
+        answered = kept(clips)
+        lines[key] = {
+            "clips": len(clips) / clips["seed"].nunique(),
+            "right": of_right(clips),
+            "overconfidence": overconfidence(clips),
+            "ECE": calibration_error(clips),
+            "AURC": area(clips),
+            "coverage": within(share(clips, answered)),
+            "right there": of_right(clips, answered) if answered.any() else None,
+        }
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def shown_bins(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """``all_bins`` of a kind as text: a line a bin, and for each row confidence, share of right answers, clips."""
+    table = table[table["of"] == kind]
+    columns = {}
+    for row, of in table.set_index("bin").groupby("row", sort=False):
+        columns[f"{row}: confidence"] = of["confidence"].map("{:.3f}".format)
+        told = [f"{t.right:.3f} [{t.low:.3f}, {t.high:.3f}]" for t in of.itertuples(index=False)]
+        columns[f"{row}: right"] = pd.Series(told, of.index)
+        columns[f"{row}: clips"] = of["clips"]
+    return pd.DataFrame(columns).rename_axis("bin")
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """``summary`` as text, a line a measure and a column a row and kind."""
+    names = {"coverage": f"coverage for {WANTED:.0%} right", "right there": "right among these"}
+    text = table.drop(columns="clips").map(lambda e: "–" if e is None else f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]")
+    text.insert(0, "clips", [f"{n:,.0f}" for n in table["clips"]])
+    text.index = [f"{row}, {kind}" for row, kind in table.index]
+    return text.rename(columns=names).T.rename_axis("measure")
+
+
+def answer(table: pd.DataFrame, row: str, name: str = "") -> str:
+    """What ``summary`` says of a row, in sentences."""
+
+    def told(e: Estimate, form: str = ".0%") -> str:
+        return f"{e.mean:{form}} [{e.low:{form}}, {e.high:{form}}]"
+
+    def wanted(line: pd.Series) -> str:
+        if line["right there"] is None:
+            return "no threshold gives that"
+        return f"answering {told(line['coverage'])} of the clips gives {told(line['right there'], '.1%')} right answers"
+
+    known = table.loc[(row, KNOWN)]
+    over = known["overconfidence"]
+    way = "too sure" if over.low > 0 else "not sure enough" if over.high < 0 else "neither too sure nor too unsure"
+    text = (
+        f"On clips of known persons {name or row} is {way}: its confidence less its share of right answers is "
+        f"{told(over, '+.3f')}, and its expected calibration error {told(known['ECE'], '.3f')}. Who wants {WANTED:.0%} "
+        f"right answers: {wanted(known)}."
+    )
+    if (row, ALL) in table.index:
+        text += f" With noise clips in the gallery, each of them a wrong answer: {wanted(table.loc[(row, ALL)])}."
+    return text
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _styles(rows: list[str]) -> dict[str, tuple]:
+    return {row: STYLES[(len(STYLES) - len(rows) + n) % len(STYLES)] for n, row in enumerate(rows)}
+
+
+def reliability_figure(table: pd.DataFrame) -> Figure:
+    """``all_bins``: a panel a kind, the share of right answers against confidence; the diagonal is what is meant."""
+    found = list(table["of"].unique()) or [KNOWN]
+    figure, panels = plt.subplots(1, len(found), figsize=(WIDTH, 4.3), layout="constrained", sharey=True, squeeze=False)
+    styles = _styles(list(table["row"].unique()))
+    for axes, kind in zip(panels[0], found, strict=True):
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":", zorder=1)
+        for row, (colour, marker) in styles.items():
+            of = table[(table["row"] == row) & (table["of"] == kind)]
+            axes.vlines(of["confidence"], of["low"], of["high"], color=colour, linewidth=1.5, alpha=0.6)
+            axes.plot(of["confidence"], of["right"], color=colour, marker=marker, markersize=5, label=row)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence")
+        axes.set_title(kind, fontsize=10)
+        if len(found) > 1:
+            axes.set_aspect("equal")
+    panels[0][0].set_ylabel("share of right answers")
+    _legend(figure, panels[0][0])
+    return figure
+
+
+def risk_figure(table: pd.DataFrame) -> Figure:
+    """``all_curves``: wrong answers among those given, against the share of clips that get one."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.3), layout="constrained")
+    axes.axhline(1 - WANTED, color=MUTED, linewidth=1, linestyle=":")
+    axes.annotate(
+        f"{1 - WANTED:.0%} wrong",
+        (0.995, 1 - WANTED),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=MUTED,
+    )
+    styles = _styles(list(table["row"].unique()))
+    for (row, kind), of in table.groupby(["row", "of"], sort=False):
+        colour = styles[row][0]
+        axes.plot(of["coverage"], of["risk"], color=colour, linestyle=LINES[kind], label=f"{row}: {kind}")
+        band = of.dropna()
+        axes.fill_between(band["coverage"], band["low"], band["high"], color=colour, alpha=0.13, linewidth=0)
+    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="coverage: share of the clips that get an answer")
+    axes.set_ylabel("risk: wrong answers among them")
+    _legend(figure, axes)
+    return figure
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)

@@ -1,0 +1,205 @@
+"""What a model says of an explored clip, drawn: its faces with their weights, the ranking, the attention matrix.
+
+The drawing is HTML written by hand, since it follows a slider: Matplotlib would take longer than all the rest.
+Thin marks show what the model says of the same clip untouched.
+"""
+
+import base64
+from collections.abc import Sequence
+from functools import lru_cache
+from html import escape
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
+
+from famf_book import pictures, portraits
+from famf_book.explore import START, WHOLE, Answer, Explored, Explorer, Ruin
+
+PERSONS = 6  # of the ranking
+LEVELS = 10  # of an occlusion: an obstacle is drawn for each once
+SMALL, WIDE, NARROW = 12, 76, 58  # more faces than the first are shown less wide, in pixels
+
+# The two colours are those of seaborn's colorblind palette. The ground is the page's, light or dark.
+STYLE = """<style>
+.famf-x {--x-ours: #0173b2; --x-ruined: #de8f05; font-size: 13px; line-height: 1.35; font-variant-numeric: tabular-nums;
+ margin-bottom: 1rem}
+.famf-x p.x-title {margin: 0 0 .4rem; font-weight: 600} .famf-x .x-note {font-weight: 400; opacity: .75}
+.famf-x .x-faces {display: flex; flex-wrap: wrap; gap: 8px; padding: 0 4px; margin-bottom: 1rem}
+.famf-x .x-picture {position: relative; aspect-ratio: 4/5; overflow: hidden; border-radius: 5px; margin-bottom: 4px;
+  background: rgba(128,128,128,.18); outline: 2px solid transparent; outline-offset: 1px}
+.famf-x .x-fallen .x-picture {outline: 2px dashed var(--x-ruined)}
+.famf-x .x-picture img {position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; padding: 0 !important;
+  background: none !important; border-radius: 0; filter: none}
+.famf-x .x-picture span {position: absolute; inset: 0; padding: 4px; font-size: 10px; white-space: pre-line}
+.famf-x .x-bar {position: relative; height: 9px; background: rgba(128,128,128,.16); border-radius: 2px}
+.famf-x .x-bar i {position: absolute; inset: 0 auto 0 0; background: var(--x-ours); border-radius: 2px}
+.famf-x .x-fallen .x-bar i {background: var(--x-ruined)}
+.famf-x .x-bar b {position: absolute; top: -2px; bottom: -2px; width: 2px; margin-left: -1px; background: currentColor}
+.famf-x .x-below {display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start}
+.famf-x .x-ranking {flex: 1 1 240px; max-width: 430px}
+.famf-x .x-person {display: grid; grid-template-columns: 1.7em minmax(6em, 9.5em) 1fr 3em; gap: 6px;
+  align-items: center; padding: 2px 0}
+.famf-x .x-person > :last-child, .famf-x .x-person > :first-child {text-align: right}
+.famf-x .x-person span {overflow: hidden; text-overflow: ellipsis; white-space: nowrap}
+.famf-x .x-true {font-weight: 600} .famf-x .x-between {opacity: .8; padding-left: 1.2em; line-height: 1}
+.famf-x svg {display: block; height: auto; max-width: 100%} .famf-x svg text {fill: currentColor; font-size: 11px}
+</style>"""
+
+
+class Album:
+    """The pictures of faces, each made once, as addresses of data; a card is its text."""
+
+    def __init__(self, explorer: Explorer):
+        self.explorer, self._made = explorer, {}
+
+    def pictures(self, rows: Int[np.ndarray, " n"]) -> list[str]:
+        """A picture for each of the faces, which are positions among all faces."""
+        missing = [row for row in dict.fromkeys(rows.tolist()) if row not in self._made]
+        if missing:
+            made = pictures.faces_of(self.explorer.dataset, self.explorer.clipset, missing)
+            texts = (one if isinstance(one, str) else _address(one, "JPEG", quality=85) for one in made)
+            self._made |= dict(zip(missing, texts, strict=True))
+        return [self._made[row] for row in rows.tolist()]
+
+    def looks(self, clip: Explored) -> list[str]:
+        """Whose looks the faces of a synthetic clip have."""
+        if (key := ("looks", clip.clip)) not in self._made:
+            own = clip.retake.table["own"].to_numpy()[clip.rows - int(clip.clipset.offsets[clip.clip])]
+            self._made[key] = pictures.looks_of(clip.clipset, own.tolist(), clip.rows)
+        return self._made[key]
+
+
+@lru_cache(maxsize=1024)
+def _obstacle(person: str, level: int) -> str:
+    return _address(portraits.obstacle(person, level / LEVELS), "PNG")
+
+
+def _address(picture: Image.Image, form: str, **options: int) -> str:
+    file = BytesIO()
+    picture.save(file, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def drawing(
+    album: Album,
+    clip: Explored,
+    ruin: Ruin = WHOLE,
+    without: Sequence[str] = (),
+    clusters: int = START,
+    parts: Sequence[str] = ("faces", "ranking", "attention"),
+) -> str:
+    """All of it as HTML, on the ground of the page that it stands in."""
+    explorer = album.explorer
+    now, before = explorer.ask(clip, ruin, without, clusters), explorer.untouched(clip, clusters)
+    off = [m for m in now.tokens if m in without or not clip.modalities.get(m, ("", True))[1]]
+    below = ranking(clip.person, now, before) * ("ranking" in parts) + matrix(now, off) * ("attention" in parts)
+    shown = faces(album, clip, ruin, now, before) * ("faces" in parts)
+    whole = f'{STYLE}{shown}<div class="x-below">{below}</div>'
+    return f'<div class="famf-x" role="group" aria-label="{_in_words(now)}">{whole}</div>'
+
+
+def _in_words(now: Answer) -> str:
+    (first, p), *_ = now.ranking(1)
+    lightest, heaviest = now.weights.min(), now.weights.max()
+    return (
+        f"{len(now.weights)} faces with weights from {lightest:.2f} to {heaviest:.2f}; "
+        f"the most probable person is {escape(first)}, with {p:.2f}"
+    )
+
+
+def faces(album: Album, clip: Explored, ruin: Ruin, now: Answer, before: Answer) -> str:
+    """The faces in the order of their frames, each with a bar of its weight; those that fell have a dashed frame."""
+    fallen, most = clip.fallen(ruin), max(float(now.weights.max()), float(before.weights.max()), 1e-9)
+    wide = WIDE if len(fallen) <= SMALL else NARROW
+    layers = _layers(album, clip, ruin, fallen, wide)
+    cells = [
+        f'<div class="x-face{" x-fallen" * bool(fell)}" style="width:{wide}px"><div class="x-picture">{layer}</div>'
+        f"{_bar(weight / most, earlier / most)}{weight:.2f}</div>"
+        for fell, layer, weight, earlier in zip(
+            fallen, layers, now.weights.tolist(), before.weights.tolist(), strict=True
+        )
+    ]
+    return (
+        f'<p class="x-title">Weights of the faces <span class="x-note">{clip.rows.size} of the '
+        f"{int(clip.clipset.counts[clip.clip])} faces of {escape(clip.name)}, as the model draws them</span></p>"
+        f'<div class="x-faces">{"".join(cells)}</div>'
+    )
+
+
+def _layers(album: Album, clip: Explored, ruin: Ruin, fallen: np.ndarray, wide: int) -> list[str]:
+    """The pictures in a cell: the face, blurred by the page where it is, and what is in its way."""
+    shown = album.pictures(clip.shown(ruin))
+    if (seen := clip.seen(ruin)) is None:
+        return [_picture(one) for one in shown]
+    own, looks = clip.seen(Ruin(ruin.kind)), album.looks(clip)
+    layers = []
+    for picture, who, fell, is_now, was in zip(shown, looks, fallen, seen.tolist(), own.tolist(), strict=True):
+        worse = fell and is_now > was
+        if ruin.kind == "blur":  # of two blurs in a row the squares add up
+            more = (portraits.blur_radius(is_now) ** 2 - portraits.blur_radius(was) ** 2) ** 0.5 if worse else 0
+            layers.append(_picture(picture, more * wide / portraits.WIDTH))
+        else:
+            layers.append(_picture(picture) + (_picture(_obstacle(who, round(LEVELS * is_now))) if worse else ""))
+    return layers
+
+
+def _picture(of: str, blur: float = 0.0) -> str:
+    if not of.startswith("data:"):
+        return f"<span>{escape(of)}</span>"
+    style = f' style="filter:blur({blur:.1f}px) !important"' if blur else ""
+    return f'<img class="dark-light" alt="" decoding="sync" src="{of}"{style}>'  # the book repaints others when dark
+
+
+def _bar(share: float, earlier: float) -> str:
+    return f'<div class="x-bar"><i style="width:{share:.1%}"></i><b style="left:{earlier:.1%}"></b></div>'
+
+
+def ranking(person: str, now: Answer, before: Answer) -> str:
+    """The most probable persons; the clip's own is added where it is not among them."""
+    lines = [(place, name, p) for place, (name, p) in enumerate(now.ranking(PERSONS), start=1)]
+    if (place := now.place(person)) > PERSONS:
+        lines[-1] = (place, person, float(now.probabilities[now.persons.index(person)]))
+    told = []
+    for place, name, probability in lines:
+        earlier = float(before.probabilities[before.persons.index(name)])
+        true = name == person
+        told.append(
+            ('<div class="x-between">⋮</div>' if place > PERSONS else "")
+            + f'<div class="x-person{" x-true" * true}"><span>{place}</span>'
+            f'<span title="{escape(name)}">{escape(name)}{" ✓" * true}</span>'
+            f"{_bar(probability, earlier)}<span>{probability:.2f}</span></div>"
+        )
+    title = '<p class="x-title">Ranking <span class="x-note">probability; ✓ whom the clip shows</span></p>'
+    return f'<div class="x-ranking">{title}{"".join(told)}</div>'
+
+
+def matrix(now: Answer, off: Sequence[str] = ()) -> str:
+    """The attention matrix: a row draws on the columns, by the shades; a cell tells its number when pointed at."""
+    names, size = list(now.tokens), 24 if len(now.tokens) <= SMALL else 16
+    left, top, most = 62, 20, max(float(now.attention.max()), 1e-9)
+    labels = [name.removeprefix("face ") for name in names]
+    clusters = sum(name.startswith("face ") for name in names)
+    cells = [
+        f'<rect x="{left + c * size}" y="{top + r * size}" width="{size - 1}" height="{size - 1}" rx="2" '
+        f'fill="#0173b2" fill-opacity="{value / most:.2f}"><title>{names[r]} draws {value:.2f} from {names[c]}'
+        "</title></rect>"
+        for (r, c), value in np.ndenumerate(now.attention)
+    ]
+    texts = []
+    for n, name in enumerate(labels):
+        middle, style = (n + 0.5) * size, ' opacity=".75" text-decoration="line-through"' if name in off else ""
+        row = name if n >= clusters or n else f"face {name}"
+        texts.append(f'<text x="{left - 6}" y="{top + middle + 4}" text-anchor="end"{style}>{escape(row)}</text>')
+        column = name if n < clusters else name[:1]
+        texts.append(f'<text x="{left + middle}" y="{top - 6}" text-anchor="middle"{style}>{escape(column)}</text>')
+    wide, high = left + len(names) * size, top + len(names) * size
+    told = f"Attention matrix of {clusters} clusters of the face and {len(names) - clusters} other modalities"
+    note = f'<span class="x-note">a row draws on the columns; darkest: {most:.2f}</span>'
+    return (
+        f'<div style="width:{max(wide, 210)}px"><p class="x-title">Attention {note}</p>'
+        f'<svg viewBox="0 0 {wide} {high}" width="{wide}" role="img" aria-label="{told}">'
+        f'<rect x="{left}" y="{top}" width="{wide - left}" height="{high - top}" fill="currentColor" '
+        f'fill-opacity=".05"/>{"".join(cells)}{"".join(texts)}</svg></div>'
+    )

@@ -1,0 +1,93 @@
+"""What a modality is worth to a model that was trained with it: mAP and its loss with one, or all, taken away."""
+
+from collections.abc import Callable
+from functools import partial
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from famf_book.plots import OURS, PALETTE, WIDTH
+from famf_lib.evidence.bootstrap import estimate
+from famf_lib.experiments.results import Results
+
+NOTHING, ALL = "nothing", "all of them"
+COLUMNS = ["row", "missing", "mean", "low", "high"]
+STYLES = ((OURS, "o"), (PALETTE[1], "s"), (PALETTE[2], "^"))  # FAMF's own fusion is the last row, and blue
+
+
+def levels(results: Results) -> pd.DataFrame:
+    """mAP of each row by what is missing. Columns: row, missing, mean, low, high."""
+    return _table(results, ["", *_taken(results)], lambda ap, gone: ap(missing=gone))
+
+
+def losses(results: Results) -> pd.DataFrame:
+    """mAP with nothing missing less mAP with something missing, paired. Columns as in ``levels``."""
+    return _table(results, _taken(results), lambda ap, gone: ap(missing="") - ap(missing=gone))
+
+
+def _taken(results: Results) -> list[str]:
+    return [name for name in results.answers["missing"]["missing"].unique() if name]
+
+
+def _table(results: Results, gone: list[str], value: Callable[[Callable, str], np.ndarray]) -> pd.DataFrame:
+    names = {"": NOTHING, "all": ALL}
+    lines = []
+    for label in results.labels:
+        ap = partial(results.answer, "missing", label, "ap")  # (S, P)
+        for name in gone:
+            e = estimate(value(ap, name))
+            lines.append((label.removesuffix(", all modalities"), names.get(name, name), e.mean, e.low, e.high))
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """A line for each thing missing, a column a row of ``levels`` or ``losses``: mean and interval as text."""
+    told = [f"{t.mean:.4f} [{t.low:.4f}, {t.high:.4f}]" for t in table.itertuples(index=False)]
+    wide = table.assign(told=told).pivot(index="missing", columns="row", values="told")
+    return wide.reindex(index=table["missing"].unique(), columns=table["row"].unique()).rename_axis(columns=None)
+
+
+def answer(table: pd.DataFrame, row: str) -> str:
+    """What ``losses`` says of a row, and of the others beside it, in sentences."""
+    line = table.set_index(["row", "missing"])
+
+    def told(who: str, gone: str) -> str:
+        mean, low, high = line.loc[(who, gone), ["mean", "low", "high"]]
+        return f"{mean:.4f} [{low:.4f}, {high:.4f}]"
+
+    single = table[(table["row"] == row) & (table["missing"] != ALL)].sort_values("mean", ascending=False)["missing"]
+    most, least = single.iloc[0], single.iloc[-1]
+    text = f"Without {most}, {row} loses {told(row, most)} mAP"
+    text += f", the most of any one modality; without {least}, the least, {told(row, least)}" if len(single) > 1 else ""
+    others = [other for other in table["row"].unique() if other != row]
+    beside = f" ({'; '.join(f'{other} {told(other, ALL)}' for other in others)})" if others else ""
+    return f"{text}. With the face alone left it loses {told(row, ALL)}{beside}."
+
+
+def dots(table: pd.DataFrame, label: str) -> Figure:
+    """``levels`` or ``losses``: a line for each thing missing, in it a dot with its interval a row."""
+    rows, gone = list(table["row"].unique()), list(table["missing"].unique())
+    height = 1.1 + (0.25 + 0.17 * max(len(rows), 1)) * max(len(gone), 1)
+    figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+    place = {name: y for y, name in enumerate(gone)}
+    for n, row in enumerate(rows):
+        colour, marker = STYLES[(len(rows) - 1 - n) % len(STYLES)]
+        of = table[table["row"] == row]
+        y = of["missing"].map(place).to_numpy(dtype=float) + 0.6 * ((n + 0.5) / len(rows) - 0.5)
+        axes.hlines(y, of["low"], of["high"], color=colour, linewidth=2.5, zorder=2)
+        axes.scatter(of["mean"], y, s=45, color=colour, marker=marker, label=row, zorder=3)
+    for y in np.arange(1, len(gone)) - 0.5:
+        axes.axhline(y, color="0.5", alpha=0.25, linewidth=0.8)
+    axes.set_yticks(range(len(gone)), gone)
+    axes.set_ylim(max(len(gone), 1) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylabel("missing")
+    axes.set_xlabel(label)
+    if len(table) and table["low"].min() < 0:
+        axes.axvline(0, color="0.35", linewidth=1)
+    if rows:
+        figure.legend(loc="outside upper center", ncols=len(rows) if len(rows) <= 3 else 2, frameon=False)
+    return figure

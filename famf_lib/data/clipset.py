@@ -1,0 +1,407 @@
+"""ClipSet: the features of a set of clips, ragged, as everything else in this library eats them.
+
+On disk a ClipSet is a folder of files that run no code when read::
+
+    arrays.safetensors   faces (F, D) float16 · offsets (V + 1,) int64 · for each clip-level modality m:
+                         m (V, D_m) float16 and m.present (V,) bool
+    faces.parquet        one row a face, in the order of `faces`
+    clips.parquet        one row a clip: name, person, split, group, and whatever the source adds
+    SHA256SUMS           of these three, as sha256sum writes and checks them
+
+The arrays are memory-mapped: opening a ClipSet takes milliseconds and no copy.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Float16, Int64
+from safetensors import safe_open
+from torch import Tensor
+
+from famf_lib.support.files import written_whole
+
+FORMAT = "famf-clipset-1"
+CLIP_COLUMNS = ("name", "person", "split", "group")
+SPLITS = ("train", "val", "test")
+FILES = ("arrays.safetensors", "faces.parquet", "clips.parquet")
+CHECKSUMS = "SHA256SUMS"
+PIECE = 1024  # vectors that are looked at together
+DTYPES = {torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL", torch.uint8: "U8"}
+
+
+class ClipSetError(ValueError):
+    """A ClipSet that contradicts itself, or a folder that does not hold one."""
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One vector a clip, and whether the clip has it. What lies in the row of an absent vector is never used."""
+
+    vectors: Float16[Tensor, "V Dm"]
+    present: Bool[Tensor, " _"]  # (V,), which ClipSet checks with a sentence of its own
+
+
+@dataclass(frozen=True, eq=False)
+class ClipSet:
+    """The features of V clips holding F faces.
+
+    ``faces[offsets[v]:offsets[v + 1]]`` are the faces of clip v, in the order of their frames. ``clips`` has a row a
+    clip with at least the columns ``name`` (unique), ``person`` (its identity; missing for a *noise clip*, which shows
+    none of the persons), ``split`` (``train``, ``val``, ``test``, or missing where the source fixes none) and
+    ``group`` (the film or programme the clip comes from, or missing).
+    """
+
+    faces: Float16[Tensor, "F D"]
+    offsets: Int64[Tensor, " V_plus_1"]
+    modalities: dict[str, Modality]
+    clips: pd.DataFrame
+    face_table: pd.DataFrame | Path = field(repr=False)
+    info: dict = field(default_factory=dict)
+    fingerprint: str = ""
+
+    @classmethod
+    def build(
+        cls,
+        faces: np.ndarray | Tensor,
+        counts: np.ndarray,
+        clips: pd.DataFrame,
+        *,
+        face_table: pd.DataFrame,
+        modalities: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
+        info: dict | None = None,
+    ) -> "ClipSet":
+        """A checked ClipSet from faces (F, D), counts of faces (V,) and, per modality, vectors (V, D_m), present (V,).
+
+        Raises:
+            ClipSetError: one sentence with the field, what was found and what was expected.
+        """
+        built = cls(
+            faces=_half(faces, "faces"),
+            offsets=_offsets(counts),
+            modalities={name: _modality(name, *given) for name, given in (modalities or {}).items()},
+            clips=clips.reset_index(drop=True),
+            face_table=face_table.reset_index(drop=True),
+            info=dict(info or {}),
+        )
+        built._check()
+        _finite(built.faces, "faces")
+        return replace(built, fingerprint=content_fingerprint(built))
+
+    @classmethod
+    def open(cls, folder: Path) -> "ClipSet":
+        """Opens the folder that ``save`` wrote, by memory map.
+
+        Raises:
+            ClipSetError: the folder is no ClipSet, or one of its files does not fit the others.
+        """
+        folder = Path(folder)
+        try:
+            arrays = safe_open(folder / "arrays.safetensors", framework="pt")
+            metadata = arrays.metadata() or {}
+            clips = pd.read_parquet(folder / "clips.parquet")
+            face_rows = pq.read_metadata(folder / "faces.parquet").num_rows
+        except Exception as error:
+            raise ClipSetError(f"{folder}: no ClipSet can be opened here ({error})") from error
+        if metadata.get("format") != FORMAT:
+            raise ClipSetError(f"{folder}: the format is {metadata.get('format')!r}, expected {FORMAT!r}")
+        names = set(arrays.keys())
+        opened = cls(
+            faces=arrays.get_tensor("faces"),
+            offsets=arrays.get_tensor("offsets"),
+            modalities={
+                name: Modality(arrays.get_tensor(name), arrays.get_tensor(f"{name}.present"))
+                for name in json.loads(metadata["modalities"])
+                if name in names
+            },
+            clips=clips,
+            face_table=folder / "faces.parquet",
+            info=json.loads(metadata["info"]),
+            fingerprint=metadata["fingerprint"],
+        )
+        if len(clips) != len(opened):
+            raise ClipSetError(
+                f"{folder}/clips.parquet: {len(clips)} rows, expected one for each of {len(opened)} clips"
+            )
+        if face_rows != len(opened.faces):
+            raise ClipSetError(
+                f"{folder}/faces.parquet: {face_rows} rows, expected one a face, {len(opened.faces)} faces"
+            )
+        return opened
+
+    def save(self, folder: Path) -> Path:
+        """Writes the folder whole or not at all; an earlier one at the same place is replaced at the last moment."""
+        table, start = self.face_columns(), 0
+        with writing(folder, self.dim, pa.Schema.from_pandas(table, preserve_index=False)) as out:
+            for piece in self.faces.split(PIECE):
+                out.add(piece.cpu(), table[start : start + len(piece)])
+                start += len(piece)
+            out.finish(self.counts.cpu().numpy(), self.clips, self.modalities, self.info)
+        return Path(folder)
+
+    def to(self, device: torch.device | str) -> "ClipSet":
+        """The same clips with their arrays on a device, where they stay."""
+        return replace(
+            self,
+            faces=self.faces.to(device),
+            offsets=self.offsets.to(device),
+            modalities={k: Modality(m.vectors.to(device), m.present.to(device)) for k, m in self.modalities.items()},
+        )
+
+    def face_columns(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """The table of faces (F rows), read from disk when it is asked for: training never needs it."""
+        if isinstance(self.face_table, pd.DataFrame):
+            return self.face_table if columns is None else self.face_table[columns]
+        return pq.read_table(self.face_table, columns=columns).to_pandas()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the ClipSet lies on disk, if it was opened from there."""
+        return self.face_table.parent if isinstance(self.face_table, Path) else None
+
+    @cached_property
+    def checksums(self) -> str:
+        """The checksums of its files, for who needs columns that the fingerprint leaves out; "" without a folder."""
+        sums = self.folder / CHECKSUMS if self.folder else None
+        return sums.read_text() if sums and sums.exists() else ""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a face vector."""
+        return self.faces.shape[1]
+
+    @cached_property
+    def counts(self) -> Int64[Tensor, " V"]:
+        """Faces a clip."""
+        return self.offsets.diff()
+
+    @cached_property
+    def persons(self) -> list[str]:
+        """The names of all persons, sorted; ``labels`` are positions in this list."""
+        return sorted(self.clips["person"].dropna().unique())
+
+    @cached_property
+    def labels(self) -> Int64[Tensor, " V"]:
+        """The person of each clip as a position in ``persons``; -1 for a noise clip."""
+        return torch.from_numpy(pd.Index(self.persons).get_indexer(self.clips["person"]))
+
+    def _check(self) -> None:
+        total, clips = len(self.faces), len(self)
+        if int(self.offsets[-1]) != total:
+            raise ClipSetError(f"counts: they add up to {int(self.offsets[-1])}, expected the {total} rows of faces")
+        if len(self.clips) != clips:
+            raise ClipSetError(f"clips: {len(self.clips)} rows, expected one for each of {clips} clips")
+        if len(self.face_table) != total:
+            raise ClipSetError(f"face_table: {len(self.face_table)} rows, expected one for each of {total} faces")
+        if missing := [c for c in CLIP_COLUMNS if c not in self.clips]:
+            raise ClipSetError(f"clips: column {missing[0]!r} is missing, expected {', '.join(CLIP_COLUMNS)}")
+        if (twice := self.clips["name"].duplicated()).any():
+            raise ClipSetError(f"clips: the name {self.clips['name'][twice.argmax()]!r} stands twice, expected once")
+        splits = set(self.clips["split"].dropna().unique())
+        if wrong := sorted(splits - set(SPLITS)):
+            raise ClipSetError(f"clips: the split {wrong[0]!r} is not known, expected one of {', '.join(SPLITS)}")
+        for name, modality in self.modalities.items():
+            if len(modality.vectors) != clips or len(modality.present) != clips:
+                found = f"{len(modality.vectors)} vectors and {len(modality.present)} presence flags"
+                raise ClipSetError(f"{name}: {found}, expected one of each for {clips} clips")
+            _finite(modality.vectors[modality.present], name)
+
+
+def _offsets(counts: np.ndarray) -> Int64[Tensor, " V_plus_1"]:
+    counts = np.asarray(counts, dtype=np.int64)
+    if (counts < 0).any():
+        raise ClipSetError(f"counts: clip {int(np.argmax(counts < 0))} has {counts.min()}, expected 0 or more")
+    return torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
+
+
+def _half(array: np.ndarray | Tensor, name: str) -> Float16[Tensor, "..."]:
+    tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements="CW"))
+    if tensor.ndim != 2:
+        raise ClipSetError(f"{name}: an array of {tensor.ndim} dimensions, expected 2 (a row a vector)")
+    return tensor.to(torch.float16)
+
+
+def _modality(name: str, vectors: np.ndarray | Tensor, present: np.ndarray) -> Modality:
+    if not name.isidentifier() or name in ("faces", "offsets"):
+        raise ClipSetError(f"modalities: the name {name!r}, expected a word other than faces and offsets")
+    there = torch.from_numpy(np.array(present, dtype=bool))
+    half = _half(vectors, name)
+    if len(half) == len(there):  # otherwise _check has a sentence for it
+        half = half.masked_fill(
+            ~there[:, None], 0.0
+        )  # what lies under an absence decides nothing, the fingerprint either
+    return Modality(half, there)
+
+
+def finite(vectors: Float16[Tensor, "n d"]) -> Bool[Tensor, " n"]:
+    """Which vectors hold finite numbers only.
+
+    Infinity and NaN have all bits of the exponent set and are, without their signs, the largest of the float16 read as
+    integers: the largest of a vector tells, in a third of the time of a look at each.
+    """
+    if vectors.numel() == 0:
+        return vectors.new_ones(len(vectors), dtype=torch.bool)
+    pieces = vectors.split(PIECE)  # a piece that fits into the cache, beside which a whole copy takes twice the time
+    return torch.cat([piece.abs().view(torch.int16).amax(dim=1) for piece in pieces]) < 0x7C00
+
+
+def _finite(vectors: Float16[Tensor, "n d"], name: str, start: int = 0) -> None:
+    """``start``: the row that the first one is among all."""
+    # A value beyond float16 has become infinite by now: the same sentence covers it.
+    if not (good := finite(vectors)).all():
+        row = start + int(good.logical_not().nonzero()[0])
+        raise ClipSetError(f"{name}: row {row} is not finite in float16, expected it within ±65504")
+
+
+def content_fingerprint(clipset: ClipSet, faces: Iterable[bytes] | None = None) -> str:
+    """SHA-256 over what a result can depend on: arrays, names, persons, splits, groups. Not over file encodings.
+
+    ``faces`` are the bytes of the faces, for who has them at hand otherwise than in memory.
+    """
+    digest = hashlib.sha256(FORMAT.encode())
+    arrays = {"faces": clipset.faces, "offsets": clipset.offsets}
+    for name in sorted(clipset.modalities):
+        arrays[name], arrays[f"{name}.present"] = clipset.modalities[name].vectors, clipset.modalities[name].present
+    for name, array in arrays.items():
+        digest.update(f"{name}{tuple(array.shape)}".encode())
+        for piece in faces if name == "faces" and faces is not None else [_bytes(array)]:
+            digest.update(piece)
+    for column in CLIP_COLUMNS:
+        digest.update(json.dumps([None if pd.isna(v) else str(v) for v in clipset.clips[column]]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _bytes(array: Tensor) -> np.ndarray:
+    return array.cpu().flatten().view(torch.uint8).numpy()
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(folder: Path, dim: int, columns: pa.Schema) -> Iterator["Writer"]:
+    """Writes a ClipSet piece by piece, so that its faces need not fit into memory.
+
+    The folder comes into being whole when the block ends, and not at all where it ends in an error.
+
+    Args:
+        dim: D, the length of a face vector.
+        columns: of the table of faces.
+    """
+    with written_whole(folder) as new:
+        new.mkdir()
+        with (
+            (new / "arrays.safetensors").open("w+b") as arrays,
+            pq.ParquetWriter(new / "faces.parquet", columns) as table,
+        ):
+            yield (writer := Writer(arrays, table, dim))
+            if not writer.finished:
+                raise ClipSetError(f"{folder}: the clips of its faces are missing, expected a call of finish")
+        writer.clips.to_parquet(new / FILES[2], index=False)
+        sums = [f"{_checksum(new / name)}  {name}\n" for name in FILES]
+        (new / CHECKSUMS).write_text("".join(sums))
+
+
+class Writer:
+    """Takes faces in the order of their clips, and then the clips. ``writing`` makes one.
+
+    The arrays of a safetensors file follow a header that says where each begins, and how many faces come is not known
+    before the last. So room is left for the header, and blanks, which the format allows, fill what it does not need.
+    """
+
+    HEADER = 1 << 16
+
+    def __init__(self, arrays: BinaryIO, table: pq.ParquetWriter, dim: int):
+        self.arrays, self.table, self.dim = arrays, table, dim
+        self.faces, self.finished = 0, False
+        arrays.seek(8 + self.HEADER)
+
+    def add(self, faces: np.ndarray | Float16[Tensor, "n D"], rows: pd.DataFrame | pa.Table) -> None:
+        """Adds n faces and their rows of the table.
+
+        Raises:
+            ClipSetError: a vector that float16 cannot hold, of another length, or without a row.
+        """
+        half = _half(faces, "faces")
+        if half.shape[1] != self.dim:
+            raise ClipSetError(f"faces: {half.shape[1]} numbers in row {self.faces}, expected {self.dim}")
+        if len(rows) != len(half):
+            raise ClipSetError(f"face_table: {len(rows)} rows, expected one for each of {len(half)} faces")
+        _finite(half, "faces", self.faces)
+        self.arrays.write(_bytes(half))
+        if not isinstance(rows, pa.Table):
+            rows = pa.Table.from_pandas(rows, self.table.schema, preserve_index=False)
+        self.table.write_table(rows)
+        self.faces += len(half)
+
+    def finish(
+        self, counts: np.ndarray, clips: pd.DataFrame, modalities: dict[str, Modality], info: dict | None = None
+    ) -> str:
+        """Adds what belongs to clips, as ``ClipSet.build`` takes it; the fingerprint of the whole.
+
+        Raises:
+            ClipSetError: as ``ClipSet.build`` does.
+        """
+        clipset = ClipSet(
+            faces=torch.empty(1, dtype=torch.float16).expand(self.faces, self.dim),  # they are in the file already
+            offsets=_offsets(counts),
+            modalities=modalities,
+            clips=clips.reset_index(drop=True),
+            face_table=pd.DataFrame(index=pd.RangeIndex(self.faces)),
+            info=dict(info or {}),
+        )
+        clipset._check()
+        self.arrays.flush()
+        size = 2 * self.faces * self.dim
+        fingerprint = content_fingerprint(clipset, self._read(size))
+        arrays = {name: m.vectors for name, m in modalities.items()}
+        aligned = -(size + sum(2 * v.numel() for v in arrays.values())) % 8
+        arrays |= {"_": torch.zeros(aligned, dtype=torch.uint8)} if aligned else {}  # int64 begins at a multiple of 8
+        arrays |= {"offsets": clipset.offsets} | {f"{name}.present": m.present for name, m in modalities.items()}
+        header = {
+            "__metadata__": {
+                "format": FORMAT,
+                "fingerprint": fingerprint,
+                "modalities": json.dumps(list(modalities)),
+                "info": json.dumps(clipset.info),
+            },
+            "faces": {"dtype": "F16", "shape": [self.faces, self.dim], "data_offsets": [0, size]},
+        }
+        self.arrays.seek(8 + self.HEADER + size)
+        for name, array in arrays.items():
+            content = _bytes(array)
+            header[name] = {"dtype": DTYPES[array.dtype], "shape": list(array.shape)}
+            header[name]["data_offsets"] = [size, size := size + len(content)]
+            self.arrays.write(content)
+        text = json.dumps(header).encode()
+        if len(text) > self.HEADER:
+            raise ClipSetError(f"info: {len(text):,} bytes with the names of arrays, expected {self.HEADER:,} at most")
+        self.arrays.seek(0)
+        self.arrays.write(self.HEADER.to_bytes(8, "little") + text.ljust(self.HEADER))
+        self.clips, self.finished = clipset.clips, True
+        return fingerprint
+
+    def _read(self, size: int) -> Iterator[bytes]:
+        """The bytes of the faces, from the file: a memory map of them would count as memory in use."""
+        self.arrays.seek(8 + self.HEADER)
+        while size > 0:
+            size -= len(piece := self.arrays.read(min(size, 1 << 22)))
+            yield piece
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,667 @@
+"""Synthetic persons: the shape of iQIYI-VID-2019, scaled down, generated from a seed. No real person is in it.
+
+Three kinds of numbers decide what comes out, and each constant below says which it is:
+
+published  counts and ranges of iQIYI-VID-2019 (``famf_lib.paper.IQIYI``)
+measured   how quality shows in the vectors of real faces: IMFDB with an ArcFace network, ``benchmarks/imfdb_shape.py``
+assumed    what nobody published, such as how often somebody else's face is in the clip
+
+Nothing looks at how well any method does, but for one number, ``identity_noise``: it sets how hard the whole is.
+Every part draws from a random stream of its own, named after it: a new part leaves the others as they are.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float16, Float32, Int64
+from scipy import stats
+from scipy.special import expit, logit
+
+from famf_lib.data.clipset import ClipSet
+from famf_lib.paper import IQIYI
+from famf_lib.support.fingerprint import source_fingerprint
+from famf_lib.support.progress import progress as progress_bar
+
+MODALITIES = ("head", "body", "audio", "text")
+
+# --- published: how many of what -------------------------------------------------------------------------------------
+
+# Clips a person: a rounded log-normal, (mean, deviation) of the logarithm fitted to the published least, median, mean,
+# most, and number of persons with a single clip.
+TRAIN_CLIPS = (1.36, 0.93)
+VAL_CLIPS = (1.08, 0.922)
+NOISE_SHARE = IQIYI["noise_share"]  # of the validation gallery
+NO_FACE_SHARE = 1 - IQIYI["train_clips_with_face"] / IQIYI["train_clips"]
+FACES_MEAN = IQIYI["faces_a_clip_mean"]  # of a clip that has any
+FACES_GAMMA = 1.7  # shape of the gamma distribution: one clip in eighty has more than 100 faces
+QUALITY_CENTRE, QUALITY_SPREAD = IQIYI["quality"]["centre"], 23.0  # five deviations reach from -35 to 195
+
+# --- measured on IMFDB, by benchmarks/imfdb_shape.py: 28,235 faces, 2,412 clips, 100 persons, D = 128 -----------------
+
+IMFDB_BY_FIFTH = {  # by fifths of the norm, poorest first; the columns are those of quality.by_fifth
+    "norm": (0.481, 0.749, 0.996, 1.178, 1.378),
+    "cos_person": (0.139, 0.247, 0.396, 0.502, 0.606),
+    "same_clip": (0.419, 0.279, 0.338, 0.454, 0.575),
+    "same_group": (0.384, 0.234, 0.297, 0.419, 0.576),
+    "same_person": (0.346, 0.171, 0.217, 0.321, 0.474),
+    "different": (0.321, 0.107, 0.063, 0.062, 0.082),
+}
+IMFDB_WHO_IS_IT = (0.12, 0.39, 0.76, 0.94, 0.98)  # quality.who_is_it by the same fifths
+IMFDB_WITHIN_CLIP = {"between clips": 0.31, "neighbours": 0.45}  # of the log norm
+IMFDB_DIMENSION = 35.2  # effective dimension of the 100 persons' mean directions
+
+# Least squares on that table, by the same script. A face of confidence s has the unit vector
+#     √PERSON ρ person + √(PROGRAMME ρ) look + √CLIP clip + √(COMMON ρ) common + κ poor + η noise
+# with ρ = σ(RHO[0] + RHO[1] s), κ = KAPPA[0] σ(-KAPPA[1] (s + KAPPA[2])), and η² what is left to 1.
+PERSON, PROGRAMME, CLIP, COMMON = 0.501, 0.125, 0.034, 0.093
+RHO = (0.306, 1.193)
+KAPPA = (0.705, 2.742, 0.783)
+NORM = (0.43, 0.99)  # norm = NORM_MOST σ(NORM[0] + NORM[1] s)
+NORM_MOST = 1.63 * 12.0  # 1.63 medians on IMFDB; with a median of 12 the norms are the published "about 5 to 20"
+# Set by hand so that our data, measured in the same way, agree with IMFDB.
+QUALITY_CLIP, QUALITY_SHOT = 0.28, 0.34  # shares of variance: IMFDB_WITHIN_CLIP
+SPECTRUM = 5.0  # eigenvalue i of identities ∝ 1 / (i + SPECTRUM): IMFDB_DIMENSION
+POOR_IN_COMMON = 0.9  # what made them poor hardly matters: dark, small and turned faces have cosines of .86 to .95
+YAW_SHIFT = 0.05  # left and right profiles lie 0.07 to 0.09 apart on average
+
+# --- how hard it is: the one number that is fitted to a result -------------------------------------------------------
+
+# Everything in a vector that is not the person is multiplied by this. 1 is IMFDB's own proportion; within a tenth it
+# also brings the official baseline (NetVLAD + MMA) to its published level, mAP 0.8246, as
+# benchmarks/calibrate_synthetic.py measures. It is not touched to move any other result.
+IDENTITY_NOISE = 1.0
+
+# --- assumed: plausible for films, published nowhere -----------------------------------------------------------------
+
+CONFIDENCE = 0.9  # correlation of the face network's confidence s with the quality score
+STRANGERS = 0.7  # of the noise clips show somebody who is none of the persons; the others show nobody for long
+CLIPS_A_STRANGER = 3
+CLIPS_A_PROGRAMME = 40
+NEW_PROGRAMME = 0.35  # chance that one more clip of a person comes from one more programme
+SHARED_PROGRAMME = 0.5  # validation clips from a programme in which the person has a training clip
+SHOTS_MORE, SHOTS_CHANCE = 3, 0.35  # a clip has 1 + Binomial(3, 0.35) shots
+BYSTANDER, BYSTANDER_SHOT, BYSTANDER_FACE = 0.35, 0.6, 0.4  # chance in a clip, then in a shot, then in a face of it
+PASSER_BY = 0.02  # faces of somebody seen once
+TOGETHER = 0.7  # chance that a bystander's face lies in the frame of the face before it
+SMALLER = {"bystander": 0.7, "passer-by": 1.2}  # deviations by which their faces are smaller
+# Latent variables: mean and deviation of the logit, and how much of the quality each decides (the squares add up to 1).
+LATENTS = {"blur": (-1.2, 1.2), "darkness": (-1.2, 1.2), "occlusion": (-3.0, 1.8), "size": (0.0, 1.0)}
+WEIGHTS = {"blur": 0.45, "darkness": 0.40, "occlusion": 0.35, "size": 0.60, "yaw": 0.40}
+YAW_SPREAD = 30.0  # degrees
+FRAME = (1920, 1080)
+BOX = (24.0, 480.0)  # heights of the smallest and the largest face, pixels
+PRESENT = {"head": 0.97, "body": 0.93, "audio": 0.92, "text": 0.20}
+OWN_VOICE = 0.85  # otherwise somebody else talks, or the film is dubbed
+# Shares of the squared length at identity_noise = 1: the person, then the programme or outfit, then noise.
+HEAD = (0.50, 0.20, 0.30)  # the first is the clip's mean face here, not the person as such
+BODY = (0.10, 0.55, 0.35)
+AUDIO = (0.35, 0.15, 0.50)
+TEXT = (0.05, 0.30, 0.65)
+NORMS = {"head": 12.0, "body": 24.0, "audio": 8.0, "text": 15.0}  # log-normal around these
+NORM_SPREAD = 0.15
+
+CHUNK = 4_096  # faces made at once; the result does not depend on it
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """What decides a synthetic ClipSet. ``dim`` is D, of the faces and of every other modality.
+
+    Raises:
+        ValueError: one sentence with the field, what was found and what was expected.
+    """
+
+    persons: int
+    dim: int
+    seed: int = 0
+    identity_noise: float = IDENTITY_NOISE
+
+    def __post_init__(self) -> None:
+        for name, least in (("persons", 2), ("dim", 8), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}: found {value!r}, expected a whole number of {least} or more")
+        value = self.identity_noise
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
+            raise ValueError(f"identity_noise: found {value!r}, expected a number from 0 to 100")
+
+
+SIZES = {
+    "quick": SyntheticConfig(persons=40, dim=32),
+    "standard": SyntheticConfig(persons=256, dim=128),
+    "paper": SyntheticConfig(persons=IQIYI["persons"], dim=512),
+}
+
+
+def key(profile: str) -> str:
+    """A hash of everything that decides ``make(profile)``: the configuration and this module's code."""
+    code = source_fingerprint("famf_lib.data.synthetic", "famf_lib.paper")
+    decides = json.dumps([asdict(_size(profile)), code], sort_keys=True)
+    return hashlib.sha256(decides.encode()).hexdigest()[:16]
+
+
+def make(profile: str) -> ClipSet:
+    """The synthetic ClipSet of a profile: quick, standard or paper."""
+    config = _size(profile)
+    with progress_bar(f"synthetic, {profile}", 100) as bar:
+        return generate(config, lambda done, total: bar.to(100 * done / total))
+
+
+def _size(profile: str) -> SyntheticConfig:
+    if profile not in SIZES:
+        raise ValueError(f"profile: {profile!r} is not known, expected one of {', '.join(SIZES)}")
+    return SIZES[profile]
+
+
+def generate(config: SyntheticConfig, progress: Callable[[int, int], None] | None = None) -> ClipSet:
+    """Generates a ClipSet, the same for the same configuration. ``progress(done, total)`` is told of faces made.
+
+    Face columns: ``frame``, the box ``x1 y1 x2 y2`` (pixels), ``det_score``, ``quality``; and what only a generator
+    knows: ``blur``, ``darkness``, ``occlusion``, ``size`` (0 to 1), ``yaw`` (degrees), ``own`` (is it the face of the
+    one whom the clip shows, who in a noise clip is a stranger). Clip columns beside the usual: ``own_voice``.
+
+    Beside the result, memory holds tables of the persons and their looks: about 1 GB at the paper's size.
+    """
+    cast = _cast(config)
+    table, kind, appearance = _faces(config, cast)
+    faces, mean_faces = _face_vectors(config, cast, table, kind, appearance, progress or (lambda done, total: None))
+    modalities = _modalities(config, cast, mean_faces)
+    clips = pd.DataFrame(
+        {
+            "name": [f"synthetic-{s}-{i:07d}" for s, n in cast.sizes for i in range(1, n + 1)],
+            "person": _names("person", np.where(cast.person < config.persons, cast.person, -1), config.persons),
+            "split": np.repeat([s for s, _ in cast.sizes], [n for _, n in cast.sizes]),
+            "group": _names("programme", cast.programme, int(cast.programme.max()) + 1),
+            "own_voice": cast.voice == cast.person,
+        }
+    )
+    info = {"source": "synthetic", **asdict(config)}
+    return ClipSet.build(faces, cast.counts, clips, face_table=table, modalities=modalities, info=info)
+
+
+def quality_score(
+    blur: np.ndarray | float,
+    darkness: np.ndarray | float,
+    occlusion: np.ndarray | float,
+    size: np.ndarray | float,
+    yaw: np.ndarray | float,
+) -> np.ndarray | float:
+    """The quality of faces from latent variables: falls with blur, darkness, occlusion and |yaw|, grows with size.
+
+    quality = 80 - 23 Σ_k w_k z_k, where z_k is the logit of the latent variable in standard units (its sign turned for
+    size), and for yaw |yaw| in standard units.
+    """
+    badness = 0.0
+    for name, latent in (("blur", blur), ("darkness", darkness), ("occlusion", occlusion), ("size", size)):
+        mean, deviation = LATENTS[name]
+        z = (logit(np.clip(latent, 1e-6, 1 - 1e-6)) - mean) / deviation
+        badness = badness + (-z if name == "size" else z) * WEIGHTS[name]
+    # |z| of a standard normal z has the mean √(2/π) and the variance 1 - 2/π.
+    turned = (np.abs(yaw) / YAW_SPREAD - np.sqrt(2 / np.pi)) / np.sqrt(1 - 2 / np.pi)
+    return QUALITY_CENTRE - QUALITY_SPREAD * (badness + WEIGHTS["yaw"] * turned)
+
+
+# --- the same faces, seen otherwise ----------------------------------------------------------------------------------
+
+
+class Retake:
+    """A clip that can be taken again: the same faces and the same chance, with other latent variables.
+
+    Where none is changed, its faces are those of ``generate``, but for rounding. Chance comes in streams, so all clips
+    before it are drawn too, once: a fraction of a second at the size of the standard profile.
+
+    Args:
+        config: of the ClipSet.
+        clip: its position in there.
+    """
+
+    def __init__(self, config: SyntheticConfig, clip: int):
+        self.config, cast = config, _cast(config)
+        table, kind, appearance = _faces(config, cast)
+        start = int(cast.counts[:clip].sum())
+        rows = slice(start, start + int(cast.counts[clip]))
+        self.table = table[rows].reset_index(drop=True)
+        self._directions, self._appearance = _directions_of_faces(config, cast), appearance[rows]
+        self._s = _confidence(config, table)[rows]
+        offsets = np.concatenate([[0], np.cumsum(cast.counts)])
+        for low, high, noise, _, of_face in _chance(config, cast, kind, self._directions.space):
+            if clip < high:
+                here = slice(start - offsets[low], rows.stop - offsets[low])
+                self._noise, self._of_face = noise[here], of_face[here]
+                return
+
+    def faces(self, **latents: np.ndarray) -> Float16[np.ndarray, "n D"]:
+        """The vectors of the clip's n faces with other values (n,) of ``blur``, ``occlusion`` and so on."""
+        seen = self.table.assign(**latents)
+        quality = quality_score(**{name: seen[name].to_numpy() for name in (*LATENTS, "yaw")})
+        s = self._s + (CONFIDENCE / QUALITY_SPREAD) * (quality - self.table["quality"].to_numpy())[:, None]
+        x = _mixed(self.config, self._directions, self._noise.copy(), self._of_face, self._appearance, seen, s)
+        return (_norms(s) * x).astype(np.float16)
+
+
+# --- who is in which clip --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """Who is in which of V clips. People are the persons, then the strangers; an appearance is (people, programme)."""
+
+    sizes: tuple[tuple[str, int], ...]  # clips a split
+    person: Int64[np.ndarray, " V"]  # index of people, -1 for nobody
+    programme: Int64[np.ndarray, " V"]
+    counts: Int64[np.ndarray, " V"]  # faces a clip
+    appearance: Int64[np.ndarray, " V"]  # of the person, -1 for nobody
+    bystander: Int64[np.ndarray, " V"]  # an appearance in the same programme, or -1
+    voice: Int64[np.ndarray, " V"]  # index of people: who speaks
+    people: int
+    appearances: Int64[np.ndarray, "A 2"]
+
+
+def _cast(config: SyntheticConfig) -> _Cast:
+    rng = _stream(config, "cast")
+    train_n, val_n = _clips_a_person(config.persons, rng)
+    noise = round(val_n.sum() * NOISE_SHARE / (1 - NOISE_SHARE))
+    unknown = round(noise * STRANGERS)
+    strangers = max(1, round(unknown / CLIPS_A_STRANGER))
+    people = config.persons + strangers
+    train, val = np.repeat(np.arange(config.persons), train_n), np.repeat(np.arange(config.persons), val_n)
+    stranger = config.persons + rng.integers(strangers, size=unknown)
+    programmes = max(4, round((len(train) + len(val) + noise) / CLIPS_A_PROGRAMME))
+
+    # A quarter of the programmes has training clips alone, a half has both, and what is left validation clips alone.
+    train_programme = _programmes(train, people, 0, programmes * 3 // 4, rng)
+    first = np.cumsum(train_n) - train_n
+    seen = train_programme[first[val] + rng.integers(train_n[val])]
+    new = _programmes(val, people, programmes // 4, programmes, rng)
+    val_programme = np.where(rng.random(len(val)) < SHARED_PROGRAMME, seen, new)
+    stranger_programme = _programmes(stranger, people, programmes // 4, programmes, rng)
+    nobody_programme = rng.integers(programmes // 4, programmes, size=noise - unknown)
+
+    # Within a split the clips lie in no order: a tie in a ranking, broken by the order of clips, then favours nobody.
+    shuffle = np.concatenate([rng.permutation(len(train)), len(train) + rng.permutation(len(val) + noise)])
+    nobody = np.full(noise - unknown, -1)
+    person = np.concatenate([train, val, stranger, nobody])[shuffle]
+    programme = np.concatenate([train_programme, val_programme, stranger_programme, nobody_programme])[shuffle]
+
+    clips = len(person)
+    code, inverse = np.unique((person * programmes + programme)[person >= 0], return_inverse=True)
+    appearances = np.stack([code // programmes, code % programmes], axis=1)
+    appearance = np.full(clips, -1)
+    appearance[person >= 0] = inverse
+
+    quantiles = (rng.permutation(clips) + 0.5) / clips
+    counts = stats.gamma.ppf(quantiles, FACES_GAMMA, scale=FACES_MEAN / FACES_GAMMA)
+    counts = np.maximum(1, np.rint(counts)).astype(np.int64)
+    counts[rng.permutation(clips)[: round(clips * NO_FACE_SHARE)]] = 0
+    bystander = _bystanders(appearances, person, programme, rng)
+    # Whoever talks over the person: the bystander, where there is one.
+    other = np.where(bystander >= 0, appearances[bystander, 0], rng.integers(people, size=clips))
+    voice = np.where((rng.random(clips) < OWN_VOICE) & (person >= 0), person, other)
+    sizes = (("train", len(train)), ("val", len(val) + noise))
+    return _Cast(sizes, person, programme, counts, appearance, bystander, voice, people, appearances)
+
+
+def _clips_a_person(persons: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation clips of each person (persons,). Who has many here has many there.
+
+    The counts are the distribution's quantiles, not draws: the shape is the same for every seed. The longest tail needs
+    all 10,034 persons.
+    """
+    quantiles = (np.arange(persons) + 0.5) / persons
+    known = rng.standard_normal(persons)
+    columns = []
+    for (mean, deviation), least_most, popularity in (
+        (TRAIN_CLIPS, IQIYI["train_clips_a_person"], known),
+        (VAL_CLIPS, IQIYI["val_clips_a_person"], known + 0.3 * rng.standard_normal(persons)),
+    ):
+        counts = np.rint(np.exp(mean + deviation * stats.norm.ppf(quantiles))).astype(np.int64)
+        counts = np.clip(counts, least_most["least"], least_most["most"])
+        columns.append(counts[np.argsort(np.argsort(popularity))])
+    return columns[0], columns[1]
+
+
+def _programmes(person: np.ndarray, people: int, low: int, high: int, rng: np.random.Generator) -> np.ndarray:
+    """The programme of each clip (n,), from ``low`` to ``high - 1``: a person's clips come from a few programmes."""
+    clips = np.bincount(person, minlength=people)
+    slots = 1 + rng.binomial(np.maximum(clips - 1, 0), NEW_PROGRAMME)
+    programme = rng.integers(low, max(high, low + 1), size=slots.sum())
+    first = np.cumsum(slots) - slots
+    return programme[first[person] + rng.integers(slots[person])]
+
+
+def _bystanders(
+    appearances: np.ndarray, person: np.ndarray, programme: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """For each clip the appearance of somebody else of the same programme, or -1."""
+    by_programme = np.argsort(appearances[:, 1], kind="stable")
+    cast = np.bincount(appearances[:, 1], minlength=programme.max() + 1)
+    first = (np.cumsum(cast) - cast)[programme]
+    cast = cast[programme]
+    pick = rng.integers(np.maximum(cast, 1))
+    there = (rng.random(len(person)) < BYSTANDER) & (cast > 0)
+
+    def chosen(pick: np.ndarray) -> np.ndarray:
+        return by_programme[np.minimum(first + pick % np.maximum(cast, 1), len(by_programme) - 1)]
+
+    # Nobody appears twice in one programme: whoever picked himself takes the next of the cast.
+    somebody = np.where(appearances[chosen(pick), 0] == person, chosen(pick + 1), chosen(pick))
+    return np.where(there & (appearances[somebody, 0] != person), somebody, -1)
+
+
+# --- what each face looks like ---------------------------------------------------------------------------------------
+
+OWN, WITH, PASSING = 0, 1, 2  # the face of the clip's person, of its bystander, of a passer-by
+
+
+def _faces(config: SyntheticConfig, cast: _Cast) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """The table of the F faces, and for each its kind (OWN, WITH, PASSING) and the appearance whose face it is."""
+    rng = _stream(config, "faces")
+    counts, total = cast.counts, int(cast.counts.sum())
+    clip = np.repeat(np.arange(len(counts)), counts)
+    position = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    shots = 1 + rng.binomial(SHOTS_MORE, SHOTS_CHANCE, size=len(counts))
+    shot = (np.cumsum(shots) - shots)[clip] + position * shots[clip] // counts[clip]  # in equal parts
+
+    with_bystander = rng.random(shots.sum()) < BYSTANDER_SHOT
+    chance = rng.random(total, dtype=np.float32)
+    kind = np.zeros(total, dtype=np.int8)
+    kind[(cast.bystander[clip] >= 0) & with_bystander[shot] & (chance < BYSTANDER_FACE)] = WITH
+    kind[(chance > 1 - PASSER_BY) | (cast.person[clip] < 0)] = PASSING
+    appearance = np.where(kind == WITH, cast.bystander[clip], cast.appearance[clip])
+    appearance[kind == PASSING] = rng.integers(len(cast.appearances), size=(kind == PASSING).sum())
+
+    def normal() -> np.ndarray:  # standard normal, with a part for the clip, one for the shot, one for the face
+        parts = ((QUALITY_CLIP, len(counts), clip), (QUALITY_SHOT, shots.sum(), shot))
+        value = np.sqrt(1 - QUALITY_CLIP - QUALITY_SHOT, dtype=np.float32) * rng.standard_normal(total, np.float32)
+        for share, size, index in parts:
+            value += np.sqrt(share, dtype=np.float32) * rng.standard_normal(size, np.float32)[index]
+        return value
+
+    smaller = np.array([0, SMALLER["bystander"], SMALLER["passer-by"]], dtype=np.float32)[kind]
+    latents = {}
+    for name, (mean, deviation) in LATENTS.items():
+        z = normal() - (smaller if name == "size" else 0)
+        latents[name] = expit(np.float32(mean) + np.float32(deviation) * z)
+    latents["yaw"] = np.clip(YAW_SPREAD * normal(), -90, 90).astype(np.float32)
+    quality = quality_score(**latents).astype(np.float32)
+    z = (quality - QUALITY_CENTRE) / QUALITY_SPREAD
+    det_score = expit(4.5 + 0.7 * z + 0.7 * rng.standard_normal(total, np.float32) - (kind == PASSING))
+
+    frame = _frames(cast, clip, shot, kind, rng)
+    return (
+        pd.DataFrame(
+            {
+                "frame": frame.astype(np.int32),
+                **_boxes(latents["size"], kind, clip, shot, rng),
+                "det_score": det_score.astype(np.float32),
+                "quality": quality,
+                **latents,
+                "own": kind == OWN,
+            }
+        ),
+        kind,
+        appearance,
+    )
+
+
+def _frames(cast: _Cast, clip: np.ndarray, shot: np.ndarray, kind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Frame numbers (F,), not decreasing within a clip: every few frames one, more between shots, two faces in some."""
+    total = len(clip)
+    step = rng.integers(1, 13, size=len(cast.counts))[clip] * (1 + rng.poisson(0.3, size=total))
+    first_of_shot = np.diff(shot, prepend=-1) != 0
+    step += np.where(first_of_shot, 25, 0)
+    after_own = (kind == WITH) & (np.concatenate([[WITH], kind[:-1]]) == OWN)
+    step[after_own & ~first_of_shot & (rng.random(total) < TOGETHER)] = 0
+    frame = np.cumsum(step)
+    before = np.concatenate([[0], frame])[np.cumsum(cast.counts) - cast.counts]  # the frame before the clip's first
+    return frame - before[clip]
+
+
+def _boxes(
+    size: np.ndarray, kind: np.ndarray, clip: np.ndarray, shot: np.ndarray, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Boxes in pixels. The person has one half of the picture for the whole clip, everybody else the other half."""
+    total = len(size)
+    height = BOX[0] * (BOX[1] / BOX[0]) ** size
+    width = 0.8 * height
+    side = (rng.random(clip[-1] + 1 if total else 0) < 0.5)[clip] ^ (kind != OWN)
+    places = rng.random((2, shot[-1] + 1 if total else 0), dtype=np.float32)[:, shot]
+    places = np.clip(places + 0.02 * rng.standard_normal((2, total), np.float32), 0, 1)
+    half = FRAME[0] / 2
+    x1 = half * side + places[0] * (half - width)
+    y1 = places[1] * (FRAME[1] - height)
+    return {k: v.astype(np.float32) for k, v in {"x1": x1, "y1": y1, "x2": x1 + width, "y2": y1 + height}.items()}
+
+
+# --- the vectors -----------------------------------------------------------------------------------------------------
+
+
+def _face_vectors(
+    config: SyntheticConfig,
+    cast: _Cast,
+    table: pd.DataFrame,
+    kind: np.ndarray,
+    appearance: np.ndarray,
+    progress: Callable[[int, int], None],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Faces (F, D), and for each clip the mean direction of its person's faces (V, D), both float16.
+
+    Chunk by chunk straight into the result: at the paper's size all faces in float32 would be 7.7 GB.
+    """
+    faces, means = np.empty((len(table), config.dim), np.float16), np.empty((len(cast.person), config.dim), np.float16)
+    directions, s = _directions_of_faces(config, cast), _confidence(config, table)
+    offsets = np.concatenate([[0], np.cumsum(cast.counts)])
+    for low, high, noise, of_clip, of_face in _chance(config, cast, kind, directions.space):
+        rows, counts = slice(offsets[low], offsets[high]), cast.counts[low:high]
+        x = _mixed(config, directions, noise, of_face, appearance[rows], table[rows], s[rows])
+        faces[rows] = _norms(s[rows]) * x
+
+        # A clip that does not show the face of its person has a head all the same: as seen at best, unless turned away.
+        mean = PERSON**0.5 * _rows(directions.identity, cast.person[low:high])
+        mean += config.identity_noise * PROGRAMME**0.5 * _rows(directions.look, cast.appearance[low:high])
+        mean += config.identity_noise * CLIP**0.5 * of_clip
+        x[kind[rows] != OWN] = 0
+        sums = np.add.reduceat(x, np.cumsum(counts[counts > 0]) - counts[counts > 0]) if len(x) else x
+        shown = sums.any(axis=1)
+        mean[np.flatnonzero(counts)[shown]] = sums[shown]
+        means[low:high] = _unit(mean)
+        progress(int(offsets[high]), len(table))
+    return faces, means
+
+
+@dataclass(frozen=True)
+class _Directions:
+    """What faces are mixed from, besides what is drawn for each: people, appearances, and what all have in common."""
+
+    space: Float32[np.ndarray, "D D"]
+    identity: Float32[np.ndarray, "people D"]
+    person: Int64[np.ndarray, " A"]  # index of people
+    look: Float32[np.ndarray, "A D"]
+    common: Float32[np.ndarray, " D"]
+    profile: Float32[np.ndarray, " D"]
+    poor: np.ndarray  # (5, D)
+
+
+def _directions_of_faces(config: SyntheticConfig, cast: _Cast) -> _Directions:
+    space = _space(config, "face")
+    return _Directions(
+        space,
+        _directions(space, cast.people, _stream(config, "identity")),
+        cast.appearances[:, 0],
+        _directions(space, len(cast.appearances), _stream(config, "look")),
+        *_isotropic(2, config.dim, _stream(config, "common")),
+        _poor_directions(config.dim, _stream(config, "poor")),
+    )
+
+
+def _chance(
+    config: SyntheticConfig, cast: _Cast, kind: np.ndarray, space: np.ndarray
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
+    """What is drawn for the faces, whatever their quality: chunks of clips (low, high), noise of each face (n, D), the
+    part of each clip (v, D), and that of each face (n, D): its clip's, or its bystander's."""
+    offsets = np.concatenate([[0], np.cumsum(cast.counts)])
+    streams = {name: _stream(config, name) for name in ("clip", "bystander", "noise")}
+    for low, high in _chunks(offsets):
+        clip = np.repeat(np.arange(high - low), cast.counts[low:high])
+        of_clip, of_bystander = (_directions(space, high - low, streams[name]) for name in ("clip", "bystander"))
+        noise = streams["noise"].standard_normal((len(clip), config.dim), np.float32)
+        kinds = kind[offsets[low] : offsets[high]]
+        of_face = np.zeros_like(noise)  # a passer-by is seen once: no more than noise
+        for who, part in ((OWN, of_clip), (WITH, of_bystander)):
+            here = np.flatnonzero(kinds == who)
+            of_face[here] = part[clip[here]]
+        yield low, high, noise, of_clip, of_face
+
+
+def _mixed(
+    config: SyntheticConfig,
+    directions: _Directions,
+    noise: Float32[np.ndarray, "n D"],
+    of_face: Float32[np.ndarray, "n D"],
+    appearance: Int64[np.ndarray, " n"],
+    table: pd.DataFrame,
+    s: np.ndarray,
+) -> Float32[np.ndarray, "n D"]:
+    """Faces of length 1 from what was drawn for them. ``noise`` is written over."""
+    rho, kappa, eta = _strengths(s)
+    x = noise
+    x *= eta * config.dim**-0.5
+    x += kappa * (_blame(table) @ directions.poor)
+    sway = YAW_SHIFT * np.sin(np.radians(table["yaw"].to_numpy()))[:, None]
+    x += np.sqrt(COMMON * rho) * directions.common + sway * directions.profile
+    x += np.sqrt(PROGRAMME * rho) * directions.look[appearance]
+    x += CLIP**0.5 * of_face
+    x *= config.identity_noise
+    x += PERSON**0.5 * rho * directions.identity[directions.person[appearance]]
+    return _unit(x)
+
+
+def _norms(s: np.ndarray) -> np.ndarray:
+    """The lengths of faces of confidence s (n, 1)."""
+    return NORM_MOST * expit(NORM[0] + NORM[1] * s)
+
+
+def _modalities(
+    config: SyntheticConfig, cast: _Cast, mean_faces: Float16[np.ndarray, "V D"]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per modality the vectors (V, D) and their presence (V,). It is person + identity_noise (context + noise)."""
+    people, looks, programmes = cast.people, len(cast.appearances), int(cast.programme.max()) + 1
+    spaces = {"head": _space(config, "face"), **{name: _space(config, name) for name in ("body", "audio", "text")}}
+
+    def table(of: str, size: int) -> np.ndarray:
+        return _directions(spaces[of.split()[0]], size, _stream(config, of))
+
+    # modality: shares, then table and row of the person, then of the context
+    parts = {
+        "head": (HEAD, mean_faces, np.arange(len(cast.person)), table("head hair", looks), cast.appearance),
+        "body": (BODY, table("body person", people), cast.person, table("body outfit", looks), cast.appearance),
+        "audio": (AUDIO, table("audio voice", people), cast.voice, table("audio sound", programmes), cast.programme),
+        "text": (TEXT, table("text person", people), cast.person, table("text topic", programmes), cast.programme),
+    }
+    made = {}
+    for name, (shares, persons, person, contexts, context) in parts.items():
+        rng = _stream(config, name)
+        present = rng.random(len(person)) < PRESENT[name]
+        if name in ("head", "body"):
+            present &= cast.person >= 0
+        norm = NORMS[name] * np.exp(NORM_SPREAD * rng.standard_normal((len(person), 1), np.float32))
+        vectors = np.empty((len(person), config.dim), np.float16)
+        for start in range(0, len(person), CHUNK):
+            rows = slice(start, start + CHUNK)
+            x = rng.standard_normal(vectors[rows].shape, np.float32)
+            x *= (shares[2] / config.dim) ** 0.5
+            x += shares[1] ** 0.5 * _rows(contexts, context[rows])
+            x *= config.identity_noise
+            x += shares[0] ** 0.5 * _rows(persons, person[rows])
+            vectors[rows] = norm[rows] * _unit(x)
+        vectors[~present] = 0
+        made[name] = (vectors, present)
+    return made
+
+
+def _confidence(config: SyntheticConfig, table: pd.DataFrame) -> np.ndarray:
+    """What the face network makes of the quality of all faces, s (F, 1), in standard units."""
+    z = (table["quality"].to_numpy() - QUALITY_CENTRE) / QUALITY_SPREAD
+    noise = _stream(config, "confidence").standard_normal(len(z), np.float32)
+    return (CONFIDENCE * z + (1 - CONFIDENCE**2) ** 0.5 * noise)[:, None]
+
+
+def _strengths(s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ρ, κ and η of faces of confidence s; see the measured constants."""
+    rho = expit(RHO[0] + RHO[1] * s)
+    kappa = KAPPA[0] * expit(-KAPPA[1] * (s + KAPPA[2]))
+    return rho, kappa, np.sqrt(1 - PERSON * rho**2 - (PROGRAMME + COMMON) * rho - CLIP - kappa**2)
+
+
+def _poor_directions(dim: int, rng: np.random.Generator) -> np.ndarray:
+    """The directions of poor faces, one for each of WEIGHTS (5, D): most of each is the same."""
+    alike, *kinds = _isotropic(1 + len(WEIGHTS), dim, rng)
+    return POOR_IN_COMMON**0.5 * alike + (1 - POOR_IN_COMMON) ** 0.5 * np.stack(kinds)
+
+
+def _blame(table: pd.DataFrame) -> np.ndarray:
+    """For each face the part that each of WEIGHTS has in its being poor (F, 5); a row adds up to 1."""
+    blame = np.full((len(table), len(WEIGHTS)), 0.05, dtype=np.float32)
+    for column, name in enumerate(WEIGHTS):
+        value = table[name].to_numpy()
+        if name == "yaw":
+            z = np.abs(value) / YAW_SPREAD
+        else:
+            z = (logit(np.clip(value, 1e-6, 1 - 1e-6)) - LATENTS[name][0]) / LATENTS[name][1]
+        blame[:, column] += WEIGHTS[name] * np.maximum(-z if name == "size" else z, 0)
+    return blame / blame.sum(axis=1, keepdims=True)
+
+
+# --- random streams and directions -----------------------------------------------------------------------------------
+
+
+def _stream(config: SyntheticConfig, part: str) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(zlib.crc32(part.encode()),)))
+
+
+def _space(config: SyntheticConfig, name: str) -> Float32[np.ndarray, "D D"]:
+    """A feature space: the axes along which its vectors vary, most to least, in a random rotation."""
+    variance = 1 / (np.arange(config.dim) + SPECTRUM)
+    rotation, _ = np.linalg.qr(_stream(config, f"{name} space").standard_normal((config.dim, config.dim)))
+    return (np.sqrt(variance / variance.sum())[:, None] * rotation).astype(np.float32)
+
+
+def _directions(space: Float32[np.ndarray, "D D"], n: int, rng: np.random.Generator) -> Float32[np.ndarray, "{n} D"]:
+    return _unit(rng.standard_normal((n, len(space)), np.float32) @ space)
+
+
+def _isotropic(n: int, dim: int, rng: np.random.Generator) -> Float32[np.ndarray, "{n} {dim}"]:
+    return _unit(rng.standard_normal((n, dim), np.float32))
+
+
+def _unit(x: Float32[np.ndarray, "n D"]) -> Float32[np.ndarray, "n D"]:
+    """``x`` itself, its rows brought to length 1; a row of zeros stays."""
+    x /= np.maximum(np.sqrt(np.einsum("nd,nd->n", x, x)), np.float32(1e-12))[:, None]
+    return x
+
+
+def _rows(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The rows at ``index`` in float32, zeros where it is -1."""
+    rows = table[index].astype(np.float32)
+    rows[index < 0] = 0
+    return rows
+
+
+def _chunks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges of clips that hold about CHUNK faces together, and at least one clip."""
+    low = 0
+    while low < len(offsets) - 1:
+        high = max(low + 1, int(np.searchsorted(offsets, offsets[low] + CHUNK, side="right")) - 1)
+        yield low, high
+        low = high
+
+
+def _names(prefix: str, index: np.ndarray, count: int) -> np.ndarray:
+    """``prefix-0007`` for 7, None for -1."""
+    width = max(4, len(str(count - 1)))
+    return np.array([*(f"{prefix}-{i:0{width}d}" for i in range(count)), None], dtype=object)[index]

@@ -1,0 +1,409 @@
+"""The ledger: every claim of the paper as a row, how it is tested, and what comes out on a dataset.
+
+A claim is tested on the results of one experiment. Its parts, and the rule of each, stand here before any reported run.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from famf_lib.data.datasets import DatasetAbsent
+from famf_lib.data.traits import SIGNS
+from famf_lib.evidence.bootstrap import Estimate, difference, estimate
+from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, SAME, SHARE_MARGIN, Comparison, Rule, Verdict, combined
+from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, FAMF_WITH_MMA, TABLE_1, TABLE_2, reading, set_name
+from famf_lib.experiments.results import Results, attention_share, command, obtain
+from famf_lib.experiments.settings import BASE, Profile
+from famf_lib.models.aggregation import AttentionVLAD, GhostVLAD
+from famf_lib.models.famf import ModelConfig
+from famf_lib.paper import IQIYI
+from famf_lib.training.memory import peak_of_step
+
+CLEAR = 0.9  # "close to 1": what the clearest fifth of the faces has to weigh on average
+IDENTITY = 1e-5  # the unit in which float32's rounding is small
+CARD = 16  # GiB, a large graphics card of the paper's year; the paper does not name its own
+LACKING = "it lacks what the claim is about"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper claims. ``parts`` gives its test on the results of an experiment, part by part; of a part that the
+    results cannot test, what it is called.
+
+    ``number`` is that of the list in the book; a claim without one is ours.
+    """
+
+    number: str
+    short: str
+    statement: str
+    where: str
+    experiment: str
+    test: str
+    parts: Callable[["Claim", Results], Iterator[Comparison | str]]
+
+    def comparisons(self, results: Results) -> list[Comparison]:
+        """The parts that the results can test."""
+        return [part for part in self.parts(self, results) if not isinstance(part, str)]
+
+    def untested(self, results: Results) -> list[str]:
+        """What the others are called."""
+        return [part for part in self.parts(self, results) if isinstance(part, str)]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim on a dataset: its parts as they came out, what could not be tested, or why it has none there."""
+
+    claim: Claim
+    dataset: str
+    parts: tuple[Comparison, ...]
+    command: str
+    reason: str = ""
+    untested: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return combined([part.verdict for part in self.parts], self.untested) if self.parts else None
+
+    @property
+    def small(self) -> bool:
+        """It holds, in a part by an effect that is too small to speak of."""
+        return self.verdict == Verdict.HOLDS and any(part.small for part in self.parts)
+
+
+def _over(
+    claim: Claim, results: Results, case: str, a: str, b: str, rule: Rule = BETTER, margin: float = MARGIN
+) -> Comparison:
+    """mAP of row a minus that of row b."""
+    printed = EXPERIMENTS[claim.experiment].paper()
+    there = (printed.get(a), printed.get(b))
+    said = None if None in there else round(there[0] - there[1], 4)
+    words = {"no difference": "with", "no worse": "against"}.get(rule.name, "over")
+    return Comparison(
+        claim.short, case, f"{a} {words} {b}", said, difference(results.ap(a), results.ap(b)), rule, margin
+    )
+
+
+def _all_of_table_1(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    for other in TABLE_1:
+        if other.paper is not None and other != FAMF:
+            yield _over(claim, results, other.label, FAMF.label, other.label)
+
+
+def _aggregations(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    for fusion in ("MMA", "MLMA"):
+        yield _over(claim, results, f"with {fusion}", f"AttentionVLAD + {fusion}", f"NetVLAD + {fusion}")
+
+
+def _fusions(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    for aggregation in ("NetVLAD", "AttentionVLAD"):
+        yield _over(claim, results, f"with {aggregation}", f"{aggregation} + MLMA", f"{aggregation} + MMA")
+
+
+def _simplest(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    yield _over(claim, results, "mean pooling", FAMF.label, "Mean pooling + Concat")
+
+
+def _weights(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    told = set(results.answers["weights"]["trait"])
+    for trait, words in (
+        ("blur", "blurred"),
+        ("occlusion", "occluded"),
+        ("size", "low resolution"),
+        ("quality", "poor"),
+    ):
+        if trait in told:
+            rho = SIGNS[trait] * results.answer("weights", FAMF.label, "rho", trait=trait)
+            effect = f"rank correlation of weight with {'less ' * (SIGNS[trait] < 0)}{trait}"
+            if _told(rho):
+                yield Comparison(claim.short, words, effect, None, estimate(rho), BETTER, SHARE_MARGIN)
+                continue
+        yield words
+    clear = results.answer("weights", FAMF.label, "fifth 5", trait="quality")
+    if _told(clear):
+        effect = f"mean weight of the clearest fifth, less {CLEAR}"
+        yield Comparison(claim.short, "clear", effect, None, estimate(clear - CLEAR), BETTER, SHARE_MARGIN)
+    else:
+        yield "clear"
+
+
+def _told(values: Float[np.ndarray, "S P"]) -> bool:
+    """Whether every run says something: of a trait that is the same for all faces none does."""
+    return bool((~np.isnan(values)).any(axis=1).all())
+
+
+def _graded(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    for fusion in ("Concat", "MLMA"):
+        yield _over(claim, results, f"with {fusion}", f"AttentionVLAD + {fusion}", f"GhostVLAD + {fusion}")
+    effect = "largest difference of the tokens with φ = 1 for clusters and 0 for ghosts, in units of 0.00001"
+    yield Comparison(claim.short, "the special case", effect, 0.0, ghost_identity(), SAME, 1.0)
+
+
+def ghost_identity(draws: int = 5) -> Estimate:
+    """GhostVLAD against AttentionVLAD with weights 1 and 0: the largest difference of the K tokens, over random models.
+
+    The mean over the draws, from the least to the most, in units of 0.00001.
+    """
+    clusters, ghosts, dim = 8, 3, 64
+    found = []
+    with torch.random.fork_rng(), torch.no_grad():
+        for seed in range(draws):
+            torch.manual_seed(seed)
+            ghost = GhostVLAD(dim, clusters=clusters, ghosts=ghosts)
+            graded = AttentionVLAD(dim, clusters=clusters + ghosts)
+            graded.assignment.load_state_dict(ghost.assignment.state_dict())
+            graded.centres[:clusters] = ghost.centres
+            graded.cluster_attention = lambda: (torch.arange(clusters + ghosts) < clusters).float()
+            x = torch.randn(31, 24, dim)
+            tokens = graded(x)
+            apart = torch.cat([tokens[:, :clusters] - ghost(x), tokens[:, clusters:]], dim=1)
+            found.append(float(apart.abs().max()) / IDENTITY)
+    return Estimate(float(np.mean(found)), min(found), max(found), draws, 0)
+
+
+def _modalities(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    face, audio, best = set_name(()), set_name(("audio",)), set_name(("audio", "body"))
+    parts = [("audio helps", audio, face), ("text hurts", audio, set_name(("audio", "text")))]
+    parts += [(f"best: over {row.label}", best, row.label) for row in TABLE_2 if row.label != best]
+    for case, a, b in parts:
+        there = {a, b} <= set(results.labels)  # not every dataset has every set
+        yield _over(claim, results, case, a, b) if there else case
+
+
+def _attention(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    used = set(results.answers["attention"]["row"])
+    for row, columns, case in (("body", "face", "body leans on the face"), ("audio", "audio", "audio stands apart")):
+        if row in used:
+            share, even = attention_share(results, FAMF.label, row, columns)
+            effect = f"attention of {row} on {'itself' if row == columns else f'the {columns}'}, less an even share"
+            yield Comparison(claim.short, case, effect, None, estimate(share - even), BETTER, SHARE_MARGIN)
+        else:
+            yield case
+
+
+def _clusters(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    for k in (2, 4, 16):
+        yield _over(claim, results, f"K = 8 over {k}", "K = 8", f"K = {k}")
+
+
+def _memory(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    whole = BASE["paper"]
+    model = ModelConfig(hidden=whole.hidden, aggregation_options={"clusters": 16})
+    training = whole.training.model_copy(update={"precision": "float32"})
+    dims = dict.fromkeys(model.modalities, 512)
+    step = peak_of_step(model, training, dim=512, modality_dims=dims, persons=IQIYI["persons"])
+    peak = step.peak / 2**30 - CARD
+    effect = f"peak memory of a step with K = 16 at the paper's size, GiB, less {CARD}"
+    yield Comparison(claim.short, "K = 16", effect, None, Estimate(peak, peak, peak, 0, 0), BETTER, 0.0)
+
+
+def _convolutions(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    one = reading("MMA", "one convolution alone").label
+    yield _over(claim, results, "two beat one", FAMF.label, one)
+    mma = FAMF_WITH_MMA.label
+    for name in ("no residual", "no L2"):
+        yield _over(claim, results, f"MMA with {name}", reading("MMA", name).label, mma, SAME)
+
+
+def _missing(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    rows = {fusion: f"AttentionVLAD + {fusion}, all modalities" for fusion in ("Concat", "MMA", "MLMA")}
+
+    def loss(fusion: str, gone: str) -> np.ndarray:
+        answer = partial(results.answer, "missing", rows[fusion], "ap")
+        return answer(missing="") - answer(missing=gone)
+
+    used = set(results.answers["missing"]["missing"])
+    for gone in ("body", "head"):  # what the paper calls correlated with the face
+        for other in ("Concat", "MMA"):
+            case, effect = f"{gone}, against {other}", f"loss without {gone}: {other} less MLMA"
+            if gone in used:
+                yield Comparison(claim.short, case, effect, None, difference(loss(other, gone), loss("MLMA", gone)))
+            else:
+                yield case
+
+
+def _faces(claim: Claim, results: Results) -> Iterator[Comparison | str]:
+    for n in (8, 48):
+        a, b = "trained with N = 24", f"trained with N = {n}"
+        ours = difference(*(results.answer("faces", row, "ap", faces=n) for row in (a, b)))
+        yield Comparison(
+            claim.short, f"tested with {n}", f"{a} against {b}, both tested with {n}", None, ours, NOT_WORSE
+        )
+
+
+CLAIMS = (
+    Claim(
+        "1",
+        "FAMF over the others",
+        "FAMF beats the five other combinations of Table 1.",
+        "Table 1, Sec. 4.4",
+        "table-1",
+        "mAP of FAMF over that of each other row",
+        _all_of_table_1,
+    ),
+    Claim(
+        "2",
+        "AttentionVLAD over NetVLAD",
+        "AttentionVLAD beats NetVLAD, everything else equal.",
+        "Table 1, Sec. 4.4",
+        "table-1",
+        "mAP with AttentionVLAD over that with NetVLAD, behind MMA and behind MLMA",
+        _aggregations,
+    ),
+    Claim(
+        "3",
+        "MLMA over MMA",
+        "MLMA beats MMA, everything else equal.",
+        "Table 1, Sec. 4.4",
+        "table-1",
+        "mAP with MLMA over that with MMA, behind NetVLAD and behind AttentionVLAD",
+        _fusions,
+    ),
+    Claim(
+        "4",
+        "poor faces weigh less",
+        "Cluster attention weighs blurred, occluded and low-resolution faces less, and clear ones close to 1.",
+        "Fig. 3, Sec. 4.2",
+        "weights",
+        "Spearman's rank correlation of a face's weight with each trait, within persons, in the direction claimed; and "
+        f"the clearest fifth of the faces weighs more than {CLEAR} on average (where clusters are normalised only "
+        "ratios of weights mean something)",
+        _weights,
+    ),
+    Claim(
+        "5",
+        "graded over binary weights",
+        "Graded cluster weights beat GhostVLAD's binary ones, of which GhostVLAD is the special case.",
+        "Sec. 3.2, Table 1",
+        "graded-weights",
+        "mAP with AttentionVLAD over that with GhostVLAD, behind Concat and behind MLMA; and the tokens of both are "
+        "the same where φ is 1 and 0",
+        _graded,
+    ),
+    Claim(
+        "6",
+        "audio helps, text hurts",
+        "Audio helps the face; text hurts face and audio; face, audio and body are the best set.",
+        "Table 2, Sec. 4.4",
+        "table-2",
+        "mAP of the sets, two by two; the best one over each other",
+        _modalities,
+    ),
+    Claim(
+        "7",
+        "body leans on the face, audio stands apart",
+        "In MLMA's attention matrix the body leans on the face, and audio stands apart.",
+        "Fig. 4, Sec. 4.4",
+        "attention",
+        "the body's attention on all tokens of the face over an even share of its attention; the audio's on itself "
+        "over an even share",
+        _attention,
+    ),
+    Claim(
+        "8a",
+        "eight clusters",
+        "K = 2 and 4 are too few, K = 8 is best.",
+        "Sec. 4.4",
+        "clusters",
+        "mAP with K = 8 over that with 2, 4 and 16, all with the same batch size",
+        _clusters,
+    ),
+    Claim(
+        "8b",
+        "K = 16 needs a smaller batch",
+        "K = 16 runs out of memory at a batch of 4,096.",
+        "Sec. 4.4",
+        "clusters",
+        f"the memory of a training step at the paper's full size, counted, is more than {CARD} GiB; the same on every "
+        "dataset",
+        _memory,
+    ),
+    Claim(
+        "9",
+        "two convolutions, no tricks",
+        "Two consecutive convolutions beat one in the Gram matrix; MMA's residual and L2 term make no difference.",
+        "Sec. 3.3",
+        "readings",
+        "mAP of MLMA over one convolution alone; MMA without residual and without L2 term is equivalent to MMA",
+        _convolutions,
+    ),
+    Claim(
+        "10",
+        "MLMA makes up for a missing modality",
+        "MLMA makes up for a missing modality with a correlated one.",
+        "Sec. 3.3",
+        "missing-modalities",
+        "taken away at test time, a modality that goes with the face (body, head) costs less mAP with MLMA than with "
+        "Concat and with MMA",
+        _missing,
+    ),
+    Claim(
+        "11",
+        "N may differ",
+        "The number of faces may differ between training and test.",
+        "Sec. 4.3",
+        "faces",
+        "trained with N = 24 and tested with 8 and 48: mAP no worse than trained with that number",
+        _faces,
+    ),
+)
+"""The paper's claims, in its order."""
+
+OURS = (
+    Claim(
+        "",
+        "FAMF over the simplest",
+        "FAMF beats the mean of the faces.",
+        "not in the paper",
+        "table-1",
+        "mAP of FAMF over that of mean pooling with Concat",
+        _simplest,
+    ),
+)
+"""What the paper does not claim and a reader will ask."""
+
+
+def comparisons(experiment: str, results: Results) -> list[Comparison]:
+    """Every part of every claim that is tested on an experiment, the paper's first."""
+    tested = [claim for claim in (*CLAIMS, *OURS) if claim.experiment == experiment]
+    return [part for claim in tested for part in claim.comparisons(results)]
+
+
+def untested(experiment: str, results: Results) -> list[str]:
+    """What claims tested on an experiment say that its results cannot test."""
+    tested = [claim for claim in (*CLAIMS, *OURS) if claim.experiment == experiment]
+    return [part for claim in tested for part in claim.untested(results)]
+
+
+def of(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = "auto") -> list[Entry]:
+    """The ledger of a dataset: every claim with its parts, from the runs that its page shows.
+
+    Args:
+        seeds: of all experiments; by default each has those of its page.
+    """
+    found: dict[str, Results | str] = {}
+    rows = []
+    for claim in CLAIMS:
+        name = claim.experiment
+        experiment = EXPERIMENTS[name]
+        used = tuple(seeds) or experiment.seeds
+        if name not in found:
+            try:
+                found[name] = obtain(name, dataset, profile, used, device) if experiment.serves(dataset) else LACKING
+            except DatasetAbsent as absence:
+                found[name] = str(absence)
+        results = found[name]
+        here = command(name, dataset, profile, used)
+        if isinstance(results, str):
+            rows.append(Entry(claim, dataset, (), here, results))
+        else:
+            shown = results.recorded["command"] if results.recorded else here
+            every = list(claim.parts(claim, results))
+            parts = tuple(part for part in every if not isinstance(part, str))
+            untested = tuple(part for part in every if isinstance(part, str))
+            rows.append(Entry(claim, dataset, parts, shown, "" if parts else LACKING, untested))
+    return rows

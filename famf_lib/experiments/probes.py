@@ -1,0 +1,253 @@
+"""What is asked of a trained model besides its mAP: fewer faces, ruined frames, weights, attention, answers.
+
+A probe is a function of a trained model and the split of its run, and gives a table, which is kept in the folder of the
+run: it is asked once. Persons are given by their class, the position in ``Split.persons``.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int64
+from joblib import delayed
+from scipy.stats import rankdata, spearmanr
+from torch import Tensor
+
+from famf_lib.data.clipset import ClipSet, Modality
+from famf_lib.data.sampling import Sampler, generator
+from famf_lib.data.splits import Split
+from famf_lib.data.traits import traits
+from famf_lib.experiments.run_store import Run, RunSpec, cores, obtain, opened, others_can, side_by_side, threads
+from famf_lib.models.famf import FAMF
+from famf_lib.support.files import written_whole
+from famf_lib.support.fingerprint import source_fingerprint
+from famf_lib.support.progress import progress
+from famf_lib.training.train import EVALUATION, EVALUATION_BATCH, EvaluationConfig, evaluate, logits_of
+
+FACES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
+RUINED = (0.0, 0.25, 0.5, 0.75, 0.9)
+POOREST = 0.1  # the share of the training faces that a ruined frame is drawn from
+FIFTHS = 5
+RUIN = 7  # the stream of random numbers that ruins frames
+
+Probe = Callable[[FAMF, RunSpec, ClipSet, Split], pd.DataFrame]
+
+
+def faces(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
+    """AP with another number of faces at test time. Columns: faces, person, ap."""
+    tables = [_ap(model, spec, clipset, split, faces=n).assign(faces=n) for n in FACES]
+    return pd.concat(tables, ignore_index=True)[["faces", "person", "ap"]]
+
+
+def ruined(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
+    """AP when a share of the faces of every ranked clip is replaced. Columns: kind, share, person, ap.
+
+    ``poor``: by one of the poorest tenth of the training faces, whoever it shows; ``stranger``: by any training face of
+    another person. The same faces fall for every model of a seed, and those of a smaller share fall in a larger one.
+    """
+    rows = _faces_of(clipset, split.gallery)
+    rng = np.random.default_rng([spec.seed, RUIN])
+    falls = rng.random(len(rows))
+    pools = {kind: _replacements(clipset, split, rows, kind, rng) for kind in ("poor", "stranger")}
+    tables = []
+    for kind, replacement in pools.items():
+        for share in RUINED:
+            hit = falls < share
+            faces = clipset.faces.clone()
+            faces[torch.from_numpy(rows[hit])] = clipset.faces[torch.from_numpy(replacement[hit])]
+            tables.append(_ap(model, spec, replace(clipset, faces=faces), split).assign(kind=kind, share=share))
+    return pd.concat(tables, ignore_index=True)[["kind", "share", "person", "ap"]]
+
+
+def missing(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
+    """AP when a modality is taken from every ranked clip. Columns: missing ("" for none, "all" for all), person, ap."""
+    tables = []
+    for name in ("", *model.config.modalities, "all"):
+        taken = model.config.modalities if name == "all" else (name,)
+        left = {
+            m: Modality(given.vectors, torch.zeros_like(given.present)) if m in taken else given
+            for m, given in clipset.modalities.items()
+        }
+        tables.append(_ap(model, spec, replace(clipset, modalities=left), split).assign(missing=name))
+    return pd.concat(tables, ignore_index=True)[["missing", "person", "ap"]]
+
+
+def weights(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
+    """How the weight of a face (Fig. 3) goes with its traits, over all faces of the ranked clips of known persons.
+
+    Columns: person, trait, faces, rho (Spearman's rank correlation over the person's faces, NaN where either is
+    constant), and the mean weight of the person's faces in each fifth of all faces by the trait, fifth 1 … fifth 5
+    (NaN where the person has none there).
+    """
+    clips = split.gallery[split.gallery_classes >= 0]
+    rows = _faces_of(clipset, clips)
+    counts = clipset.counts[clips].numpy()
+    person = np.repeat(split.gallery_classes[split.gallery_classes >= 0].numpy(), counts)
+    weight = face_weights(model, clipset, rows)
+    tables = []
+    for trait, value in traits(clipset).iloc[rows].items():
+        known = value.notna().to_numpy()
+        table = pd.DataFrame({"person": person[known], "value": value[known].to_numpy(), "weight": weight[known]})
+        fifth = np.ceil(FIFTHS * rankdata(table["value"]) / max(len(table), 1)).astype(int).clip(1, FIFTHS)
+        by_person = table.groupby("person")
+        one = by_person.size().rename("faces").to_frame()
+        one["rho"] = by_person[["value", "weight"]].apply(lambda t: _rank_correlation(t["value"], t["weight"]))
+        means = table["weight"].groupby([table["person"], fifth]).mean().unstack()
+        for n in range(1, FIFTHS + 1):
+            one[f"fifth {n}"] = means[n] if n in means else np.nan
+        tables.append(one.reset_index().assign(trait=trait))
+    return pd.concat(tables, ignore_index=True)
+
+
+def attention(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
+    """The attention matrix of the fusion over the ranked clips that have every modality (Fig. 4).
+
+    Columns: person, row, column (token names), weight: the mean over a person's clips (-1: the noise clips). Tokens of
+    the face that are clusters keep their number, which means nothing from one run to another.
+    """
+    names = model.token_names
+    total = torch.zeros(len(split.persons) + 1, len(names), len(names), dtype=torch.float64)
+    number = torch.zeros(len(split.persons) + 1)
+    sampler = Sampler(clipset, split.gallery, spec.evaluation.faces, model.config.modalities)
+    drawn = sampler.draw(generator(clipset.faces.device, spec.seed, EVALUATION))
+    with torch.inference_mode():
+        for rows in torch.arange(len(split.gallery)).split(EVALUATION_BATCH):
+            batch = sampler.batch(drawn, rows)
+            whole = sampler.has_face[rows].cpu()
+            for present in batch.present.values():
+                whole &= present.cpu()
+            who = split.gallery_classes[rows][whole] % len(total)  # -1, the noise clips, is the last row
+            total.index_add_(0, who, model.attention(batch).cpu().double()[whole])
+            number.index_add_(0, who, torch.ones(len(who)))
+    seen = torch.nonzero(number).flatten().tolist()
+    index = pd.MultiIndex.from_product([seen, names, names], names=["person", "row", "column"])
+    mean = (total[seen] / number[seen][:, None, None]).flatten().numpy()
+    table = pd.DataFrame({"weight": mean}, index=index).reset_index()
+    table["person"] = table["person"].where(table["person"] < len(split.persons), -1)
+    return table
+
+
+@torch.inference_mode()
+def answers(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
+    """The answer to every ranked clip. Columns: person (-1 for a noise clip), confidence (the largest probability),
+    right, trained (training clips of the person; 0 for a noise clip)."""
+    confidence, answer = torch.empty(len(split.gallery)), torch.empty(len(split.gallery), dtype=torch.int64)
+    for rows, logits in logits_of(model, spec.evaluation.faces, clipset, split.gallery, spec.seed):
+        best = logits.softmax(dim=1).max(dim=1)
+        confidence[rows.cpu()], answer[rows.cpu()] = best.values.cpu(), best.indices.cpu()
+    person = split.gallery_classes
+    trained = torch.bincount(split.train_classes, minlength=len(split.persons))
+    return pd.DataFrame(
+        {
+            "person": person.numpy(),
+            "confidence": confidence.numpy(),
+            "right": (answer == person).numpy(),
+            "trained": torch.where(person >= 0, trained[person], 0).numpy(),
+        }
+    )
+
+
+PROBES: dict[str, Probe] = {p.__name__: p for p in (faces, ruined, missing, weights, attention, answers)}
+
+
+@torch.inference_mode()
+def face_weights(model: FAMF, clipset: ClipSet, rows: np.ndarray) -> np.ndarray:
+    """The weight of each of these faces, Σ_k α_k(x) φ(c_k): it does not depend on the faces beside it."""
+    found = []
+    for part in torch.from_numpy(rows).split(65_536):
+        x = clipset.faces[part.to(clipset.faces.device)].float()
+        found.append(model.aggregation.face_weights(model.scaled(x)[None])[0].cpu())
+    return torch.cat(found).numpy() if found else np.empty(0, dtype=np.float32)
+
+
+def _rank_correlation(a: pd.Series, b: pd.Series) -> float:
+    """Spearman's; NaN, without a warning, where one of them is constant."""
+    return float(spearmanr(a, b).statistic) if a.nunique() > 1 and b.nunique() > 1 else float("nan")
+
+
+def _ap(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split, faces: int | None = None) -> pd.DataFrame:
+    evaluation = EvaluationConfig(**(spec.evaluation.model_dump() | ({"faces": faces} if faces else {})))
+    ap = evaluate(model, evaluation, clipset, split, spec.seed).ap
+    return pd.DataFrame({"person": np.arange(len(ap)), "ap": ap.numpy()})
+
+
+def _faces_of(clipset: ClipSet, clips: Int64[Tensor, " G"]) -> Int64[np.ndarray, " F"]:
+    """The faces of clips, clip by clip, as positions among all faces."""
+    offsets, counts = clipset.offsets.cpu(), clipset.counts.cpu()[clips.cpu()]
+    first = torch.repeat_interleave(offsets[clips.cpu()] - (counts.cumsum(0) - counts), counts)
+    return (first + torch.arange(len(first))).numpy()
+
+
+def _replacements(
+    clipset: ClipSet, split: Split, rows: Int64[np.ndarray, " F"], kind: str, rng: np.random.Generator
+) -> Int64[np.ndarray, " F"]:
+    """A training face in place of each face."""
+    pool = _faces_of(clipset, split.train)
+    if kind == "poor":
+        quality = traits(clipset)["quality"].to_numpy()[pool]
+        return rng.choice(pool[quality <= np.nanquantile(quality, POOREST)], len(rows))
+    of_face = np.repeat(clipset.labels.cpu().numpy(), clipset.counts.cpu().numpy())
+    chosen = rng.choice(pool, len(rows))
+    while (same := of_face[chosen] == of_face[rows]).any():
+        chosen[same] = rng.choice(pool, int(same.sum()))
+    return chosen
+
+
+# --- asked once ------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _code() -> str:
+    return source_fingerprint("famf_lib.experiments.probes", "famf_lib.data.traits")[:16]
+
+
+def _place(run: Run, name: str, clipset: ClipSet) -> Path:
+    # Traits are columns of faces, which are not in the fingerprint of the data and so not in the run's key.
+    decided = hashlib.sha256(f"{_code()}{clipset.checksums}".encode()).hexdigest()[:16]
+    return run.folder / f"{name}-{decided}.parquet"
+
+
+def ask(run: Run, name: str, clipset: ClipSet) -> pd.DataFrame:
+    """The answer of a trained model to a probe: read if it was asked before.
+
+    Raises:
+        ValueError: the run was recorded elsewhere, so there is no model to ask.
+    """
+    if run.folder is None or not (place := _place(run, name, clipset)).exists():
+        model = run.model(clipset)
+        table = PROBES[name](model, run.spec, clipset, run.split(clipset))
+        with written_whole(place) as new:
+            table.to_parquet(new, index=False)
+    return pd.read_parquet(place)
+
+
+def ask_all(
+    runs: Sequence[Run], names: Sequence[str], clipset: ClipSet, device: torch.device, label: str
+) -> dict[str, list[pd.DataFrame]]:
+    """The answers of all runs to each probe. On a CPU those that are missing are worked out side by side."""
+    asked = {(run.key, name): (run, name) for name in names for run in runs if not _place(run, name, clipset).exists()}
+    if asked:
+        with progress(label, len(asked)) as bar:
+            apart = others_can((run.spec for run in runs), clipset, device)
+            workers = min(len(asked), cores()) if apart else 1
+            if workers == 1:
+                there = clipset.to(device)
+                for done, (run, name) in enumerate(asked.values(), start=1):
+                    ask(run, name, there)
+                    bar.to(done)
+            else:
+                tasks = [delayed(_worker)(run.spec, name, clipset.folder, device.type) for run, name in asked.values()]
+                for done in side_by_side(tasks, workers):
+                    bar.to(done)
+    return {name: [ask(run, name, clipset) for run in runs] for name in names}
+
+
+def _worker(spec: RunSpec, name: str, folder: Path, device: str) -> None:
+    clipset, place = opened(folder), torch.device(device)
+    with threads(1 if place.type == "cpu" else None):
+        ask(obtain(spec, clipset, place), name, clipset)

@@ -1,0 +1,249 @@
+"""The numbers of an experiment: trained, read from the store, or, where the dataset is not here, from ``results/``."""
+
+import json
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from famf_lib.data import datasets
+from famf_lib.data.clipset import ClipSet
+from famf_lib.experiments import parameters, settings
+from famf_lib.experiments.catalogue import Experiment, known, specs
+from famf_lib.experiments.probes import ask_all
+from famf_lib.experiments.run_store import Run, RunSpec, obtain_all
+from famf_lib.experiments.settings import Profile, setting
+from famf_lib.support import provenance
+from famf_lib.support.files import ROOT, written_whole
+from famf_lib.training.train import pick_device
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The runs of an experiment, by (label, seed), what its probes found, and where both come from.
+
+    ``answers[probe]`` is a table with the columns label, seed and those of the probe. ``profile`` is that of the runs,
+    which for a recording may not be the one asked for. ``recorded`` is what ``results/`` says of a recording that is
+    shown in place of runs of this machine, or None.
+    """
+
+    runs: dict[tuple[str, int], Run]
+    data: str
+    profile: Profile
+    answers: dict[str, pd.DataFrame] = field(default_factory=dict)
+    recorded: dict[str, Any] | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        return list(dict.fromkeys(label for label, _ in self.runs))
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({seed for _, seed in self.runs})
+
+    def ap(self, label: str) -> np.ndarray:
+        """AP of a row: (seeds, persons), all persons of any seed, NaN where a run had none of their clips."""
+        return pd.concat([self.runs[label, seed].ap for seed in self.seeds], axis=1).T.to_numpy()
+
+    def mean_ap(self) -> pd.DataFrame:
+        """mAP by label and seed."""
+        values = {s: [self.runs[label, s].mean_ap for label in self.labels] for s in self.seeds}
+        return pd.DataFrame(values, index=self.labels)
+
+    def answer(self, probe: str, label: str, value: str, **where: Any) -> np.ndarray:
+        """One column of a probe's answer as (seeds, persons), for the rows in which the other columns are ``where``.
+
+        As many persons as the runs have, so that answers of two rows can be subtracted; NaN where there is none.
+        """
+        table = self.answers[probe]
+        chosen = (table["label"] == label) & (table["person"] >= 0)
+        for column, wanted in where.items():
+            chosen &= table[column] == wanted
+        wide = table[chosen].pivot(index="seed", columns="person", values=value)
+        persons = max(len(run.ap) for run in self.runs.values())
+        return wide.reindex(index=self.seeds, columns=range(persons)).to_numpy(dtype=float)
+
+
+def obtain(
+    experiment: str | Experiment,
+    dataset: str,
+    profile: Profile,
+    seeds: Sequence[int],
+    device: str = "auto",
+    protocol: str = "",
+) -> Results:
+    """The results of an experiment: read, or made now; from the recording where the dataset is not here.
+
+    Args:
+        experiment: the name of one of the book, or one of your own.
+        protocol: how the clips are split; by default as the dataset is reported (see ``splits``).
+
+    Raises:
+        DatasetAbsent: neither the dataset nor a recording of it, under that protocol, is here.
+        ValueError: an unknown experiment, dataset or protocol, or a dataset that the experiment cannot use.
+    """
+    for parameter, value in (("profile", profile), ("seeds", list(seeds)), ("protocol", protocol)):
+        parameters.check(parameter, value)
+    experiment = known(experiment) if isinstance(experiment, str) else experiment
+    source = datasets.get(dataset)
+    if not experiment.serves(dataset):
+        there = ", ".join(source.modalities)
+        found = f"{there} and no other modality" if there else "faces alone"
+        expected = "expected a dataset with the modalities that it is about"
+        raise ValueError(f"{experiment.name}: {dataset} has {found}, {expected}")
+    if absence := source.absence():
+        recorded = find_recording(experiment.name, dataset, profile)
+        if recorded is None or (protocol or source.protocol) != source.protocol:
+            raise datasets.DatasetAbsent(absence)
+        return recorded
+    clipset, place = datasets.load(dataset, profile), pick_device(device)
+    wanted = specs(experiment.variants, dataset, setting(dataset, profile), seeds, protocol=protocol or None)
+    runs = run(wanted, clipset, place, experiment.title)
+    found = ask_all(list(runs.values()), experiment.probes, clipset, place, f"{experiment.title}, probes")
+    answers = {probe: _labelled(runs, tables) for probe, tables in found.items()}
+    return Results(runs, clipset.fingerprint, profile, answers)
+
+
+def attention_share(results: Results, label: str, row: str, column: str) -> tuple[np.ndarray, float]:
+    """The share of a token's attention that goes to a modality, (seeds, persons), and what an even share would be.
+
+    ``row`` and ``column`` name a modality; "face" stands for its K clusters: as a row for their mean, as a column for
+    their sum.
+    """
+    table = results.answers["attention"]
+    table = table[(table["label"] == label) & (table["person"] >= 0)]
+    names = table["column"].unique()
+    kind = {name: name.split()[0] for name in names}  # "face 3" is of the face
+    chosen = table[(table["row"].map(kind) == row) & (table["column"].map(kind) == column)]
+    share = chosen.groupby(["seed", "person", "row"])["weight"].sum().groupby(["seed", "person"]).mean().unstack()
+    persons = max(len(run.ap) for run in results.runs.values())
+    even = sum(k == column for k in kind.values()) / len(names)
+    return share.reindex(index=results.seeds, columns=range(persons)).to_numpy(dtype=float), even
+
+
+def command(experiment: str, dataset: str, profile: str, seeds: Sequence[int], protocol: str = "") -> str:
+    """What makes the runs of an experiment again."""
+    words = ["famf run", experiment, f"--dataset {dataset}", f"--profile {profile}"]
+    words += [f"--seeds {','.join(map(str, seeds))}"] + [f"--protocol {protocol}"] * bool(protocol)
+    return " ".join(words)
+
+
+def run(wanted: dict[Key, RunSpec], clipset: ClipSet, device: torch.device, label: str) -> dict[Key, Run]:
+    """All of them under the names they were asked for, from the store or trained."""
+    return dict(zip(wanted, obtain_all(list(wanted.values()), clipset, device, label), strict=True))
+
+
+def _labelled(runs: dict[tuple[str, int], Run], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    named = [t.assign(label=label, seed=seed) for (label, seed), t in zip(runs, tables, strict=True)]
+    return pd.concat(named, ignore_index=True)
+
+
+# --- recordings ------------------------------------------------------------------------------------------------------
+
+
+def recording(experiment: str, dataset: str, profile: Profile) -> Path:
+    """Where the numbers of an experiment are recorded for those who cannot run it."""
+    return settings.RESULTS / f"{experiment}-{dataset}-{profile}.json"
+
+
+def record(results: Results, experiment: str, dataset: str, profile: Profile, command: str) -> Path:
+    """Writes the numbers of an experiment to ``results/``: values a person by position, without names or pictures."""
+    content = {
+        "experiment": experiment,
+        "dataset": dataset,
+        "profile": profile,
+        "command": command,
+        "device": next((run.origin.get("device") for run in results.runs.values()), None),
+        "data": results.data,
+        "origin": provenance.origin(ROOT),
+        "runs": [
+            {
+                "label": label,
+                "seed": seed,
+                "key": one.key,
+                "rank_1": one.rank_1,
+                "seconds": round(one.seconds, 2),
+                "loss": one.losses[-1],
+                "spec": one.spec.model_dump(mode="json"),
+                "ap": [None if np.isnan(v) else round(float(v), 5) for v in one.ap],
+            }
+            for (label, seed), one in results.runs.items()
+        ],
+        "answers": {probe: _columns(table) for probe, table in results.answers.items()},
+    }
+    target = recording(experiment, dataset, profile)
+    with written_whole(target) as new:
+        new.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    return target
+
+
+def _columns(table: pd.DataFrame) -> dict[str, Any]:
+    """A table as small JSON: floats of five digits, words as places in a list, and runs of equal values once."""
+    columns = {}
+    for name, column in table.items():
+        if column.dtype.kind == "f":
+            columns[name] = {"values": _runs([None if np.isnan(v) else round(v, 5) for v in column.tolist()])}
+        elif column.dtype.kind in "iub":
+            columns[name] = {"values": _runs(column.tolist())}
+        else:
+            codes, words = pd.factorize(column)
+            columns[name] = {"values": _runs(codes.tolist()), "words": words.tolist()}
+    return columns
+
+
+def _runs(values: list) -> list | dict[str, list]:
+    """The values, or where it is shorter each value of a run of equal ones and how often it stands there."""
+    found = [(value, len(list(same))) for value, same in groupby(values)]
+    if 2 * len(found) >= len(values):
+        return values
+    return {"each": [value for value, _ in found], "times": [times for _, times in found]}
+
+
+def _table(columns: dict[str, Any]) -> pd.DataFrame:
+    table = {}
+    for name, column in columns.items():
+        values = column["values"]
+        if isinstance(values, dict):
+            values = [v for v, n in zip(values["each"], values["times"], strict=True) for _ in range(n)]
+        table[name] = np.array(column["words"], dtype=object)[values] if "words" in column else values
+    return pd.DataFrame(table)
+
+
+def full_size(experiment: str, dataset: str, profile: Profile) -> Results | None:
+    """The recording of the profile ``paper``, to stand beside results of a smaller one; None where there is none."""
+    there = profile != "paper" and recording(experiment, dataset, "paper").exists()
+    return find_recording(experiment, dataset, "paper") if there else None
+
+
+def find_recording(experiment: str, dataset: str, profile: Profile) -> Results | None:
+    """The results of a recording, those of the profile or else of the standard one.
+
+    They have numbers only: no weights, and persons without names.
+    """
+    places = [recording(experiment, dataset, p) for p in (profile, "standard")]
+    place = next((p for p in places if p.exists()), None)
+    if place is None:
+        return None
+    content = json.loads(place.read_text())
+    runs = {
+        (line["label"], line["seed"]): Run(
+            spec=RunSpec(**line["spec"]),
+            key=line["key"],
+            ap=pd.Series(line["ap"], dtype=float),
+            rank_1=line["rank_1"],
+            losses=[line["loss"]],
+            seconds=line["seconds"],
+            origin=content["origin"],
+        )
+        for line in content["runs"]
+    }
+    recorded = {key: content[key] for key in ("command", "origin", "device") if key in content}
+    answers = {probe: _table(columns) for probe, columns in content.get("answers", {}).items()}
+    return Results(runs, content["data"], content["profile"], answers, recorded)

@@ -1,0 +1,49 @@
+"""Choosing the setting of a dataset: every point of a grid with every row of Table 1, on the tuning part."""
+
+import json
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from famf_lib.data import datasets
+from famf_lib.experiments.catalogue import TABLE_1, specs
+from famf_lib.experiments.results import run
+from famf_lib.experiments.settings import BASE, GRID, TUNING_SEEDS, Profile, tuning_file, with_choice
+from famf_lib.support import provenance
+from famf_lib.support.files import ROOT, written_whole
+from famf_lib.training.train import pick_device
+
+
+def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]:
+    """Tries every point of ``GRID`` with every row of Table 1 on the tuning part, and writes the best down.
+
+    One point serves all rows: the one with the best mAP, averaged over rows and seeds. Returns what was written.
+    """
+    clipset, where = datasets.load(dataset, profile), pick_device(device)
+    points = [dict(zip(GRID, values, strict=True)) for values in product(*GRID.values())]
+    wanted = {}
+    for point in points:
+        used = with_choice(BASE[profile], point)
+        for (label, seed), spec in specs(TABLE_1, dataset, used, TUNING_SEEDS, part="tune").items():
+            wanted[json.dumps(point), label, seed] = spec
+    found = run(wanted, clipset, where, "tuning")
+    table = []
+    for point in points:
+        of_rows = {
+            v.label: float(np.mean([found[json.dumps(point), v.label, s].mean_ap for s in TUNING_SEEDS]))
+            for v in TABLE_1
+        }
+        table.append(point | {"mean_ap": float(np.mean(list(of_rows.values()))), "rows": of_rows})
+    best = max(table, key=lambda line: line["mean_ap"])
+    result = {
+        "command": f"famf tune {dataset} --profile {profile}",
+        "data": clipset.fingerprint,
+        "seeds": list(TUNING_SEEDS),
+        "chosen": {key: best[key] for key in GRID},
+        "table": table,
+        "origin": provenance.origin(ROOT),
+    }
+    with written_whole(tuning_file(dataset, profile)) as new:
+        new.write_text(json.dumps(result, indent=1) + "\n")
+    return result

@@ -1,0 +1,173 @@
+"""FAMF: aggregate → fuse → classify, put together by a configuration that is checked before anything runs."""
+
+import inspect
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from torch import Tensor, nn
+
+from famf_lib.data.sampling import Batch
+from famf_lib.models.aggregation import AGGREGATIONS
+from famf_lib.models.fusion import FUSIONS
+
+
+class Config(BaseModel):
+    """A frozen configuration; an unknown key or a bad value is refused with one sentence.
+
+    Raises:
+        ValueError: the sentence, which names the key, what was found and what was expected.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **values: Any):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(explain(error, type(self))) from None
+
+
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """The first complaint of pydantic as one sentence."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden" and model is not None:
+        return f"{key}: no such key, expected one of {', '.join(model.model_fields)}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    return f"{key}: {first['input']!r} found; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+class ModelConfig(Config):
+    """Which modules, with which options. The readings of what the paper leaves open are options of the modules.
+
+    Args:
+        aggregation: a name in ``aggregation.AGGREGATIONS``; its options are the arguments of that class.
+        fusion: a name in ``fusion.FUSIONS``, likewise.
+        modalities: the clip-level modalities beside the face. Table 1 is audio and body (the 0.8824 of Table 2).
+        features: unit scales every feature vector to unit norm first; raw leaves it as the extractor gave it.
+        hidden: width of the classifier (Sec. 4.3: 4,096).
+        activation: between the layers of the classifier. The paper names none; without one it would be linear.
+    """
+
+    aggregation: str = "attentionvlad"
+    aggregation_options: dict[str, Any] = {}
+    fusion: str = "mlma"
+    fusion_options: dict[str, Any] = {}
+    modalities: tuple[str, ...] = ("audio", "body")
+    features: Literal["raw", "unit"] = "raw"
+    hidden: int = Field(4096, ge=1)
+    activation: Literal["relu", "none"] = "relu"
+
+    @model_validator(mode="after")
+    def _modules_exist(self) -> "ModelConfig":
+        for field, known in (("aggregation", AGGREGATIONS), ("fusion", FUSIONS)):
+            name = getattr(self, field)
+            if name not in known:
+                raise ValueError(f"{field}: {name!r} is not known, expected one of {', '.join(known)}")
+            options = _options(known[name], getattr(self, f"{field}_options"), f"{field}_options")
+            object.__setattr__(self, f"{field}_options", options)  # frozen for the caller, not for its own validation
+        return self
+
+
+def _options(module: type[nn.Module], options: dict[str, Any], field: str) -> dict[str, Any]:
+    """The options, each of the type that the module's signature asks for (a list from JSON becomes a tuple).
+
+    Those that are not given get their defaults: configurations that mean the same are equal, whatever was spelt out.
+    """
+    arguments = {k: p for k, p in inspect.signature(module).parameters.items() if k != "dim"}
+    checked = {k: p.default for k, p in arguments.items() if p.default is not inspect.Parameter.empty}
+    for key, value in options.items():
+        if key not in arguments:
+            expected = f"one of {', '.join(arguments)}" if arguments else "none: it has no options"
+            raise ValueError(f"{field}: {module.__name__} has no option {key!r}, expected {expected}")
+        try:
+            checked[key] = TypeAdapter(arguments[key].annotation).validate_python(value)
+        except ValidationError as error:
+            found = error.errors()[0]
+            raise ValueError(f"{field}.{key}: {value!r} found; {found['msg'][0].lower()}{found['msg'][1:]}") from None
+    return checked
+
+
+class FAMF(nn.Module):
+    """The whole model: faces (B, N, D) and M modalities (B, D_m) of a clip → a logit a person (B, C).
+
+    Args:
+        config: which modules.
+        dim: D, the length of a face vector and of a token.
+        modality_dims: D_m of each modality of ``config.modalities``. Where D_m is not D a linear layer projects it, and
+            likewise the tokens of an aggregation whose width is not D: behind Concat it changes nothing that the
+            classifier's first layer could not do.
+        persons: C.
+
+    Raises:
+        ValueError: a modality of the configuration that the data do not have.
+    """
+
+    def __init__(self, config: ModelConfig, dim: int, modality_dims: dict[str, int], persons: int):
+        super().__init__()
+        if absent := [m for m in config.modalities if m not in modality_dims]:
+            offered = ", ".join(modality_dims) or "none"
+            raise ValueError(f"modalities: the data have no {absent[0]!r}, expected some of: {offered}")
+        self.config, self.dim, self.persons = config, dim, persons
+        self.aggregation = AGGREGATIONS[config.aggregation](dim, **config.aggregation_options)
+        self.fusion = FUSIONS[config.fusion](dim, **config.fusion_options)
+        self.to_token = _projection(self.aggregation.width, dim)
+        self.projections = nn.ModuleDict({m: _projection(modality_dims[m], dim) for m in config.modalities})
+        tokens = self.aggregation.tokens + len(config.modalities)
+        self.classifier = classifier(tokens * dim, config.hidden, persons, config.activation)
+
+    @property
+    def token_names(self) -> list[str]:
+        """What each row of the attention matrix stands for: the clusters of the face, then the modalities."""
+        return [f"face {k + 1}" for k in range(self.aggregation.tokens)] + list(self.config.modalities)
+
+    def scaled(self, vectors: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """Feature vectors as the modules get them: as they are, or of unit norm."""
+        return F.normalize(vectors, dim=-1) if self.config.features == "unit" else vectors
+
+    def tokens(self, batch: Batch) -> Float[Tensor, "B T D"]:
+        """K tokens of the face and one a modality; zeros where a clip has no face or lacks the modality (Sec. 4.3)."""
+        faces = self.to_token(self.aggregation(self.scaled(batch.faces), batch.mask))
+        if batch.mask is not None and self.aggregation.width != self.dim:
+            faces = faces * batch.mask.any(dim=1)[:, None, None]  # the projection's bias is no face
+        others = []
+        for name in self.config.modalities:
+            present = batch.present[name][:, None]
+            vector = self.scaled(batch.modalities[name].masked_fill(~present, 0.0))
+            others.append((self.projections[name](vector) * present)[:, None])
+        return torch.cat([faces, *others], dim=1)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "B C"]:
+        """A logit a person for each clip."""
+        return self.classifier(self.fusion(self.tokens(batch)).flatten(1))
+
+    def attention(self, batch: Batch) -> Float[Tensor, "B T T"]:
+        """The attention matrix of the fusion for each clip (Fig. 4)."""
+        return self.fusion.attention(self.tokens(batch))
+
+    def face_weights(self, batch: Batch) -> Float[Tensor, "B N"]:
+        """The weight that each face received (Fig. 3)."""
+        return self.aggregation.face_weights(self.scaled(batch.faces), batch.mask)
+
+    def initialise(self, faces: Float[Tensor, "S D"], seed: int) -> None:
+        """Lets the aggregation look at a sample of training faces."""
+        self.aggregation.initialise(self.scaled(faces), seed)
+
+
+def _projection(width: int, dim: int) -> nn.Module:
+    return nn.Identity() if width == dim else nn.Linear(width, dim)
+
+
+def classifier(inputs: int, hidden: int, persons: int, activation: str = "relu") -> nn.Sequential:
+    """Three fully-connected layers with batch normalisation (momentum 0.1) between them, Sec. 4.3."""
+
+    def between() -> list[nn.Module]:
+        return [nn.BatchNorm1d(hidden, momentum=0.1)] + ([nn.ReLU()] if activation == "relu" else [])
+
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), *between(), nn.Linear(hidden, hidden), *between(), nn.Linear(hidden, persons)
+    )

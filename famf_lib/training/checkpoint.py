@@ -1,0 +1,166 @@
+"""A trained model in one file: its weights, how it is put together, the names of its persons, and where it comes from.
+
+It is a safetensors file, which runs no code when read. The tensors are the state of the model; the metadata are the
+entry ``format`` and one for each field of ``Card``, written as JSON. The header says how large every tensor is, so a
+model is put together without memory first, and takes some only when all sizes agree with the file.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field, model_validator
+from safetensors import safe_open
+from safetensors.torch import save as as_bytes
+from torch import Tensor
+
+from famf_lib.models.famf import FAMF, Config, ModelConfig
+from famf_lib.support.files import written_whole
+from famf_lib.training.train import EvaluationConfig
+
+FORMAT = "famf-model-1"
+MODALITIES = 100  # the paper has 4
+LENGTH = 300  # characters of a complaint: what a damaged file holds may be long
+
+Size = Annotated[int, Field(ge=1)]
+
+
+class SavedModelError(ValueError):
+    """A file that holds no saved model, or one that contradicts itself."""
+
+
+class Card(Config):
+    """What is known of a saved model besides its weights.
+
+    Args:
+        config: its modules and their options.
+        dim: D, the length of a face vector.
+        modality_dims: D_m of each modality of the configuration.
+        persons: the name of every class, in their order.
+        evaluation: how it was scored; ``faces`` is N.
+        seed: of its training.
+        run: the key of the run that trained it.
+        data: the fingerprint of the ClipSet it was trained on.
+        embedder: the checksum of the network that made its face vectors, where it is known.
+    """
+
+    config: ModelConfig
+    dim: Size
+    modality_dims: dict[str, Size]
+    persons: Annotated[tuple[str, ...], Field(min_length=1)]
+    evaluation: EvaluationConfig
+    seed: int = Field(ge=0, lt=2**32)
+    run: str
+    data: str
+    embedder: str | None = None
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> "Card":
+        names = self.config.modalities
+        if len(names) > MODALITIES:  # each is a module, and takes memory whatever its size
+            raise ValueError(f"modalities: {len(names)} found, expected {MODALITIES} at most")
+        if sorted(self.modality_dims) != sorted(names):
+            found, expected = (", ".join(map(repr, m)) or "none" for m in (self.modality_dims, names))
+            raise ValueError(f"modality_dims: those of {found} found, expected those of {expected}")
+        if len(set(self.persons)) < len(self.persons):
+            raise ValueError("persons: a name stands twice, expected every name once")
+        return self
+
+    def metadata(self) -> dict[str, str]:
+        """The card as a file carries it."""
+        fields = self.model_dump(mode="json")
+        return {"format": FORMAT} | {name: json.dumps(value) for name, value in fields.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """A model that was opened, ready to answer, and its card."""
+
+    model: FAMF
+    card: Card
+
+
+def save(path: Path, model: FAMF, card: Card) -> Path:
+    """Writes the file whole or not at all."""
+    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    with written_whole(path) as new:
+        new.write_bytes(as_bytes(state, card.metadata()))  # of a full disk its own writer has an error of its own
+    return Path(path)
+
+
+def open(path: Path | str, device: torch.device | str = "cpu") -> SavedModel:
+    """Opens what ``save`` wrote.
+
+    Raises:
+        SavedModelError: one sentence with the file, the field, what was found and what was expected.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = _card(file.metadata() or {})
+            model = _skeleton(card)
+            state = _state(file, model, card)
+    except SavedModelError as error:
+        raise SavedModelError(f"{path}: {error}") from None
+    except Exception as error:  # whatever the reader of safetensors says of bytes that are no such file
+        raise SavedModelError(f"{path}: no saved model can be opened here ({_plain(error)})") from error
+    model.to_empty(device=device).load_state_dict(state)
+    return SavedModel(model.eval(), card)
+
+
+def _card(metadata: dict[str, str]) -> Card:
+    if metadata.get("format") != FORMAT:
+        found = _plain(repr(metadata.get("format")))
+        raise SavedModelError(f"the format is {found}, expected {FORMAT!r}: a model that this version has saved")
+    values = {}
+    for name, text in metadata.items():
+        if name != "format":
+            try:
+                values[name] = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise SavedModelError(f"{_plain(name)}: not JSON ({_plain(error)}), expected a value in it") from None
+    if missing := [name for name, of in Card.model_fields.items() if of.is_required() and name not in values]:
+        raise SavedModelError(f"{missing[0]} is missing, expected {', '.join(Card.model_fields)}")
+    try:
+        return Card(**values)
+    except ValueError as error:
+        raise SavedModelError(_plain(error)) from None
+
+
+def _skeleton(card: Card) -> FAMF:
+    """The model with the shapes of its tensors and nothing in them."""
+    try:
+        with torch.device("meta"):
+            return FAMF(card.config, card.dim, card.modality_dims, len(card.persons))
+    except Exception as error:  # a size that no tensor can have, a name that no module can have
+        raise SavedModelError(f"config: no model can be put together from it ({_plain(error)})") from None
+
+
+def _state(file: safe_open, model: FAMF, card: Card) -> dict[str, Tensor]:
+    """The tensors of the file, each of the shape and type that the model expects."""
+    expected, there = model.state_dict(), set(file.keys())
+    if missing := [name for name in expected if name not in there]:
+        raise SavedModelError(f"tensor {missing[0]!r} is missing, expected one for each of the model's {len(expected)}")
+    if extra := sorted(there - set(expected)):
+        raise SavedModelError(f"tensor {_plain(extra[0])!r} found, expected none but the model's {len(expected)}")
+    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in expected}
+    bias = shapes[list(expected)[-1]]  # of the classifier's last layer: (C,)
+    if bias != (len(card.persons),):
+        raise SavedModelError(f"persons: {len(card.persons)} names found, expected one for each of {bias} classes")
+    state = {}
+    for name, tensor in expected.items():
+        if shapes[name] != tuple(tensor.shape):
+            raise SavedModelError(f"tensor {name!r}: shape {shapes[name]} found, expected {tuple(tensor.shape)}")
+        state[name] = file.get_tensor(name)
+        if state[name].dtype != tensor.dtype:
+            raise SavedModelError(f"tensor {name!r}: {state[name].dtype} found, expected {tensor.dtype}")
+        if not state[name].isfinite().all():
+            raise SavedModelError(f"tensor {name!r}: a value that is not finite found, expected numbers")
+    return state
+
+
+def _plain(message: object) -> str:
+    """A short line that a terminal can show, whatever bytes a file brought into it."""
+    line = "".join(c if c.isprintable() else " " for c in str(message)).strip()
+    return line if len(line) <= LENGTH else f"{line[:LENGTH]} …"

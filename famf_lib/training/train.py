@@ -1,0 +1,330 @@
+"""Training and evaluating one FAMF model (Sec. 4.3), on whatever device holds the ClipSet.
+
+Both are determined by their configuration and the seed: on one machine, two runs give the same numbers, and one that
+was interrupted and resumed gives those of one that was not.
+
+A GPU never waits for the host inside an epoch: faces are drawn and clips are shuffled where the ClipSet lies, and the
+host reads one number, the loss, when the epoch is over.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor, nn
+
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.sampling import Sampler, generator
+from famf_lib.data.splits import Split
+from famf_lib.metrics import Ranking, Scores
+from famf_lib.models.famf import FAMF, Config, ModelConfig
+from famf_lib.support.files import written_whole
+from famf_lib.training import cuda_graphs
+
+CENTRE_SAMPLE = 8_192  # training faces that k-means looks at
+EVALUATION_BATCH = 1_024
+
+# Each use of random numbers has its own stream of the seed: one more of them leaves the others as they were.
+FACES, ORDER, START, EVALUATION = range(4)
+
+
+class TrainingConfig(Config):
+    """How a model is trained. The defaults are the paper's (Sec. 4.3), which does not give the number of epochs.
+
+    Args:
+        epochs: passes over the training clips.
+        decay_after: epochs after which the learning rates are divided by 10, and by 10 again every ``decay_every``.
+        batch_size: clips a step; an epoch is cut into equal steps of at most this many.
+        lr: learning rate of Adam; ``lr_aggregation`` that of the aggregation.
+        faces: N, the faces sampled a clip.
+        precision: of matrix products. auto is bfloat16 where ``precision_of`` says so.
+    """
+
+    epochs: int = Field(80, ge=1)
+    decay_after: int = Field(50, ge=0)
+    decay_every: int = Field(10, ge=1)
+    batch_size: int = Field(4096, ge=2)
+    lr: float = Field(0.004, gt=0, allow_inf_nan=False)
+    lr_aggregation: float = Field(0.04, gt=0, allow_inf_nan=False)
+    faces: int = Field(24, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class EvaluationConfig(Config):
+    """How a model is scored.
+
+    Args:
+        faces: N at test time; it may differ from training (Sec. 4.3).
+        k: the cut of mAP (Sec. 4.2).
+        rank_by: probability: a clip that looks like nobody in particular ranks low for everybody. logit: the raw score.
+    """
+
+    faces: int = Field(24, ge=1)
+    k: int = Field(100, ge=1)
+    rank_by: Literal["probability", "logit"] = "probability"
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; ``auto`` is the GPU where there is one.
+
+    Raises:
+        ValueError: the device is not here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise ValueError(f"device: {name!r} cannot be used here, expected auto or one of: {found}") from error
+    return torch.device(name)
+
+
+def precision_of(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """The precision of matrix products in training. ``auto`` is bfloat16 where the device multiplies it fast.
+
+    On a CPU that is one with instructions for it: ``benchmarks/precision.py`` measures what they give. Weights, their
+    gradients, the optimiser's state, the sums of normalisations, softmax and loss are float32 in either. float32 is
+    float32 on a GPU as well: PyTorch rounds factors to TF32 only when asked to, and nothing here asks.
+    """
+    if config.precision != "auto":
+        return getattr(torch, config.precision)
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def learning_rate_factor(config: TrainingConfig, epoch: int) -> float:
+    """What the learning rates are multiplied by in epoch 0, 1, …: 1, then 0.1, 0.01 and so on (Sec. 4.3)."""
+    if epoch < config.decay_after:
+        return 1.0
+    return 0.1 ** (1 + (epoch - config.decay_after) // config.decay_every)
+
+
+def steps_of(clips: int, batch_size: int) -> int:
+    """Equal steps an epoch, of two clips at the least: batch normalisation has nothing to say about a single one."""
+    return min(math.ceil(clips / batch_size), clips // 2)
+
+
+def build(config: ModelConfig, clipset: ClipSet, persons: int, seed: int) -> FAMF:
+    """A model with random weights that fits the clips, on their device."""
+    dims = {name: modality.vectors.shape[1] for name, modality in clipset.modalities.items()}
+    device = clipset.faces.device
+    # The caller's random numbers go on as if nothing had happened.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+        torch.manual_seed(seed)
+        return FAMF(config, clipset.dim, dims, persons)
+
+
+class Alone:
+    """Who trains: one process, which has every clip of a step to itself. ``data_parallel`` has a team of several.
+
+    ``size`` is the number of processes, ``together`` what a step calls in place of the model, ``share`` gives the rows
+    of a step that are this process's, ``mean`` that of all processes, ``same`` what the first process has.
+    """
+
+    size = 1
+
+    def together(self, model: FAMF) -> nn.Module:
+        return model
+
+    def share(self, rows: Int64[Tensor, " B"]) -> Int64[Tensor, " b"]:
+        return rows
+
+    def mean(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        return value
+
+    def same(self, state: dict | None) -> dict | None:
+        return state
+
+
+@dataclass
+class Trained:
+    """A trained model, the mean training loss of each epoch, and the wall time that training took."""
+
+    model: FAMF
+    losses: list[float]
+    seconds: float
+
+
+def train(
+    config: ModelConfig,
+    training: TrainingConfig,
+    clipset: ClipSet,
+    split: Split,
+    seed: int,
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 20.0,
+    report: Callable[[int, float], None] | None = None,
+    team: Alone | None = None,
+    captured: bool = True,
+) -> Trained:
+    """Trains a model with Adam and cross-entropy on the training clips of the split, on the device of the ClipSet.
+
+    Args:
+        checkpoint: where the state is kept at the end of an epoch, at most every ``checkpoint_seconds``. If it is
+            there, training goes on from it, and ends with the numbers of a training that was never interrupted.
+        report: called after every epoch with the number of epochs done and the loss.
+        team: the processes that train together, if there are several; each of them calls this function.
+        captured: whether a GPU gets its steps in one piece (see ``capture``), where one process trains alone. The
+            numbers do not depend on it.
+
+    Raises:
+        ValueError: the configuration does not fit the data; the loss is no longer finite.
+    """
+    begin, team = time.monotonic(), team or Alone()
+    device = clipset.faces.device
+    if len(split.train) < 2:
+        raise ValueError(f"split: {len(split.train)} training clips, expected 2 or more for batch normalisation")
+    model = build(config, clipset, len(split.persons), seed)
+    sampler = Sampler(clipset, split.train, training.faces, config.modalities)
+    classes = split.train_classes.to(device)
+    recorder = cuda_graphs.recorder(device)
+    optimiser = _optimiser(model, training, capturable=recorder is not None)
+
+    state = team.same(_resumed(checkpoint) if checkpoint is not None and checkpoint.exists() else None)
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state["optimiser"]["state"]})
+        losses, earlier = state["losses"], state["seconds"]
+    else:
+        _initialise(model, clipset, sampler, seed)
+        losses, earlier = [], 0.0
+
+    steps = steps_of(len(classes), training.batch_size)
+    if (clips := len(classes) // steps) < team.size:
+        raise ValueError(f"processes: {team.size} for a step of {clips} clips, expected a clip or more for each")
+    together = team.together(model.train())
+    total = torch.zeros((), device=device)  # of the losses of an epoch
+
+    def step(drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> None:
+        own = team.share(rows)
+        with autocast(device, training):
+            logits = together(sampler.batch(drawn, own))
+        share = team.size * len(own) / len(rows)  # 1, unless the clips cannot be dealt out evenly
+        loss = share * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        total.add_(loss.detach() * len(rows))
+
+    take = cuda_graphs.Captured(step, recorder) if captured and recorder is not None and team.size == 1 else step
+    saved = time.monotonic()
+    for epoch in range(len(losses), training.epochs):
+        _set_rates(optimiser, training, epoch)
+        drawn = sampler.draw(generator(device, seed, FACES, epoch))
+        order = torch.randperm(len(classes), generator=generator(device, seed, ORDER, epoch), device=device)
+        total.zero_()
+        for rows in order.tensor_split(steps):
+            take(drawn, rows)
+        losses.append(float(team.mean(total)) / len(classes))
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"lr: the loss is {losses[-1]} after epoch {epoch + 1}, expected lower learning rates")
+        if report is not None:
+            report(len(losses), losses[-1])
+        if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and len(losses) < training.epochs:
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "losses": losses}
+            state["seconds"] = earlier + time.monotonic() - begin
+            with written_whole(checkpoint) as new:
+                torch.save(state, new)
+            saved = time.monotonic()
+    return Trained(model.eval(), losses, earlier + time.monotonic() - begin)
+
+
+def _optimiser(model: FAMF, training: TrainingConfig, capturable: bool) -> torch.optim.Adam:
+    """Adam with a learning rate for the aggregation and one for the rest, which ``_set_rates`` sets.
+
+    Capturable, the rates are tensors: a captured step would go on with the numbers that it was captured with.
+    """
+    aggregation = list(model.aggregation.parameters())
+    apart = {id(p) for p in aggregation}
+    rest = [p for p in model.parameters() if id(p) not in apart]
+    groups = [
+        {"params": group, "lr": group[0].new_tensor(rate) if capturable else rate, "initial_lr": rate}
+        for group, rate in ((aggregation, training.lr_aggregation), (rest, training.lr))
+        if group
+    ]
+    return torch.optim.Adam(groups, fused=True, capturable=capturable)
+
+
+def _set_rates(optimiser: torch.optim.Adam, training: TrainingConfig, epoch: int) -> None:
+    for group in optimiser.param_groups:
+        rate = group["initial_lr"] * learning_rate_factor(training, epoch)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _resumed(checkpoint: Path) -> dict:
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)  # weights_only: runs no code
+    except Exception as error:
+        raise ValueError(f"{checkpoint}: not a checkpoint ({error}), expected one; remove it to start again") from error
+
+
+def autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:
+    """Matrix products in the precision of the configuration."""
+    dtype = precision_of(training, device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def _initialise(model: FAMF, clipset: ClipSet, sampler: Sampler, seed: int) -> None:
+    device = clipset.faces.device
+    draw = generator(device, seed, START)
+    faces = sampler.draw(draw)[sampler.has_face].flatten()  # N a clip: a long clip weighs no more than a short one
+    keep = torch.randperm(len(faces), generator=draw, device=device)[:CENTRE_SAMPLE]
+    model.initialise(clipset.faces[faces[keep]].float(), seed)
+
+
+def evaluate(model: FAMF, evaluation: EvaluationConfig, clipset: ClipSet, split: Split, seed: int) -> Scores:
+    """Ranks the gallery of the split, noise clips included, for every person: mAP at k and rank-1."""
+    return rank(model, evaluation, clipset, split, seed).compute()
+
+
+@torch.inference_mode()
+def rank(
+    model: FAMF,
+    evaluation: EvaluationConfig,
+    clipset: ClipSet,
+    split: Split,
+    seed: int,
+    report: Callable[[int], None] | None = None,
+) -> Ranking:
+    """The ranking that ``evaluate`` scores. ``report`` is called after every batch with the number of clips done."""
+    device = clipset.faces.device
+    ranking = Ranking(len(split.persons), evaluation.k, device)
+    classes = split.gallery_classes.to(device)
+    for rows, logits in logits_of(model, evaluation.faces, clipset, split.gallery, seed):
+        scores = logits.log_softmax(dim=1) if evaluation.rank_by == "probability" else logits
+        ranking.update(scores, classes[rows])
+        if report is not None:
+            report(len(ranking.classes))
+    return ranking
+
+
+@torch.inference_mode()
+def logits_of(
+    model: FAMF, faces: int, clipset: ClipSet, clips: Int64[Tensor, " G"], seed: int
+) -> Iterator[tuple[Int64[Tensor, " B"], Float[Tensor, "B C"]]]:
+    """The logits of clips, batch by batch, with the positions in ``clips`` that they belong to.
+
+    In float32 whatever the training: with bfloat16's eight bits many clips would share a score.
+    """
+    device = clipset.faces.device
+    sampler = Sampler(clipset, clips, faces, model.config.modalities)
+    drawn = sampler.draw(generator(device, seed, EVALUATION))
+    model.eval()
+    for rows in torch.arange(len(clips), device=device).split(EVALUATION_BATCH):
+        yield rows, model(sampler.batch(drawn, rows))

@@ -1,0 +1,94 @@
+"""What clips are called, and who is in them: told by a table of the user's, or by the folders of the videos."""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from famf_lib.data.clipset import SPLITS
+
+COLUMNS = ("clip", "person", "split")
+ENDINGS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv")
+"""By these a video is told in a folder. A file that is named itself may be called anything."""
+
+
+class LabelsError(ValueError):
+    """A table of labels that cannot be used, or a folder without videos."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """Who is in a clip, and on which side of the split it is; None where that is not known."""
+
+    person: str | None = None
+    split: str | None = None
+
+
+def videos(given: Sequence[Path]) -> list[Path]:
+    """The files that are meant: a folder stands for all videos in it, in order of their names.
+
+    Raises:
+        LabelsError: a folder without a video, or a file that is named twice.
+    """
+    found: list[Path] = []
+    for path in given:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in ENDINGS and file.is_file())
+            if not inside:
+                raise LabelsError(f"{path}: no video in it, expected files that end in {', '.join(ENDINGS[:5])} …")
+        found += inside
+    twice = [path for path, times in Counter(path.resolve() for path in found).items() if times > 1]
+    if twice:
+        raise LabelsError(f"{twice[0]}: named twice, expected every video once")
+    return found
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """A clip is called as its file without the ending; with the folders in which the files differ, and with the ending
+    where two differ in nothing else."""
+    places = [path.resolve() for path in paths]
+    top = os.path.commonpath([place.parent for place in places]) if places else ""
+    full = [place.relative_to(top) for place in places]
+    short = [path.with_suffix("").as_posix() for path in full]
+    times = Counter(short)
+    return [path.as_posix() if times[name] > 1 else name for path, name in zip(full, short, strict=True)]
+
+
+def of_folders(paths: Sequence[Path]) -> dict[str, Label]:
+    """The person in each video is called as the folder that it lies in; by the name of the clip."""
+    return {name: Label(path.resolve().parent.name) for path, name in zip(paths, names(paths), strict=True)}
+
+
+def read(table: Path) -> dict[str, Label]:
+    """The labels in a CSV file with the columns clip, person and, if there are any, split. An empty field is unknown.
+
+    Raises:
+        LabelsError: one sentence with the file, the line, what was found and what was expected.
+    """
+    try:
+        with Path(table).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelsError(f"{table}: no table can be read here ({error}), expected a CSV file") from error
+    if missing := [column for column in COLUMNS[:2] if column not in columns]:
+        found = ", ".join(columns) or "nothing"
+        raise LabelsError(f"{table}: the column {missing[0]} is missing, found {found}, expected {', '.join(COLUMNS)}")
+    labels: dict[str, Label] = {}
+    for line, row in rows:
+        if more := row.get(None):  # a comma in a name without quotes, of which a part would be lost
+            found = f"{len(columns) + len(more)} fields"
+            raise LabelsError(f"{table}: line {line} has {found}, expected {len(columns)}; quote a name with a comma")
+        clip, person, split = (row.get(column) or None for column in COLUMNS)
+        if clip is None:
+            raise LabelsError(f"{table}: line {line} has no clip, expected its name")
+        if clip in labels:
+            raise LabelsError(f"{table}: line {line} has {clip!r} again, expected every clip once")
+        if split not in (None, *SPLITS):
+            expected = f"one of {', '.join(SPLITS)}, or nothing"
+            raise LabelsError(f"{table}: line {line} has the split {split!r}, expected {expected}")
+        labels[clip] = Label(person, split)
+    return labels
