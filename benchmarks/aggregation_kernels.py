@@ -33,9 +33,10 @@ from famf_lib.data.sampling import Batch
 from famf_lib.data.synthetic import SIZES
 from famf_lib.experiments.catalogue import TABLE_1_MODALITIES
 from famf_lib.experiments.settings import BASE
-from famf_lib.models import aggregation
+from famf_lib.models import aggregation, kernels
 from famf_lib.models.aggregation import AGGREGATIONS, Aggregation, NetVLAD, NeXtVLAD
-from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.training.memory import Allocations
 
 D, N = 512, 24
@@ -81,7 +82,7 @@ def sums(form: str) -> Callable[..., Tensor]:
         from fused_residual_sums import fused_residual_sums  # imports Triton
 
         return fused_residual_sums
-    return {"products": aggregation.plain_residual_sums, "chunks": aggregation.chunked_residual_sums}[form]
+    return {"products": kernels.plain_residual_sums, "chunks": kernels.chunked_residual_sums}[form]
 
 
 def residuals(module: Aggregation, x: Tensor) -> Tensor:
@@ -180,7 +181,7 @@ def case(
     chosen = forms(module, clips, clusters, device)
     expected = step(lambda module, x: module(x), module, x, upstream)
     peaks = {form: memory(f, module, x, upstream, expected) for form, f in chosen.items()}
-    library = "chunks" if "chunks" in chosen and aggregation._chunks_pay(x, module.centres) else "products"
+    library = "chunks" if "chunks" in chosen and kernels._chunks_pay(x, module.centres) else "products"
     works = {form: lambda f=f: step(f, module, x, upstream) for form, f in chosen.items()}
     taken = common.in_turn(works, device, rounds, BUDGET)
     least = floor(module, clips, given, speed)

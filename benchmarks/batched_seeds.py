@@ -28,7 +28,8 @@ from famf_lib.data import datasets
 from famf_lib.data.sampling import Batch, Sampler, generator
 from famf_lib.data.splits import split
 from famf_lib.experiments.settings import setting
-from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.training import train
 from famf_lib.training.train import TrainingConfig
 

@@ -47,17 +47,17 @@ from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, written_whole
 from famf_lib.training import roofline, train
 from famf_lib.training.roofline import Machine, Size
-from famf_lib.training.train import Alone
+from famf_lib.training.train import SingleProcess
 
 SEEDS = (1, 2, 3, 4, 5)
 STEPS = 4  # of an epoch of random clips
 FACES = 30  # of a random clip
 
 
-class Compiled(Alone):
+class Compiled(SingleProcess):
     """One process whose model is compiled: what fusing the small kernels of a step would give."""
 
-    def together(self, model: FAMF) -> nn.Module:
+    def wrap(self, model: FAMF) -> nn.Module:
         return torch.compile(model)
 
 
@@ -212,16 +212,16 @@ def host_seconds(spec: RunSpec, size: Size, device: torch.device, quick: bool) -
     )
     clips = 4 if quick else 400
     clipset, parts = random_clips(tiny, clips, spec.model.modalities, faces=4)
-    return step_seconds(small, clipset.to(device), parts, batch=4, captured=False)
+    return step_seconds(small, clipset.to(device), parts, batch=4, cuda_graph=False)
 
 
 def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
     """One full training and its ranking, and the same training launched kernel by kernel and compiled."""
     device, given = clipset.faces.device, split(clipset, spec.protocol, spec.seed)
     found: dict[str, Any] = {}
-    ways: dict[str, dict[str, Any]] = {"captured": {}, "launched": {"captured": False}}
+    ways: dict[str, dict[str, Any]] = {"captured": {}, "launched": {"cuda_graph": False}}
     if device.type == "cuda":
-        ways["compiled"] = {"team": Compiled()}
+        ways["compiled"] = {"processes": Compiled()}
     for way, options in ways.items():
         ends = [time.perf_counter()]
         try:

@@ -37,7 +37,7 @@ def fused_residual_sums(
     centres: Float[Tensor, "K D"],
     phi: Float[Tensor, " K"] | None,
 ) -> Float[Tensor, "B K D"]:
-    """``famf_lib.models.aggregation.residual_sums``, once differentiable, of faces in float32."""
+    """``famf_lib.models.kernels.residual_sums``, once differentiable, of faces in float32."""
     autocast = torch.is_autocast_enabled(x.device.type)
     product = torch.get_autocast_dtype(x.device.type) if autocast else torch.float32
     phi = centres.new_ones(len(centres)) if phi is None else phi

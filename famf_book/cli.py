@@ -183,7 +183,7 @@ def main() -> None:
         if "RANK" in os.environ:  # torchrun started us
             from famf_lib.training import distributed
 
-            distributed.together(app)
+            distributed.run(app)
         else:
             app()
     except (ValueError, LookupError) as error:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.splits import Split, SplitError, split
 from famf_lib.experiments import run_store, settings
-from famf_lib.models.famf import ModelConfig
+from famf_lib.models.config import ModelConfig
 from famf_lib.support.progress import progress
 from famf_lib.training import checkpoint, train
 from famf_lib.training.train import EvaluationConfig

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from famf_lib.models import aggregation
-from famf_lib.models.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD, plain_residual_sums
+from famf_lib.models import aggregation, kernels
+from famf_lib.models.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD
+from famf_lib.models.kernels import plain_residual_sums
 
 B, N, D, K, G = 3, 7, 11, 5, 2  # clips, faces, length of a face, clusters, ghost clusters: no two alike
 NORMALISATIONS = ("none", "cluster", "whole", "cluster+whole")
@@ -34,8 +35,8 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # sums are kept in float32, also of float6
 @pytest.fixture(autouse=True)
 def _two_clips_a_chunk(monkeypatch):
     """So that every test has a chunk that is full and one that is not."""
-    monkeypatch.setattr(aggregation, "CHUNK", 2 * N * D + 1)
-    monkeypatch.setattr(aggregation, "FEWEST", 0)
+    monkeypatch.setattr(kernels, "CHUNK", 2 * N * D + 1)
+    monkeypatch.setattr(kernels, "FEWEST", 0)
 
 
 def made(name, options, dim=D, seed=0):
@@ -288,8 +289,8 @@ def test_chunks_give_what_the_whole_batch_gives(name, options, b, monkeypatch):
     module, x = made(name, options), clips(b)
     mask = torch.rand(b, N, generator=torch.Generator().manual_seed(3)) < 0.7
     x = x.masked_fill(~mask[..., None], math.nan)
-    seen, faces = [], aggregation._faces
-    monkeypatch.setattr(aggregation, "_faces", lambda *given: seen.append(len(part := faces(*given))) or part)
+    seen, faces = [], kernels._faces
+    monkeypatch.setattr(kernels, "_faces", lambda *given: seen.append(len(part := faces(*given))) or part)
     found = gradients(module, x, mask, b)
     assert seen == ([2] * (b // 2) + [1] * (b % 2)) * 2, "forward and backward"
     monkeypatch.setattr(aggregation, "residual_sums", plain_residual_sums)
@@ -398,11 +399,9 @@ def test_faces_that_are_given_are_summed_as_ever(name, options, dtype):
 
 
 def test_chunks_are_for_large_batches_whose_faces_want_a_gradient(monkeypatch):
-    monkeypatch.setattr(aggregation, "FEWEST", 3)  # chunks of two clips
+    monkeypatch.setattr(kernels, "FEWEST", 3)  # chunks of two clips
     taken = []
-    monkeypatch.setattr(
-        aggregation, "chunked_residual_sums", lambda *given: taken.append(1) or plain_residual_sums(*given)
-    )
+    monkeypatch.setattr(kernels, "chunked_residual_sums", lambda *given: taken.append(1) or plain_residual_sums(*given))
     module = made("netvlad", {"clusters": K})
     for x, chunked in (
         (clips(7).requires_grad_(), True),

@@ -662,7 +662,9 @@ with FileLock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
-    code = "import sys; from famf_lib import book; book._render = lambda place: None; book.build(sys.argv[1], only=[])"
+    code = (
+        "import sys; from famf_book import build; build._render = lambda place: None; build.build(sys.argv[1], only=[])"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", holder, str(root / "_build" / ".lock")],
         stdin=subprocess.PIPE,

@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_leaves
 from famf_lib.data.sampling import Sampler
 from famf_lib.data.splits import split
 from famf_lib.experiments.catalogue import TABLE_1
-from famf_lib.models.famf import ModelConfig
+from famf_lib.models.config import ModelConfig
 from famf_lib.training import cuda_graphs
 from famf_lib.training import train as training
 from famf_lib.training.cuda_graphs import WARM_UP, Captured
-from famf_lib.training.train import Alone, TrainingConfig, train
+from famf_lib.training.train import SingleProcess, TrainingConfig, train
 
 aten = torch.ops.aten
 WAITING = {  # operations that a host waits for: it needs their result, or the size of it
@@ -135,7 +135,7 @@ def test_captured_steps_train_as_plain_ones_do(clips, monkeypatch, modules, prec
 
     monkeypatch.setattr(cuda_graphs, "recorder", lambda device: record)
     settings = SETTINGS.model_copy(update={"precision": precision})
-    plain = train(model(*modules), settings, *clips, seed=1, captured=False)
+    plain = train(model(*modules), settings, *clips, seed=1, cuda_graph=False)
     assert not recordings
     captured = train(model(*modules), settings, *clips, seed=1)
     number = len(clips[1].train)
@@ -174,7 +174,7 @@ def test_a_step_that_cannot_be_captured_is_taken_as_it_is(clips, monkeypatch):
         raise RuntimeError("no memory left\nand much more")
 
     monkeypatch.setattr(cuda_graphs, "recorder", lambda device: fails)
-    plain = train(model(), SETTINGS, *clips, seed=1, captured=False)
+    plain = train(model(), SETTINGS, *clips, seed=1, cuda_graph=False)
     with pytest.warns(UserWarning, match=r"cannot be captured and is launched kernel by kernel: no memory left$"):
         assert same(train(model(), SETTINGS, *clips, seed=1), plain)
     assert len(tried) == 1
@@ -183,7 +183,7 @@ def test_a_step_that_cannot_be_captured_is_taken_as_it_is(clips, monkeypatch):
 def test_nothing_is_captured_on_a_cpu_or_by_several_processes(clips, monkeypatch):
     assert cuda_graphs.recorder(torch.device("cpu")) is None
 
-    class Two(Alone):
+    class Two(SingleProcess):
         size = 2
 
         def share(self, rows):
@@ -193,7 +193,7 @@ def test_nothing_is_captured_on_a_cpu_or_by_several_processes(clips, monkeypatch
         raise AssertionError("captured")
 
     monkeypatch.setattr(cuda_graphs, "recorder", lambda device: never)
-    train(model(), SETTINGS, *clips, seed=1, team=Two())
+    train(model(), SETTINGS, *clips, seed=1, processes=Two())
 
 
 # --- Waiting ---
@@ -211,10 +211,10 @@ def test_an_epoch_reads_nothing_from_the_device(clips, monkeypatch):
 
     watch, losses = ExitStack(), []
 
-    class Watched(Alone):
+    class Watched(SingleProcess):
         """Looks on from where the epochs begin, and says that the loss is 0.5."""
 
-        def together(self, model):
+        def wrap(self, model):
             watch.enter_context(Watch())
             return model
 
@@ -229,9 +229,9 @@ def test_an_epoch_reads_nothing_from_the_device(clips, monkeypatch):
     monkeypatch.setattr(training, "_initialise", lambda *arguments: None)
     # PyTorch's fused Adam knows no device without content.
     monkeypatch.setattr(training, "_optimiser", lambda model, *_, **__: torch.optim.SGD(model.parameters(), 0.1))
-    monkeypatch.setattr(training, "_set_rates", lambda *arguments: None)
+    monkeypatch.setattr(training, "_set_learning_rates", lambda *arguments: None)
     with watch:
-        trained = train(model(), SETTINGS, clipset.to(there), parts, seed=1, team=Watched())
+        trained = train(model(), SETTINGS, clipset.to(there), parts, seed=1, processes=Watched())
     assert len(losses) == 5 and {t.device for t in (*losses, *trained.model.parameters())} == {there}
 
 

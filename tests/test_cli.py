@@ -64,7 +64,7 @@ def test_trouble_without_a_file_is_told_in_its_own_words():
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     """A limit on the size of files is met where a full disk is: in the middle of writing."""
     code = (
-        "import resource, sys; from famf_lib import cli;"
+        "import resource, sys; from famf_book import cli;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9973, 9973));"
         "sys.argv = ['famf', 'data', 'info', 'synthetic', '--profile', 'quick']; cli.main()"
     )
@@ -94,7 +94,7 @@ def test_clean_never_touches_data_of_the_user(tmp_path):
     for folder in (store / "runs" / "x", store / "clipsets" / "y", own):
         folder.mkdir(parents=True)
     code = (
-        "from famf_lib import cli, files; from pathlib import Path;"
+        "from famf_book import cli; from famf_lib.support import files; from pathlib import Path;"
         f"cli.ROOT = Path({str(tmp_path / 'checkout')!r}); cli.clean(runs=True)"
     )
     subprocess.run(
@@ -108,7 +108,7 @@ def test_clean_never_touches_data_of_the_user(tmp_path):
 
 def test_where_data_lie_is_told_to_kernels_of_other_folders(tmp_path):
     code = (
-        "import os; from famf_lib import cli; cli.settings(None);"
+        "import os; from famf_book import cli; cli.settings(None);"
         "print(os.environ['FAMF_STORE'], 'FAMF_DATA' in os.environ)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "FAMF_DATA"}

@@ -19,7 +19,7 @@ from famf_lib.data.clipset import ClipSet, ClipSetError
 from famf_lib.data.splits import split
 from famf_lib.experiments import run_store
 from famf_lib.experiments.run_store import RunSpec
-from famf_lib.models.famf import ModelConfig
+from famf_lib.models.config import ModelConfig
 from famf_lib.support.files import ROOT
 from famf_lib.training import distributed, train
 from famf_lib.training.train import TrainingConfig
@@ -111,10 +111,10 @@ def test_two_processes_train_what_one_trains(kept, tmp_path):
 
 
 def test_a_step_of_fewer_clips_than_processes_is_refused(kept, monkeypatch):
-    team = train.Alone()
-    team.size = 8
+    processes = train.SingleProcess()
+    processes.size = 8
     with pytest.raises(ValueError, match=r"^processes: 8 for a step of 7 clips, expected a clip or more for each$"):
-        train.train(MODEL, SETTINGS, kept, split(kept, "given"), 1, team=team)
+        train.train(MODEL, SETTINGS, kept, split(kept, "given"), 1, processes=processes)
 
 
 # --- the store ---
@@ -227,11 +227,11 @@ def test_a_command_that_ends_at_once_waits_for_the_others_to_join(tmp_path):
 def test_a_single_process_of_torchrun_is_one_like_any_other(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     called = []
-    distributed.together(lambda: called.append(distributed.dist.is_initialized()))
+    distributed.run(lambda: called.append(distributed.dist.is_initialized()))
     assert called == [False]
 
 
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(ValueError, match="^WORLD_SIZE: 'many' found, expected the number of processes"):
-        distributed.processes()
+        train.world_size()

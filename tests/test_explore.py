@@ -224,7 +224,7 @@ def lab(tmp_path, store):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = f"from famf_lib import cli; from pathlib import Path; cli.ROOT = Path({str(checkout)!r}); cli.main()"
+    code = f"from famf_book import cli; from pathlib import Path; cli.ROOT = Path({str(checkout)!r}); cli.main()"
     options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=here"]
     environment = {name: value for name, value in os.environ.items() if name != "FAMF_PROGRESS"}
     environment |= {"FAMF_STORE": os.path.relpath(store), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from famf_book.cli import app
 from famf_lib.data.sampling import Batch
 from famf_lib.models.aggregation import AGGREGATIONS
-from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.models.fusion import FUSIONS
 from famf_lib.support.files import ROOT
 from famf_lib.training import checkpoint, onnx_export

@@ -15,7 +15,7 @@ from famf_book.figures import weights
 from famf_lib.experiments import run_store
 from famf_lib.experiments.results import Results
 from famf_lib.experiments.run_store import RunSpec
-from famf_lib.models.famf import ModelConfig
+from famf_lib.models.config import ModelConfig
 from famf_lib.training import train
 from famf_lib.training.train import TrainingConfig
 

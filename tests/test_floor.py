@@ -2,7 +2,7 @@
 
 import pytest
 
-from famf_lib.models.famf import ModelConfig
+from famf_lib.models.config import ModelConfig
 from famf_lib.training import roofline
 from famf_lib.training.roofline import Machine, Size, Work
 from famf_lib.training.train import EvaluationConfig, TrainingConfig

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from famf_lib.models.aggregation import AGGREGATIONS, plain_residual_sums
+from famf_lib.models.aggregation import AGGREGATIONS
+from famf_lib.models.kernels import plain_residual_sums
 from famf_lib.support.files import ROOT
 
 pytest.importorskip("triton", reason="Triton is not installed: there is none for this system")

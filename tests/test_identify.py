@@ -206,7 +206,8 @@ def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, qui
 @pytest.fixture
 def model(tmp_path, made_up):
     """A saved model that knows the three, whoever is asked about."""
-    from famf_lib.models.famf import FAMF, ModelConfig
+    from famf_lib.models.config import ModelConfig
+    from famf_lib.models.famf import FAMF
 
     torch.manual_seed(3)
     config = ModelConfig(modalities=(), hidden=8)
@@ -250,7 +251,7 @@ def test_predict_refuses_vectors_of_another_network_too(folder, model):
 
 
 def test_a_run_knows_the_network_of_its_clips(made_up):
-    from famf_lib.models.famf import ModelConfig
+    from famf_lib.models.config import ModelConfig
     from famf_lib.training.train import TrainingConfig
 
     spec = run_store.RunSpec(

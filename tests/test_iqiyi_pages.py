@@ -26,7 +26,7 @@ SEVERAL = {
 }  # chimera as it was recorded
 # The numbers do not matter, their way does: two epochs, and no processes besides.
 SETUP = """\
-from famf_lib import probes, runs
+from famf_lib.experiments import probes, run_store as runs
 from famf_lib.experiments.settings import BASE
 
 base = BASE["quick"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from famf_lib.data.splits import split
 from famf_lib.models.aggregation import AGGREGATIONS, AttentionVLAD, NetVLAD
-from famf_lib.models.famf import ModelConfig
+from famf_lib.models.config import ModelConfig
 from famf_lib.training import train
 from famf_lib.training.memory import ResidualsMaterialised, peak_of_step
 from famf_lib.training.train import TrainingConfig

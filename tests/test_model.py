@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from famf_lib.data.sampling import Batch
 from famf_lib.models.aggregation import AGGREGATIONS
-from famf_lib.models.famf import FAMF, ModelConfig, classifier
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF, classifier
 from famf_lib.models.fusion import FUSIONS
 
 B, N, D, A, C, K = 5, 7, 11, 3, 13, 2  # clips, faces, face and audio vectors, persons, clusters

@@ -217,7 +217,7 @@ def test_the_library_refuses_as_well(store):
 def offered(*words):
     """What bash is told when tab is pressed behind these words, the last of which may be only begun."""
     asked = {"_FAMF_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
-    code = "import sys; from famf_lib import cli; sys.argv = ['famf']\ntry:\n    cli.app(prog_name='famf')\nfinally:\n"
+    code = "import sys; from famf_book import cli; sys.argv = ['famf']\ntry:\n    cli.app(prog_name='famf')\nfinally:\n"
     code += "    print({'torch', 'pandas', 'papermill'} & set(sys.modules), file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | asked, cwd=ROOT

@@ -16,7 +16,8 @@ from famf_book.cli import app
 from famf_lib.data.clipset import ClipSet, Modality
 from famf_lib.experiments import run_store
 from famf_lib.models.aggregation import AGGREGATIONS
-from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.training import checkpoint, prediction, train
 from famf_lib.training.checkpoint import Card, SavedModel
 from famf_lib.training.prediction import SCHEMA, PredictionError, fitting, predict, write

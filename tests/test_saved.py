@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from famf_lib.data.sampling import Batch
 from famf_lib.models.aggregation import AGGREGATIONS
-from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.models.fusion import FUSIONS
 from famf_lib.support.files import ROOT
 from famf_lib.training import checkpoint
@@ -75,10 +76,10 @@ def test_a_model_comes_back_as_it_was_saved(aggregation, fusion, tmp_path):
 def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(tmp_path):
     """A limit on the size of files is met where a full disk is: in the middle of writing."""
     code = (
-        "import resource, sys; from pathlib import Path; from famf_lib import saved; sys.path.insert(0, 'tests');"
-        "import test_saved as here; described = here.card(); model = here.model_of(described);"
+        "import resource, sys; from pathlib import Path; from famf_lib.training import checkpoint;"
+        "sys.path.insert(0, 'tests'); import test_saved as here; described = here.card(); model = here.model_of(described);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (997, 997))\n"
-        "try: saved.save(Path(sys.argv[1]), model, described)\n"
+        "try: checkpoint.save(Path(sys.argv[1]), model, described)\n"
         "except OSError as error: print(error.strerror, error.filename)"
     )
     place = tmp_path / "model.safetensors"
@@ -204,7 +205,7 @@ def refused(place, sentence):
 
 WATCHED = """
 import resource, sys
-from famf_lib import saved
+from famf_lib.training import checkpoint as saved
 good, large = sys.argv[1:]
 saved.open(good)  # whatever is imported late is there by now
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -11,7 +11,7 @@ import torch
 from famf_lib.data.sampling import Sampler, generator
 from famf_lib.data.splits import split
 from famf_lib.metrics import mean_average_precision
-from famf_lib.models.famf import ModelConfig
+from famf_lib.models.config import ModelConfig
 from famf_lib.training import train as training
 from famf_lib.training.train import (
     EvaluationConfig,

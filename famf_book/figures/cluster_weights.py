@@ -18,7 +18,8 @@ from famf_lib.evidence.claims import BETTER, SAME, Comparison
 from famf_lib.experiments.results import Results
 from famf_lib.experiments.run_store import Run
 from famf_lib.models.aggregation import AttentionVLAD
-from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.training.train import evaluate, logits_of
 
 GRADED = ("AttentionVLAD + Concat", "AttentionVLAD + MLMA")

@@ -23,7 +23,7 @@ from famf_lib.evidence.claims import MARGIN, SAME, Verdict
 from famf_lib.experiments.catalogue import TABLE_1_MODALITIES
 from famf_lib.experiments.results import Results
 from famf_lib.experiments.settings import BASE
-from famf_lib.models.famf import ModelConfig
+from famf_lib.models.config import ModelConfig
 from famf_lib.training.memory import ResidualsMaterialised, peak_of_step
 from famf_lib.training.train import TrainingConfig, precision_of
 

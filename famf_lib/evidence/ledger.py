@@ -19,7 +19,7 @@ from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, FAMF_WITH_MMA, TAB
 from famf_lib.experiments.results import Results, attention_share, command, obtain
 from famf_lib.experiments.settings import BASE, Profile
 from famf_lib.models.aggregation import AttentionVLAD, GhostVLAD
-from famf_lib.models.famf import ModelConfig
+from famf_lib.models.config import ModelConfig
 from famf_lib.paper import IQIYI
 from famf_lib.training.memory import peak_of_step
 

@@ -16,7 +16,7 @@ from famf_lib.data.splits import Part, Protocol
 from famf_lib.experiments.run_store import RunSpec
 from famf_lib.experiments.settings import Setting
 from famf_lib.models.aggregation import AGGREGATIONS
-from famf_lib.models.famf import ModelConfig
+from famf_lib.models.config import ModelConfig
 from famf_lib.training.train import EvaluationConfig
 
 TABLE_1_MODALITIES = ("audio", "body")  # Table 1's last row is the 0.8824 that Table 2 gives for Face+Audio+Body

@@ -31,15 +31,16 @@ from pydantic import Field
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.splits import Part, Protocol, Split, split
 from famf_lib.models.aggregation import AGGREGATIONS
-from famf_lib.models.famf import FAMF, Config, ModelConfig
+from famf_lib.models.config import Config, ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.models.fusion import FUSIONS
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, store, written_whole
 from famf_lib.support.fingerprint import class_fingerprint, source_fingerprint
 from famf_lib.support.progress import progress
 from famf_lib.support.provenance import cores
-from famf_lib.training import checkpoint, distributed, train
-from famf_lib.training.train import EvaluationConfig, TrainingConfig
+from famf_lib.training import checkpoint, train
+from famf_lib.training.train import EvaluationConfig, TrainingConfig, world_size
 
 DECIDING_MODULES = (
     "famf_lib.data.clipset",
@@ -48,6 +49,7 @@ DECIDING_MODULES = (
     "famf_lib.metrics",
     "famf_lib.models",
     "famf_lib.training.cuda_graphs",
+    "famf_lib.training.resume",
     "famf_lib.training.train",
 )
 LISTED = 10  # keys that a sentence names
@@ -135,7 +137,7 @@ def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
         "torch": torch.__version__.split("+")[0],
         "saved": checkpoint.FORMAT,  # what an older build left behind in another one is trained again
     }
-    if (processes := distributed.processes()) > 1:  # they add in another order
+    if (processes := world_size()) > 1:  # they add in another order
         decided |= {"processes": processes, "data_parallel": source_fingerprint("famf_lib.training.distributed")}
     if added := added_modules(spec):
         decided |= {"added": [class_fingerprint(module, without=("famf_lib", "torch")) for module in added]}
@@ -219,11 +221,19 @@ def obtain(
     return run
 
 
+def _trainer() -> Callable[..., train.Trained]:
+    if world_size() == 1:
+        return train.train
+    from famf_lib.training import distributed  # only where torchrun started several processes
+
+    return distributed.train
+
+
 def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Callable[[int, float], None] | None) -> None:
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
     parts = split(clipset, spec.protocol, spec.seed, spec.part)
-    trained = distributed.train(
+    trained = _trainer()(
         spec.model, spec.training, clipset, parts, spec.seed, checkpoint=partial / "checkpoint.pt", report=report
     )
     scores = train.evaluate(trained.model, spec.evaluation, clipset, parts, spec.seed)
@@ -237,7 +247,7 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
         "seconds": trained.seconds,
         "origin": {
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "processes": distributed.processes(),
+            "processes": world_size(),
             "device": clipset.faces.device.type,
             **provenance.origin(ROOT),
         },
@@ -307,7 +317,7 @@ def side_by_side(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
 def others_can(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:
     """Whether other processes of this machine can do the work: they open the clips from disk, and know the modules of
     the library alone."""
-    here = device.type != "cpu" or distributed.processes() > 1 or clipset.folder is None
+    here = device.type != "cpu" or world_size() > 1 or clipset.folder is None
     return not here and not any(map(added_modules, specs))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from famf_lib.experiments.parameters import Profile
-from famf_lib.models.famf import Config
+from famf_lib.models.config import Config
 from famf_lib.support.files import ROOT
 from famf_lib.training.train import TrainingConfig
 

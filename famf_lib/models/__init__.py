@@ -9,7 +9,8 @@ from famf_lib.models.aggregation import (
     NetVLAD,
     NeXtVLAD,
 )
-from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.models.fusion import FUSIONS, MLMA, MMA, Concat, Fusion
 
 __all__ = [

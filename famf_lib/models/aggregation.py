@@ -1,21 +1,12 @@
 """Frame aggregation: the faces of a clip (B, N, D), any number of them, become K tokens (B, K, D').
 
-Every aggregation sums residuals to K cluster centres, weighted by how much each face belongs to each cluster::
-
-    V_k = Σ_i w_ik (x_i − c_k) = (wᵀX)_k − (Σ_i w_ik) c_k
-
-The right-hand side is what is computed: (B, N, K, D) is never materialised. A mask (B, N) marks the faces that
-count; what lies under it, NaN included, changes nothing.
-
-Where the faces want a gradient, because the network before them is trained too, NetVLAD and its kin go through a batch
-on a CPU in chunks of clips that stay in the cache, backward too: large tensors in between cost more than the products.
-``benchmarks/aggregation_kernels.py`` measures what that gives. Faces that are given, as in all trainings of the book,
-are left to autograd, and so is NeXtVLAD, which spends its time on its own layers.
+Every aggregation sums residuals to K cluster centres, weighted by how much each face belongs to each cluster (Eq. 1):
+V_k = Σ_i α_k(x_i) (x_i − c_k). How such sums are computed is the subject of ``kernels``. A mask (B, N) marks the faces
+that count; what lies under it, NaN included, changes nothing.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +14,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-CHUNK = 2**18  # numbers of faces in a chunk: 1 MiB in float32
-FEWEST = 3  # chunks in a batch, for them to be faster than the whole
+from famf_lib.models.kernels import hide, residual_sums, soft_assignment
 
 Count = Annotated[int, Field(ge=1)]
 Normalisation = Literal["none", "cluster", "whole", "cluster+whole"]
@@ -58,199 +48,6 @@ class Aggregation(nn.Module):
         """Sets what is best set from data, given a sample of training faces. By default nothing."""
 
 
-def _hide(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
-    # Multiplying by 0 would keep a NaN.
-    return x if mask is None else x.masked_fill(~mask[..., None], 0.0)
-
-
-def _assigned(
-    x: Float[Tensor, "B N D"],
-    mask: Bool[Tensor, "B N"] | None,
-    weight: Float[Tensor, "A D"],
-    bias: Float[Tensor, " A"],
-    kept: int,
-) -> Float[Tensor, "B N {kept}"]:
-    alpha = F.linear(_hide(x, mask), weight, bias).softmax(dim=-1)[..., :kept]
-    return alpha if mask is None else alpha * mask[..., None]
-
-
-def residual_sums(
-    x: Float[Tensor, "B N D"],
-    mask: Bool[Tensor, "B N"] | None,
-    weight: Float[Tensor, "A D"],
-    bias: Float[Tensor, " A"],
-    centres: Float[Tensor, "K D"],
-    phi: Float[Tensor, " K"] | None,
-) -> Float[Tensor, "B K D"]:
-    """Σ_i φ_k α_k(x_i) (x_i − c_k), where α are the first K of a softmax over A clusters; φ = 1 where there is none.
-
-    In chunks where that is faster, see above; else ``plain_residual_sums``, bit by bit.
-    """
-    if _chunks_pay(x, centres):
-        return chunked_residual_sums(x, mask, weight, bias, centres, phi)
-    return plain_residual_sums(x, mask, weight, bias, centres, phi)
-
-
-def plain_residual_sums(
-    x: Float[Tensor, "B N D"],
-    mask: Bool[Tensor, "B N"] | None,
-    weight: Float[Tensor, "A D"],
-    bias: Float[Tensor, " A"],
-    centres: Float[Tensor, "K D"],
-    phi: Float[Tensor, " K"] | None,
-) -> Float[Tensor, "B K D"]:
-    """``residual_sums`` as two matrix products over the whole batch, differentiated by autograd: the reference."""
-    alpha = _assigned(x, mask, weight, bias, len(centres))
-    v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), _hide(x, mask))  # (B, K, D)
-    v = v.to(centres.dtype) - alpha.sum(dim=1)[..., None] * centres
-    return v if phi is None else v * phi[:, None]
-
-
-def chunked_residual_sums(
-    x: Float[Tensor, "B N D"],
-    mask: Bool[Tensor, "B N"] | None,
-    weight: Float[Tensor, "A D"],
-    bias: Float[Tensor, " A"],
-    centres: Float[Tensor, "K D"],
-    phi: Float[Tensor, " K"] | None,
-) -> Float[Tensor, "B K D"]:
-    """``residual_sums`` chunk by chunk, with a gradient written by hand. A second derivative is that of the plain form.
-
-    Where matrix products are autocast, those here are; the softmax and the sums keep the precision of the centres.
-    """
-    product = x.dtype
-    if torch.is_autocast_enabled(x.device.type) and product != torch.float64:  # which no autocast touches
-        product = torch.get_autocast_dtype(x.device.type)
-    phi = centres.new_ones(len(centres)) if phi is None else phi
-    with torch.autocast(x.device.type, enabled=False):
-        return _ResidualSums.apply(x, mask, weight, bias, centres, phi, product)[0]
-
-
-def _chunks_pay(x: Float[Tensor, "B N D"], centres: Float[Tensor, "K D"]) -> bool:
-    """Whether chunks are the faster form. They are not in training, which has no use for the gradient of the faces."""
-    if not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-        return False  # a compiler and an exporter want plain operations, for any B
-    return x.device.type == "cpu" and x.dtype == centres.dtype and x.numel() >= FEWEST * CHUNK
-
-
-class _ResidualSums(torch.autograd.Function):
-    """Gives α of all A clusters as well, for backward, as (A, B, N): a softmax over rows is faster than within them."""
-
-    @staticmethod
-    def forward(
-        x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor, centres: Tensor, phi: Tensor, product: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        v = centres.new_empty(len(x), *centres.shape)
-        alphas = centres.new_empty(len(weight), *x.shape[:2])
-        a, b = weight.to(product), bias.to(product)[:, None]
-        for rows in _chunks(x):
-            faces, alpha, sums = _faces(x, mask, rows, product), alphas[:, rows], v[rows]
-            logits = torch.addmm(b, a, faces.flatten(0, 1).T).to(alpha.dtype)  # (A, b·N)
-            powers = logits.sub_(logits.amax(dim=0)).exp_()  # softmax itself rounds otherwise with other threads
-            torch.div(powers.view_as(alpha), powers.sum(dim=0).view(alpha.shape[1:]), out=alpha)
-            if mask is not None:
-                alpha *= mask[rows]
-            w = (alpha[: len(centres)] * phi[:, None, None]).transpose(0, 1)  # (b, K, N)
-            _product_into(sums, w, faces)
-            sums.addcmul_(w.sum(dim=-1, keepdim=True), centres, value=-1)
-        return v, alphas
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        x, mask, weight, bias, centres, phi, ctx.product = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, mask, weight, bias, centres, phi, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, dv: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if dv is None:
-            return (None,) * 7
-        x, mask, weight, bias, centres, phi, alphas = ctx.saved_tensors
-        if not torch.is_grad_enabled():
-            with torch.autocast(x.device.type, enabled=False):
-                return _gradients(x, mask, weight, centres, phi, alphas, dv, ctx.product, ctx.needs_input_grad[0])
-        with _autocast_to(ctx.product, x):  # a second derivative will be asked for
-
-            def plain(x: Tensor, *parameters: Tensor) -> Tensor:
-                return plain_residual_sums(x, mask, *parameters)
-
-            dx, *rest = torch.func.vjp(plain, x, weight, bias, centres, phi)[1](dv)
-        return dx, None, *rest, None
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple, *arguments: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, None]]:
-        """For who batches models: over the operations of the plain form, differentiable as they are."""
-        *tensors, product = arguments
-        with _autocast_to(product, tensors[0]):
-            v = torch.vmap(plain_residual_sums, in_dims=dims[:-1])(*tensors)
-        return (v, v.new_empty(0)), (0, None)
-
-
-def _gradients(
-    x: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    centres: Tensor,
-    phi: Tensor,
-    alphas: Tensor,
-    dv: Tensor,
-    product: torch.dtype,
-    of_faces: bool,
-) -> tuple[Tensor | None, ...]:
-    """Of all arguments of ``_ResidualSums``. A face that is hidden has α = 0, and that makes all of its own zero."""
-    dx = torch.empty_like(x) if of_faces else None
-    d_weight, d_centres, d_phi = torch.zeros_like(weight), torch.zeros_like(centres), torch.zeros_like(phi)
-    d_bias = weight.new_zeros(len(weight))
-    a, kept = weight.to(product), len(centres)
-    for rows in _chunks(x):
-        faces, alpha, upstream = _faces(x, mask, rows, product), alphas[:, rows], dv[rows]
-        w, up = alpha[:kept] * phi[:, None, None], upstream.to(product)
-        # V_k = Σ_i w_ik (x_i − c_k), w = φ α
-        dw = torch.bmm(up, faces.transpose(1, 2)).to(w.dtype) - (upstream * centres).sum(dim=-1, keepdim=True)
-        dw = dw.transpose(0, 1)  # (K, b, N)
-        d_centres -= (w.sum(dim=-1).T[..., None] * upstream).sum(dim=0)
-        d_phi += (alpha[:kept] * dw).sum(dim=(1, 2))
-        # α = softmax(l), l = a x + b
-        share = w * dw
-        dl = alpha * -share.sum(dim=0)
-        dl[:kept] += share
-        flat = dl.flatten(1)  # (A, b·N)
-        d_bias += flat.sum(dim=1)
-        flat = flat.to(product)
-        d_weight += flat @ faces.flatten(0, 1)
-        if dx is not None:
-            part = dx[rows] if dx.dtype == product else torch.empty_like(faces)
-            torch.bmm(w.permute(1, 2, 0).to(product), up, out=part)
-            part.flatten(0, 1).addmm_(flat.T, a)
-            if part.dtype != dx.dtype:
-                dx[rows] = part
-    return dx, None, d_weight, d_bias, d_centres, d_phi, None
-
-
-def _product_into(target: Tensor, first: Tensor, second: Tensor) -> None:
-    """The batched product, in the precision of ``second``; without a copy where that is the target's."""
-    if target.dtype == second.dtype:
-        torch.bmm(first, second, out=target)
-    else:
-        target.copy_(torch.bmm(first.to(second.dtype), second))
-
-
-def _chunks(x: Float[Tensor, "B N D"]) -> Iterator[slice]:
-    """Of the clips, equal ones that fit the cache. Only the shape decides, so that the sums are always the same."""
-    clips, faces, dim = x.shape
-    step = max(1, math.ceil(clips / max(1, math.ceil(clips * faces * dim / CHUNK))))
-    return (slice(begin, begin + step) for begin in range(0, clips, step))
-
-
-def _faces(x: Tensor, mask: Tensor | None, rows: slice, dtype: torch.dtype) -> Tensor:
-    return _hide(x[rows], None if mask is None else mask[rows]).to(dtype)
-
-
-def _autocast_to(product: torch.dtype, x: Tensor) -> torch.autocast:
-    return torch.autocast(x.device.type, dtype=product, enabled=product != x.dtype)
-
-
 class MeanPooling(Aggregation):
     """The mean of a clip's faces, as a single token: the baseline that the paper leaves out."""
 
@@ -266,7 +63,7 @@ class MeanPooling(Aggregation):
         return mask.to(x.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B 1 D"]:
-        return torch.bmm(self.face_weights(x, mask)[:, None].to(x.dtype), _hide(x, mask))
+        return torch.bmm(self.face_weights(x, mask)[:, None].to(x.dtype), hide(x, mask))
 
 
 class NetVLAD(Aggregation):
@@ -295,22 +92,21 @@ class NetVLAD(Aggregation):
 
     def assign(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N K"]:
         """α_k(x_i) of Eq. 2 for the clusters that are kept; 0 for a face that the mask hides."""
-        return _assigned(x, mask, self.assignment.weight, self.assignment.bias, self.tokens)
+        return soft_assignment(x, mask, self.assignment.weight, self.assignment.bias, self.tokens)
 
     def cluster_attention(self) -> Float[Tensor, " K"] | None:
         """φ(c_k). None, where clusters have no weight of their own, stands for 1."""
         return None
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K D"]:
-        phi, by_cluster = self.cluster_attention(), self.normalisation.startswith("cluster")
-        within = None if by_cluster else phi  # scaling a weight of K numbers is cheaper than scaling a token of D
-        v = residual_sums(x, mask, self.assignment.weight, self.assignment.bias, self.centres, within)
-        if by_cluster:
-            v = F.normalize(v, dim=-1)
-            v = v if phi is None else v * phi[:, None]  # behind the scaling of each cluster, which would cancel it
-        if self.normalisation.endswith("whole"):
-            v = F.normalize(v.flatten(1), dim=-1).view_as(v)
-        return v
+        a, b, c = self.assignment.weight, self.assignment.bias, self.centres  # (A, D), (A,), (K, D)
+        phi = self.cluster_attention()  # (K,), or None for 1
+        if self.normalisation.startswith("cluster"):  # then φ acts after it: scaling a cluster would cancel φ
+            v = F.normalize(residual_sums(x, mask, a, b, c), dim=-1)  # (B, K, D)
+            v = v if phi is None else v * phi[:, None]
+        else:
+            v = residual_sums(x, mask, a, b, c, phi)
+        return _whole(v) if self.normalisation.endswith("whole") else v
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
         """Σ_k α_k(x_i) φ(c_k), over the clusters that are kept: what Eq. 3 gives face i to say."""
@@ -432,20 +228,23 @@ class NeXtVLAD(Aggregation):
         return alpha if mask is None else alpha * mask[..., None, None]
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K W"]:
-        expanded = self.expand(_hide(x, mask))  # (B, N, λD)
+        expanded = self.expand(hide(x, mask))  # (B, N, λD)
         alpha = self.assign(expanded, mask).flatten(1, 2)  # (B, N·G, K): a group of a face is one more descriptor
         descriptors = expanded.unflatten(-1, (self.groups, self.width)).flatten(1, 2)  # (B, N·G, λD/G)
         v = torch.bmm(alpha.transpose(1, 2).to(descriptors.dtype), descriptors)
         v = v.to(self.centres.dtype) - alpha.sum(dim=1)[..., None] * self.centres
         if self.normalisation.startswith("cluster"):
             v = F.normalize(v, dim=-1)
-        if self.normalisation.endswith("whole"):
-            v = F.normalize(v.flatten(1), dim=-1).view_as(v)
-        return v
+        return _whole(v) if self.normalisation.endswith("whole") else v
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
         """The attention of a face, averaged over its groups (the softmax over clusters adds up to 1)."""
-        return self.assign(self.expand(_hide(x, mask)), mask).sum(dim=-1).mean(dim=-1)
+        return self.assign(self.expand(hide(x, mask)), mask).sum(dim=-1).mean(dim=-1)
+
+
+def _whole(v: Float[Tensor, "B K W"]) -> Float[Tensor, "B K W"]:
+    """The K tokens of a clip scaled together to unit norm."""
+    return F.normalize(v.flatten(1), dim=-1).view_as(v)
 
 
 def _positive(value: int, name: str) -> int:

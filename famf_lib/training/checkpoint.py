@@ -16,7 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save as as_bytes
 from torch import Tensor
 
-from famf_lib.models.famf import FAMF, Config, ModelConfig
+from famf_lib.models.config import Config, ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.support.files import written_whole
 from famf_lib.training.train import EvaluationConfig
 

@@ -26,26 +26,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.splits import Split
-from famf_lib.models.famf import FAMF, ModelConfig
-from famf_lib.training import train as training
-from famf_lib.training.train import Alone, Trained, TrainingConfig
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF
+from famf_lib.training import train as single
+from famf_lib.training.train import SingleProcess, Trained, TrainingConfig, world_size
 
 PATIENCE = timedelta(days=7)  # the others wait while the first process makes data or asks probes
 LOST = ("peer", "timed out", "gloo", "nccl", "socket", "broken pipe")  # words of an error of the connection
 
 _waiting: list[dist.ProcessGroup] = []  # the group through which requests go, with that patience
-
-
-def processes() -> int:
-    """How many processes train together: what torchrun says, also to the processes that these start in their turn.
-
-    Raises:
-        ValueError: what it says is no number of processes.
-    """
-    said = os.environ.get("WORLD_SIZE", "1")
-    if not said.isdecimal() or int(said) < 1:
-        raise ValueError(f"WORLD_SIZE: {said!r} found, expected the number of processes, as torchrun sets it")
-    return int(said)
 
 
 @dataclass(frozen=True)
@@ -58,9 +47,9 @@ class _Request:
     arguments: tuple[ModelConfig, TrainingConfig, Split, int]
 
 
-def together(command: Callable[[], Any]) -> None:
+def run(command: Callable[[], Any]) -> None:
     """Runs a command in the first process, while the others train along with it until it ends."""
-    if processes() == 1:
+    if world_size() == 1:
         return command()
     with _connected():
         _join()
@@ -77,16 +66,14 @@ def together(command: Callable[[], Any]) -> None:
 def train(
     model: ModelConfig, settings: TrainingConfig, clipset: ClipSet, split: Split, seed: int, **kept: Any
 ) -> Trained:
-    """``training.train`` by all processes that torchrun started; by this one where it started none.
+    """``train.train`` by all processes that torchrun started.
 
     Raises:
-        ValueError: as ``training.train`` does; another process cannot open the clips, or was lost.
+        ValueError: as ``train.train`` does; another process cannot open the clips, or was lost.
     """
-    if processes() == 1:
-        return training.train(model, settings, clipset, split, seed, **kept)
     if not dist.is_initialized():
         raise ValueError(
-            f"WORLD_SIZE: {processes()} found, and a run that is not there yet, expected torchrun to make it"
+            f"WORLD_SIZE: {world_size()} found, and a run that is not there yet, expected torchrun to make it"
         )
     if clipset.folder is None:
         raise ValueError("clips: in memory only, expected them in a folder that every process can open")
@@ -97,7 +84,7 @@ def train(
         device = clipset.faces.device.type
         _tell(_Request(clipset.folder, clipset.fingerprint, device, (model, settings, split, seed)))
         _agree(None)
-        return training.train(model, settings, clipset, split, seed, team=Team(), **kept)
+        return single.train(model, settings, clipset, split, seed, processes=DataParallel(), **kept)
 
 
 def _follow() -> None:
@@ -112,7 +99,7 @@ def _follow() -> None:
             with suppress(ValueError):  # it meets all processes alike, and the first one tells
                 _agree(problem)
                 torch.set_num_threads(1 if request.device == "cpu" else torch.get_num_threads())
-                training.train(model, settings, clipset, split, seed, team=Team())
+                single.train(model, settings, clipset, split, seed, processes=DataParallel())
 
 
 @lru_cache(maxsize=1)  # the runs of an experiment share their clips
@@ -123,13 +110,13 @@ def _opened(folder: Path, fingerprint: str, device: str) -> ClipSet:
     return clipset.to(device)
 
 
-class Team(Alone):
+class DataParallel(SingleProcess):
     """This process and the others."""
 
     def __init__(self) -> None:
         self.size, self.rank = dist.get_world_size(), dist.get_rank()
 
-    def together(self, model: FAMF) -> nn.Module:
+    def wrap(self, model: FAMF) -> nn.Module:
         """The model whose gradients are averaged over the processes. All begin with the weights of the first."""
         for module in model.modules():
             if type(module) is nn.BatchNorm1d:
@@ -142,7 +129,7 @@ class Team(Alone):
     def mean(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
         return _Sum.apply(value) / self.size
 
-    def same(self, state: dict | None) -> dict | None:
+    def broadcast(self, state: dict | None) -> dict | None:
         box = [state]
         dist.broadcast_object_list(box, device=torch.device("cpu"))
         return box[0]
@@ -226,5 +213,5 @@ def _connected():
         if int(os.environ["RANK"]) > 0:  # it may have been lost before there was a group to ask
             sys.exit(1)
         raise ValueError(
-            f"a process was lost ({reason}), expected {processes()}; runs that are done stay done, the others go on"
+            f"a process was lost ({reason}), expected {world_size()}; runs that are done stay done, the others go on"
         ) from error

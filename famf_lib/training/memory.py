@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 from famf_lib.data.sampling import Batch
 from famf_lib.models.aggregation import Aggregation, AttentionVLAD
-from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.training.train import TrainingConfig, autocast
 
 CPU = torch.device("cpu")  # where the fake tensors are said to lie

@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from famf_lib.data.sampling import Batch
-from famf_lib.models.famf import FAMF, ModelConfig
+from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF
 from famf_lib.training.train import EvaluationConfig, TrainingConfig, steps_of
 
 ADAM = 7 * 4  # bytes a weight: weight, gradient and two moments are read, weight and moments written, in float32

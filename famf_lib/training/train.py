@@ -8,6 +8,7 @@ host reads one number, the loss, when the epoch is over.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Sampler, generator
 from famf_lib.data.splits import Split
 from famf_lib.metrics import Ranking, Scores
-from famf_lib.models.famf import FAMF, Config, ModelConfig
-from famf_lib.support.files import written_whole
-from famf_lib.training import cuda_graphs
+from famf_lib.models.config import Config, ModelConfig
+from famf_lib.models.famf import FAMF
+from famf_lib.training import cuda_graphs, resume
 
 CENTRE_SAMPLE = 8_192  # training faces that k-means looks at
 EVALUATION_BATCH = 1_024
@@ -126,26 +127,38 @@ def build(config: ModelConfig, clipset: ClipSet, persons: int, seed: int) -> FAM
         return FAMF(config, clipset.dim, dims, persons)
 
 
-class Alone:
-    """Who trains: one process, which has every clip of a step to itself. ``data_parallel`` has a team of several.
+class SingleProcess:
+    """One process trains, and has every clip of a step to itself. ``distributed.DataParallel`` is several."""
 
-    ``size`` is the number of processes, ``together`` what a step calls in place of the model, ``share`` gives the rows
-    of a step that are this process's, ``mean`` that of all processes, ``same`` what the first process has.
-    """
+    size = 1  # the number of processes
 
-    size = 1
-
-    def together(self, model: FAMF) -> nn.Module:
+    def wrap(self, model: FAMF) -> nn.Module:
+        """What a step calls in place of the model."""
         return model
 
     def share(self, rows: Int64[Tensor, " B"]) -> Int64[Tensor, " b"]:
+        """The clips of a step that this process takes."""
         return rows
 
     def mean(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The mean over all processes."""
         return value
 
-    def same(self, state: dict | None) -> dict | None:
+    def broadcast(self, state: dict | None) -> dict | None:
+        """What the first process has."""
         return state
+
+
+def world_size() -> int:
+    """How many processes train together: what torchrun says, also to processes that these start in turn.
+
+    Raises:
+        ValueError: what it says is not a number of processes.
+    """
+    said = os.environ.get("WORLD_SIZE", "1")
+    if not said.isdecimal() or int(said) < 1:
+        raise ValueError(f"WORLD_SIZE: {said!r} found, expected the number of processes, as torchrun sets it")
+    return int(said)
 
 
 @dataclass
@@ -167,8 +180,8 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 20.0,
     report: Callable[[int, float], None] | None = None,
-    team: Alone | None = None,
-    captured: bool = True,
+    processes: SingleProcess | None = None,
+    cuda_graph: bool = True,
 ) -> Trained:
     """Trains a model with Adam and cross-entropy on the training clips of the split, on the device of the ClipSet.
 
@@ -176,74 +189,73 @@ def train(
         checkpoint: where the state is kept at the end of an epoch, at most every ``checkpoint_seconds``. If it is
             there, training goes on from it, and ends with the numbers of a training that was never interrupted.
         report: called after every epoch with the number of epochs done and the loss.
-        team: the processes that train together, if there are several; each of them calls this function.
-        captured: whether a GPU gets its steps in one piece (see ``capture``), where one process trains alone. The
-            numbers do not depend on it.
+        processes: those that train together, if there are several; each of them calls this function.
+        cuda_graph: whether a GPU gets its steps in one launch (see ``cuda_graphs``), where one process trains alone.
+            The numbers do not depend on it.
 
     Raises:
         ValueError: the configuration does not fit the data; the loss is no longer finite.
     """
-    begin, team = time.monotonic(), team or Alone()
+    start, processes = time.monotonic(), processes or SingleProcess()
     device = clipset.faces.device
     if len(split.train) < 2:
         raise ValueError(f"split: {len(split.train)} training clips, expected 2 or more for batch normalisation")
     model = build(config, clipset, len(split.persons), seed)
     sampler = Sampler(clipset, split.train, training.faces, config.modalities)
-    classes = split.train_classes.to(device)
+    classes = split.train_classes.to(device)  # (T,)
+    steps = steps_of(len(classes), training.batch_size)  # of an epoch
+    if (clips := len(classes) // steps) < processes.size:
+        raise ValueError(f"processes: {processes.size} for a step of {clips} clips, expected a clip or more for each")
     recorder = cuda_graphs.recorder(device)
     optimiser = _optimiser(model, training, capturable=recorder is not None)
 
-    state = team.same(_resumed(checkpoint) if checkpoint is not None and checkpoint.exists() else None)
-    if state is not None:
+    state = processes.broadcast(resume.load(checkpoint) if checkpoint is not None and checkpoint.exists() else None)
+    if state is None:
+        _initialise(model, clipset, sampler, seed)
+        losses, earlier = [], 0.0
+    else:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state["optimiser"]["state"]})
         losses, earlier = state["losses"], state["seconds"]
-    else:
-        _initialise(model, clipset, sampler, seed)
-        losses, earlier = [], 0.0
 
-    steps = steps_of(len(classes), training.batch_size)
-    if (clips := len(classes) // steps) < team.size:
-        raise ValueError(f"processes: {team.size} for a step of {clips} clips, expected a clip or more for each")
-    together = team.together(model.train())
-    total = torch.zeros((), device=device)  # of the losses of an epoch
+    network = processes.wrap(model.train())
+    total = torch.zeros((), device=device)  # the sum of an epoch's losses
 
     def step(drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> None:
-        own = team.share(rows)
+        own = processes.share(rows)  # (b,): all B of them in a single process
+        batch = sampler.batch(drawn, own)  # faces (b, N, D), modalities (b, D_m)
         with autocast(device, training):
-            logits = together(sampler.batch(drawn, own))
-        share = team.size * len(own) / len(rows)  # 1, unless the clips cannot be dealt out evenly
-        loss = share * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
+            logits = network(batch)  # (b, C)
+        weight = processes.size * len(own) / len(rows)  # 1, unless the clips cannot be divided evenly
+        loss = weight * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         total.add_(loss.detach() * len(rows))
 
-    take = cuda_graphs.Captured(step, recorder) if captured and recorder is not None and team.size == 1 else step
+    captured = cuda_graph and recorder is not None and processes.size == 1
+    run_step = cuda_graphs.Captured(step, recorder) if captured else step
     saved = time.monotonic()
     for epoch in range(len(losses), training.epochs):
-        _set_rates(optimiser, training, epoch)
-        drawn = sampler.draw(generator(device, seed, FACES, epoch))
+        _set_learning_rates(optimiser, training, epoch)
+        drawn = sampler.draw(generator(device, seed, FACES, epoch))  # (T, N): which faces of each clip
         order = torch.randperm(len(classes), generator=generator(device, seed, ORDER, epoch), device=device)
         total.zero_()
         for rows in order.tensor_split(steps):
-            take(drawn, rows)
-        losses.append(float(team.mean(total)) / len(classes))
+            run_step(drawn, rows)
+        losses.append(float(processes.mean(total)) / len(classes))
         if not math.isfinite(losses[-1]):
             raise ValueError(f"lr: the loss is {losses[-1]} after epoch {epoch + 1}, expected lower learning rates")
         if report is not None:
             report(len(losses), losses[-1])
         if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and len(losses) < training.epochs:
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "losses": losses}
-            state["seconds"] = earlier + time.monotonic() - begin
-            with written_whole(checkpoint) as new:
-                torch.save(state, new)
+            resume.save(checkpoint, model, optimiser, losses, earlier + time.monotonic() - start)
             saved = time.monotonic()
-    return Trained(model.eval(), losses, earlier + time.monotonic() - begin)
+    return Trained(model.eval(), losses, earlier + time.monotonic() - start)
 
 
 def _optimiser(model: FAMF, training: TrainingConfig, capturable: bool) -> torch.optim.Adam:
-    """Adam with a learning rate for the aggregation and one for the rest, which ``_set_rates`` sets.
+    """Adam with a learning rate for the aggregation and one for the rest, which ``_set_learning_rates`` sets.
 
     Capturable, the rates are tensors: a captured step would go on with the numbers that it was captured with.
     """
@@ -258,20 +270,13 @@ def _optimiser(model: FAMF, training: TrainingConfig, capturable: bool) -> torch
     return torch.optim.Adam(groups, fused=True, capturable=capturable)
 
 
-def _set_rates(optimiser: torch.optim.Adam, training: TrainingConfig, epoch: int) -> None:
+def _set_learning_rates(optimiser: torch.optim.Adam, training: TrainingConfig, epoch: int) -> None:
     for group in optimiser.param_groups:
         rate = group["initial_lr"] * learning_rate_factor(training, epoch)
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
-
-
-def _resumed(checkpoint: Path) -> dict:
-    try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True)  # weights_only: runs no code
-    except Exception as error:
-        raise ValueError(f"{checkpoint}: not a checkpoint ({error}), expected one; remove it to start again") from error
 
 
 def autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:
