@@ -1,7 +1,8 @@
-# make book, make test: each does all the set-up it needs. PROFILE=quick makes a small book in seconds a page, and
-# SEEDS=1,2 with two runs a row; DATASET=iqiyi, or 'iqiyi mine', adds the pages of datasets that were imported.
-# OPTIONS go to JupyterLab: make lab OPTIONS='--no-browser --port 9999'. make bench measures how fast it is, and records
-# it in results/: some ten minutes on a machine that does nothing else; DEVICE=cpu leaves a graphics card alone.
+# make book and make test each do all the set-up they need. PROFILE=quick makes a small book in seconds per page, and
+# SEEDS=1,2 with two runs per row; DATASET=iqiyi, or 'iqiyi mine', adds the pages of datasets that you imported.
+# OPTIONS go to JupyterLab: make lab OPTIONS='--no-browser --port 9999'. make videos installs what the commands for
+# videos need. make bench measures speed and memory and records them in results/: some ten minutes on an idle machine;
+# DEVICE=cpu leaves a graphics card alone.
 PROFILE ?= standard
 SEEDS ?=
 DATASET ?=
@@ -9,9 +10,10 @@ DEVICE ?= auto
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 BENCHMARKS = aggregation_kernels cluster_memory metric batched_seeds precision import_iqiyi
 
-.PHONY: book pdf test lab bench clean
+.PHONY: book pdf test lab videos bench clean
 
 book: $(VENV)/.ready
 	$(BIN)/famf book --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach name,$(DATASET),--dataset $(name))
@@ -20,7 +22,7 @@ book: $(VENV)/.ready
 pdf: book
 	$(BIN)/famf pdf
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/famf test
@@ -28,16 +30,24 @@ test: $(VENV)/.ready
 lab: $(VENV)/.ready
 	$(BIN)/famf lab $(OPTIONS)
 
-bench: $(VENV)/.ready
+videos: $(VENV)/.ready
+	$(PIP) --constraint requirements-dev.txt --no-build-isolation --editable ".[extract]"
+
+bench: $(VENV)/.ready-dev
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --record; done
 
 clean:
 	rm -rf _build
 
-# The environment is made again when a requirement changes. The stamp comes last: an interrupted install is repeated.
+# The environment of a reader, and with -dev that of the tests and benchmarks. Each is made again when its requirements
+# change. The stamp comes last: an interrupted install is repeated.
 $(VENV)/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found, expected 3.11 to 3.13: say make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) --requirement requirements.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(PIP) --requirement requirements-dev.txt
 	touch $@

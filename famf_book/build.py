@@ -20,7 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from joblib import cpu_count
 
-from famf_book import generated, notebooks, sphinx_launch
+from famf_book import generated, notebooks
+from famf_book.extensions import launch_buttons
 from famf_book.pages import BookError, Further, Page, pages, pruned, stage, table_of_contents
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, written_whole
@@ -31,9 +32,7 @@ PACKAGES = ("famf_lib", "famf_book", "famf_video")
 NOT_USED = (
     "famf_book.cli",
     "famf_book.commands",
-    "famf_book.sphinx_api",
-    "famf_book.sphinx_launch",
-    "famf_book.sphinx_dimensions",
+    "famf_book.extensions",
     "famf_book.build",
     "famf_book.generated",
     "famf_book.pages",
@@ -199,7 +198,7 @@ def _render(place: Path) -> None:
     files = {str(path.relative_to(source)): path for path in source.rglob("*") if path.is_file()}
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     versions = {package: version(package) for package in RENDERERS}
-    state = _hash([hashes, sys.version, versions, _docstrings(), sphinx_launch.repository()])
+    state = _hash([hashes, sys.version, versions, _docstrings(), launch_buttons.repository()])
     stamp = ".state"  # inside, so that it is swapped in together with what it describes
     if (html / stamp).is_file() and (html / stamp).read_text() == state:
         _say("pages", "unchanged")

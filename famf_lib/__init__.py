@@ -1,6 +1,21 @@
-"""FAMF (Li et al. 2020), reproduced: models, metric, data and experiments.
+"""FAMF (Li et al. 2020), reproduced: the models, the metric, the data, the training and the evidence.
 
-Nothing heavy is imported here: ``import famf_lib`` costs milliseconds, ``famf_lib.models.famf`` loads PyTorch.
+``from famf_lib import ClipSet, mean_average_precision`` works, and so does ``from famf_lib.models import FAMF``.
+Importing ``famf_lib`` alone loads nothing heavy.
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
+__all__ = ["ClipSet", "mean_average_precision"]
+
+_MODULES = {"ClipSet": "famf_lib.data.clipset", "mean_average_precision": "famf_lib.metrics"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is asked for on first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'famf_lib' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_MODULES[name]), name)

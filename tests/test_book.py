@@ -19,9 +19,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 
 from famf_book import build as book
-from famf_book import notebooks, sphinx_dimensions
+from famf_book import notebooks
 from famf_book.build import build
 from famf_book.commands.book import book as command
+from famf_book.extensions import picture_sizes
 from famf_book.notebooks import NotebookError
 from famf_book.pages import BookError, Further, pages, pruned, table_of_contents
 from famf_lib.data import imported
@@ -578,7 +579,7 @@ def test_pictures_say_their_size_in_the_page(rendered):
 )
 def test_a_picture_of_the_book_is_sized_and_nothing_else(tmp_path, given, expected):
     Image.new("RGB", (5, 3)).save(tmp_path / "it.png")
-    assert sphinx_dimensions.sized(given, {"a b.png": tmp_path / "it.png"}) == (expected or given)
+    assert picture_sizes.sized(given, {"a b.png": tmp_path / "it.png"}) == (expected or given)
 
 
 def test_in_a_browser_a_figure_is_alive_and_can_be_taken_along(rendered, browser):

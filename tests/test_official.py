@@ -177,7 +177,8 @@ def test_a_line_without_end_is_not_read_whole(tmp_path, read, faults):
     with path.open("wb") as file:
         file.truncate(1 << 30)
     code = (
-        "import resource, sys; from famf_lib.data import iqiyi_text; before = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "import resource, sys; from famf_lib.data import iqiyi_text;"
+        " before = resource.getrusage(resource.RUSAGE_SELF)\n"
         f"try: iqiyi_text.{read}(sys.argv[1], {faults!r})\n"
         "except iqiyi_text.OfficialFileError as error: print(error)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before.ru_maxrss)"

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from famf_book import sphinx_launch
+from famf_book.extensions import launch_buttons
 from famf_lib.support.files import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -113,10 +113,10 @@ def test_the_repository_is_the_one_that_was_cloned(tmp_path, monkeypatch, url, n
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     if url:
         subprocess.run(["git", "-C", str(tmp_path), "remote", "add", "origin", url], check=True)
-    assert sphinx_launch.repository(tmp_path) == (name and (name, "main"))
+    assert launch_buttons.repository(tmp_path) == (name and (name, "main"))
     monkeypatch.setenv("FAMF_REPOSITORY", "https://github.com/fork/of-it")
     monkeypatch.setenv("FAMF_BRANCH", "trunk")
-    assert sphinx_launch.repository(tmp_path) == ("fork/of-it", "trunk")
+    assert launch_buttons.repository(tmp_path) == ("fork/of-it", "trunk")
 
 
 def test_a_page_leads_to_the_notebook_that_made_it(tmp_path, monkeypatch):
@@ -129,7 +129,7 @@ def test_a_page_leads_to_the_notebook_that_made_it(tmp_path, monkeypatch):
 
     def urls(page):
         context = {"header_buttons": ["the theme's"]}
-        sphinx_launch._add(app, page, "page.html", context, None)
+        launch_buttons._add(app, page, "page.html", context, None)
         assert context["header_buttons"][-1] == "the theme's"
         return [button["url"] for group in context["header_buttons"][:-1] for button in group["buttons"]]
 
