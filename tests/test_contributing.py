@@ -6,13 +6,14 @@ from io import StringIO
 
 import nbformat
 import pytest
+import torch
 
 from famf_book import notebooks, report
 from famf_book.pages import pages, table_of_contents
 from famf_lib.data import datasets
 from famf_lib.experiments import results, run_store
 from famf_lib.experiments.catalogue import FAMF, Experiment
-from famf_lib.models.aggregation import AGGREGATIONS
+from famf_lib.models import AGGREGATIONS, FUSIONS
 from famf_lib.support.files import ROOT
 
 PAGE = (ROOT / "book" / "contributing.md").read_text()
@@ -25,7 +26,7 @@ def blocks(label):
     return re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
 
 
-@pytest.mark.parametrize("label", ["add-an-aggregation", "add-a-dataset", "add-a-page"])
+@pytest.mark.parametrize("label", ["add-an-aggregation", "add-a-fusion", "add-a-dataset", "add-a-page"])
 def test_each_is_less_than_twenty_lines(label):
     lines = [line for block in blocks(label) for line in block.splitlines() if line.strip()]
     assert 0 < len(lines) < LINES
@@ -40,12 +41,12 @@ def run(source):
 
 @pytest.fixture
 def added(monkeypatch):
-    for known in (AGGREGATIONS, datasets.DATASETS):
+    for known in (AGGREGATIONS, FUSIONS, datasets.DATASETS):
         for name in list(known):
             monkeypatch.setitem(known, name, known[name])  # what the examples add goes afterwards
     yield
-    for known in (AGGREGATIONS, datasets.DATASETS):
-        for name in ("by-norm", "eleven"):
+    for known in (AGGREGATIONS, FUSIONS, datasets.DATASETS):
+        for name in ("by-norm", "mean-of-tokens", "eleven"):
             known.pop(name, None)
 
 
@@ -82,6 +83,17 @@ def test_an_aggregation_from_outside_gets_its_row(added, tiny, results_folder, m
     ) == 2
     with pytest.raises(ValueError, match="by-norm and mlma found, expected modules that stand in AGGREGATIONS"):
         run_store.known(first.key)
+
+
+def test_a_fusion_from_outside_gets_its_row(added, tiny, results_folder):
+    (source,) = blocks("add-a-fusion")
+    space = run(source)
+    assert list(report.rows(space["found"], {}).index) == [FAMF.label, "AttentionVLAD + mean"]
+    clipset = datasets.load("synthetic", "quick")
+    model = space["found"].runs["AttentionVLAD + mean", 1].model(clipset)
+    tokens = torch.randn(3, 5, model.dim, generator=torch.Generator().manual_seed(0))
+    assert type(model.fusion) is space["Mean"]
+    torch.testing.assert_close(model.fusion(tokens), tokens.mean(dim=1, keepdim=True).expand(3, 5, -1))
 
 
 def test_a_dataset_from_outside_is_one_like_the_others(added, tiny, results_folder):
