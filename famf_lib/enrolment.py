@@ -13,7 +13,7 @@ from jaxtyping import Float
 from famf_lib import runs, saved, settings, training
 from famf_lib.extraction import labels, stills
 from famf_lib.extraction.clips import FPS, Clip, Stages, clips_of
-from famf_lib.extraction.video import Video
+from famf_lib.extraction.contained import ContainedVideo, fault
 from famf_lib.features import ClipSet
 from famf_lib.model import ModelConfig
 from famf_lib.progress import progress
@@ -86,11 +86,13 @@ def gather(
             bar.to(done := done + len(pictures), person)
             for path in (path for path in paths if path not in pictures):
                 try:
-                    found.append(
-                        (path.relative_to(folder / person).as_posix(), clips_of(Video(path), stages, fps=fps)[0])
-                    )
-                except ValueError as error:
-                    say(str(error) if str(path) in str(error) else f"{path}: {error}")
+                    video = ContainedVideo(path)
+                    clip = clips_of(video, stages, fps=fps)[0]
+                    found.append((path.relative_to(folder / person).as_posix(), clip))
+                    if video.unheard and "audio" not in clip.vectors:
+                        say(f"{path}: its sound cannot be decoded, so its clip has no audio")
+                except Exception as error:
+                    say(fault(path, error))
                 bar.to(done := done + 1, person)
             for source, clip in found:
                 for number, piece in enumerate(_pieces(clip), 1):

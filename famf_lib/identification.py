@@ -21,6 +21,7 @@ from PIL import Image
 from famf_lib import pictures, prediction
 from famf_lib.enrolment import as_clipset
 from famf_lib.extraction.clips import FPS, Clip, Stages, clips_of
+from famf_lib.extraction.contained import ContainedVideo
 from famf_lib.extraction.video import Video
 from famf_lib.features import ClipSet
 from famf_lib.files import written_whole
@@ -80,7 +81,7 @@ def identify(
         ValueError: the file is no video, there is no face in it, or the model wants vectors of another network.
     """
     check(opened, stages)
-    video = Video(path)
+    video = ContainedVideo(path)
     clips = clips_of(video, stages, fps=fps, everybody=everybody, report=report)
     if not len(clips[0].faces):
         raise IdentificationError(f"{path}: no face found, expected one at least")

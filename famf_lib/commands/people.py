@@ -84,6 +84,8 @@ def identify(
             everybody=tracks == "all",
             report=lambda time: bar.to(0, f"{time:.0f} s"),
         )
+    if found.video.unheard and "audio" not in found.answers[0].clip.vectors:
+        _say(f"{video}: its sound cannot be decoded, so its clip has no audio")
     for name in found.lacking:
         _say(f"{name}: this video was not asked for it, so the model gets zero vectors (Sec. 4.3)")
     for answer in found.answers:

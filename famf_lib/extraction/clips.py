@@ -17,7 +17,7 @@ from famf_lib.extraction.regions import REGIONS, ImageEmbedder, cut_out, region
 from famf_lib.extraction.speech import SpeakerEncoder
 from famf_lib.extraction.text import SentenceEncoder, TextReader
 from famf_lib.extraction.tracking import Track, Tracker, colours, is_cut
-from famf_lib.extraction.video import Frame, Video
+from famf_lib.extraction.video import Frame, Video, VideoError
 from famf_lib.provenance import cores
 
 FPS = 5.0
@@ -135,8 +135,13 @@ def clips_of(
 
     clips = [_clip(rows.pop(track.number), stages.embedder.dim) for track in over]
     clips = _looked_at_again(video, clips or [_clip([], stages.embedder.dim)], stages, last)
-    if stages.speaker is not None and (heard := stages.speaker.embed(video.sound())) is not None:
-        clips[0].vectors["audio"] = _half(heard, "speaker")
+    if stages.speaker is not None:
+        try:
+            heard = stages.speaker.embed(video.sound())
+        except VideoError:  # sound that cannot be read costs no face
+            heard, video.unheard = None, video.unheard + 1
+        if heard is not None:
+            clips[0].vectors["audio"] = _half(heard, "speaker")
     return clips
 
 
