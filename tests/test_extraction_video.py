@@ -39,6 +39,13 @@ def test_no_more_pictures_than_there_are(tmp_path):
     assert numbers(path, 0.1) == [0]
 
 
+@pytest.mark.parametrize("fps", [0, -3, float("inf"), float("nan")])
+def test_a_rate_that_is_none(tmp_path, fps):
+    path = video_files.write(tmp_path / "a.mp4", map(marked, range(3)))
+    with pytest.raises(VideoError, match="fps: .* found, expected a number of pictures a second"):
+        next(Video(path).frames(fps))
+
+
 @given(steps=st.lists(st.integers(1, 37), min_size=1, max_size=12), fps=st.sampled_from([1, 3, 5, 7.5]))
 def test_variable_frame_rate(tmp_path_factory, steps, fps):
     """The first picture of each piece of 1/fps seconds, by a naive count in milliseconds."""

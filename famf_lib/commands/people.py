@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from famf_lib import parameters
 from famf_lib.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, writing
 
 
@@ -19,7 +20,7 @@ def enroll(
     text: Text = "",
     fps: Fps = 5.0,
     min_face: MinFace = 40,
-    seed: Annotated[int, typer.Option(min=0, help="of the training")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=parameters.SEEDS[-1], help="of the training")] = 1,
 ) -> None:
     """Train a classifier of the persons in a folder of videos and pictures, for famf identify.
 

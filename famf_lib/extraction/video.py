@@ -74,8 +74,10 @@ class Video:
         tells: a variable frame rate makes no difference. Pictures are turned as the file asks, and their pixels square.
 
         Raises:
-            VideoError: there is no picture that can be decoded.
+            VideoError: there is no picture that can be decoded, or ``fps`` is no number above 0.
         """
+        if not 0 < fps < math.inf:
+            raise VideoError(f"fps: {fps} found, expected a number of pictures a second")
         piece, rate = -1, Fraction(fps).limit_denominator(1000)
 
         def first_of_piece(number: int, time: Fraction) -> bool:
