@@ -246,6 +246,13 @@ def test_sound_that_cannot_be_decoded_is_counted(tmp_path):
     assert list(video.sound()) == [] and video.unheard == len(packets) and len(list(video.frames(5))) == 9
 
 
+def test_sound_of_a_kind_that_nobody_knows(tmp_path):
+    path = video_files.write(tmp_path / "a.mkv", map(marked, range(5)), sound=tone(0.2))
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    video = Video(path)
+    assert video.has_sound and list(video.sound()) == [] and video.unheard == 1 and numbers(path, 25) == list(range(5))
+
+
 def test_no_sound(tmp_path):
     video = Video(video_files.write(tmp_path / "a.mp4", map(marked, range(5))))
     assert not video.has_sound and list(video.sound()) == []

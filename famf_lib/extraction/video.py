@@ -65,7 +65,7 @@ class Video:
             stream = self._pictures(container)
             self.size: tuple[int, int] = (stream.codec_context.width, stream.codec_context.height)
             self.duration = None if container.duration is None else container.duration / 1e6
-            self.has_sound = _sound(container) is not None
+            self.has_sound = bool(container.streams.audio)
 
     def frames(self, fps: float | int) -> Iterator[Frame]:
         """``fps`` pictures a second or, where the video has fewer, all.
@@ -103,6 +103,7 @@ class Video:
         self.unheard = 0
         with self._open() as container:
             if (track := _sound(container)) is None:
+                self.unheard = len(container.streams.audio)  # of kinds that FFmpeg does not know
                 return
             resampler, last = None, None
             for packet in _packets(container, track):
