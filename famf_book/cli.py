@@ -122,6 +122,7 @@ def lab(context: typer.Context) -> None:
         "LabApp.log_level": "ERROR",
         "ServerApp.answer_yes": True,  # Ctrl-C ends it, and its kernels
         "KernelManager.transport_encryption": "auto",  # else each kernel warns
+        "LabApp.extension_manager": "readonly",  # the other one asks PyPI as soon as its panel is opened
     }
     places = (str(ROOT / "lab"), os.environ.get("JUPYTER_CONFIG_PATH"))
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, places))

@@ -4,7 +4,12 @@
 Importing ``famf_lib`` alone loads nothing heavy.
 """
 
+import os
 from typing import Any
+
+# Nothing leaves the machine, whatever the environment says of other programs. ONNX Runtime reports from its import on,
+# so this comes first; child processes inherit it. book/responsible-use.md lists what reports by default.
+os.environ["ORT_DISABLE_TELEMETRY"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
 __all__ = ["ClipSet", "mean_average_precision"]

@@ -4,3 +4,5 @@ Optional (``pip install .[extract]``): nothing else in the library needs it. Eve
 default. Models are files that the user has, named by their path or by an entry of the registry; nothing is downloaded
 without being told to, and nothing leaves the machine.
 """
+
+import famf_lib  # noqa: F401  (it switches off what other packages report over the network)

@@ -18,7 +18,7 @@ from famf_video.regions import REGIONS, ImageEmbedder, cut_out, region
 from famf_video.speech import SpeakerEncoder
 from famf_video.text import SentenceEncoder, TextReader
 from famf_video.tracking import Track, Tracker, colours, is_cut
-from famf_video.video import Frame, Video
+from famf_video.video import Frame, Video, VideoError
 
 FPS = 5.0
 LOOKS = 8  # faces of a clip, the best, around which head and body are looked at
@@ -135,8 +135,13 @@ def clips_of(
 
     clips = [_clip(rows.pop(track.number), stages.embedder.dim) for track in over]
     clips = _looked_at_again(video, clips or [_clip([], stages.embedder.dim)], stages, last)
-    if stages.speaker is not None and (heard := stages.speaker.embed(video.sound())) is not None:
-        clips[0].vectors["audio"] = _half(heard, "speaker")
+    if stages.speaker is not None:
+        try:
+            heard = stages.speaker.embed(video.sound())
+        except VideoError:  # sound that cannot be read costs no face
+            heard, video.unheard = None, video.unheard + 1
+        if heard is not None:
+            clips[0].vectors["audio"] = _half(heard, "speaker")
     return clips
 
 

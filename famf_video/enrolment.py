@@ -19,7 +19,7 @@ from famf_lib.training import checkpoint, train
 from famf_lib.training.train import EvaluationConfig
 from famf_video import labels, stills
 from famf_video.clips import FPS, Clip, Stages, clips_of
-from famf_video.video import Video
+from famf_video.contained import ContainedVideo, fault
 
 PIECE = 12  # faces of a clip that is trained on: a long one is cut, so that there are several
 STEPS = 240  # of the optimiser, at least: few clips make few steps an epoch
@@ -87,11 +87,13 @@ def gather(
             bar.to(done := done + len(pictures), person)
             for path in (path for path in paths if path not in pictures):
                 try:
-                    found.append(
-                        (path.relative_to(folder / person).as_posix(), clips_of(Video(path), stages, fps=fps)[0])
-                    )
-                except ValueError as error:
-                    say(str(error) if str(path) in str(error) else f"{path}: {error}")
+                    video = ContainedVideo(path)
+                    clip = clips_of(video, stages, fps=fps)[0]
+                    found.append((path.relative_to(folder / person).as_posix(), clip))
+                    if video.unheard and "audio" not in clip.vectors:
+                        say(f"{path}: its sound cannot be decoded, so its clip has no audio")
+                except Exception as error:
+                    say(fault(path, error))
                 bar.to(done := done + 1, person)
             for source, clip in found:
                 for number, piece in enumerate(_pieces(clip), 1):

@@ -25,6 +25,7 @@ from famf_lib.support.files import written_whole
 from famf_lib.training import prediction
 from famf_lib.training.checkpoint import SavedModel
 from famf_video.clips import FPS, Clip, Stages, clips_of
+from famf_video.contained import ContainedVideo
 from famf_video.enrolment import as_clipset
 from famf_video.video import Video
 
@@ -81,7 +82,7 @@ def identify(
         ValueError: the file is no video, there is no face in it, or the model wants vectors of another network.
     """
     check(opened, stages)
-    video = Video(path)
+    video = ContainedVideo(path)
     clips = clips_of(video, stages, fps=fps, everybody=everybody, report=report)
     if not len(clips[0].faces):
         raise IdentificationError(f"{path}: no face found, expected one at least")

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,13 +49,30 @@ def videos(given: Sequence[Path]) -> list[Path]:
 
 def names(paths: Sequence[Path]) -> list[str]:
     """A clip is called as its file without the ending; with the folders in which the files differ, and with the ending
-    where two differ in nothing else."""
+    where the name is another's already: that of a file, or of a further track, which has # and its number behind it.
+
+    Raises:
+        LabelsError: two names cannot be kept apart.
+    """
     places = [path.resolve() for path in paths]
     top = os.path.commonpath([place.parent for place in places]) if places else ""
-    full = [place.relative_to(top) for place in places]
-    short = [path.with_suffix("").as_posix() for path in full]
-    times = Counter(short)
-    return [path.as_posix() if times[name] > 1 else name for path, name in zip(full, short, strict=True)]
+    full = [place.relative_to(top).as_posix() for place in places]
+    found = [Path(name).with_suffix("").as_posix() for name in full]
+    while clashing := _clashing(found):
+        if all(found[k] == full[k] for k in clashing):
+            raise LabelsError(f"{paths[clashing[0]]}: another video has a track of this name, expected another name")
+        found = [full[k] if k in clashing else name for k, name in enumerate(found)]
+    return found
+
+
+def _clashing(names: list[str]) -> list[int]:
+    """Which of the names are there twice, or could be that of another's track."""
+    times = Counter(names)
+    return [
+        k
+        for k, name in enumerate(names)
+        if times[name] > 1 or (re.search(r"#\d+$", name) and name.rpartition("#")[0] in times)
+    ]
 
 
 def of_folders(paths: Sequence[Path]) -> dict[str, Label]:

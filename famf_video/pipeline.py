@@ -17,6 +17,7 @@ from famf_lib.support.files import written_whole
 from famf_lib.support.fingerprint import source_fingerprint
 from famf_lib.support.progress import progress
 from famf_video.clips import FACE_COLUMNS, FPS, Clip, Stages, clips_of
+from famf_video.contained import ContainedVideo, fault
 from famf_video.labels import Label, names
 from famf_video.video import Video, VideoError
 
@@ -68,13 +69,13 @@ def extract(
     called, failed = dict(zip(videos, names(videos), strict=True)), {}
 
     def fail(path: Path, error: Exception) -> None:
-        failed[path] = str(error) if str(path) in str(error) else f"{path}: {error}"
+        failed[path] = fault(path, error)
         say(failed[path])
 
     opened: dict[Path, Video] = {}
     for path in videos:
         try:
-            opened[path] = Video(path)
+            opened[path] = ContainedVideo(path)
         except VideoError as error:
             fail(path, error)
     code = source_fingerprint("famf_video")
@@ -92,7 +93,9 @@ def extract(
                     report=lambda time, start=done, name=path.name: bar.to(start + time, name),
                 )
                 _save(clips, opened[path], files[path])
-            except ValueError as error:
+            except OSError:  # it is not the video's fault that nothing can be written
+                raise
+            except Exception as error:
                 fail(path, error)
             done += seconds
     good = {called[path]: (path, files[path]) for path in opened if path not in failed}
@@ -123,6 +126,7 @@ def _save(clips: list[Clip], video: Video, file: Path) -> None:
     arrays = {f"{n}.{name}": getattr(clip, name) for n, clip in enumerate(clips) for name in ARRAYS}
     arrays |= {f"{n}.vectors.{name}": vector for n, clip in enumerate(clips) for name, vector in clip.vectors.items()}
     told = {"texts": [clip.text for clip in clips], "damaged": video.damaged, "sound": video.has_sound}
+    told["unheard"] = video.unheard
     with written_whole(file) as new:
         new.write_bytes(save(arrays, {"told": json.dumps(told)}))  # not by its own writer: see saved.save
 
@@ -196,7 +200,8 @@ def _lacking(clip: Clip, told: dict, stages: Stages) -> list[str]:
     if not len(clip.faces):
         said.append("no face found, so its clip has none")
     if stages.speaker is not None and "audio" not in clip.vectors:
-        said.append(f"{'nothing to hear' if told['sound'] else 'no sound track'}, so its clip has no audio")
+        why = "no sound track" if not told["sound"] else "nothing to hear"
+        said.append(f"{'its sound cannot be decoded' if told['unheard'] else why}, so its clip has no audio")
     return said
 
 

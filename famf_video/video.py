@@ -3,6 +3,7 @@
 One picture is in memory at a time, however long the file is. What is damaged is left out and counted.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -58,11 +59,13 @@ class Video:
         needed("av")
         self.damaged = 0
         """Pieces of the pictures' track that were left out because they were damaged, in the longest walk so far."""
+        self.unheard = 0
+        """Pieces of the sound that were left out because they could not be decoded, when it was last heard."""
         with self._open() as container:
             stream = self._pictures(container)
             self.size: tuple[int, int] = (stream.codec_context.width, stream.codec_context.height)
             self.duration = None if container.duration is None else container.duration / 1e6
-            self.has_sound = _sound(container) is not None
+            self.has_sound = bool(container.streams.audio)
 
     def frames(self, fps: float | int) -> Iterator[Frame]:
         """``fps`` pictures a second or, where the video has fewer, all.
@@ -71,8 +74,10 @@ class Video:
         tells: a variable frame rate makes no difference. Pictures are turned as the file asks, and their pixels square.
 
         Raises:
-            VideoError: there is no picture that can be decoded.
+            VideoError: there is no picture that can be decoded, or ``fps`` is no number above 0.
         """
+        if not 0 < fps < math.inf:
+            raise VideoError(f"fps: {fps} found, expected a number of pictures a second")
         piece, rate = -1, Fraction(fps).limit_denominator(1000)
 
         def first_of_piece(number: int, time: Fraction) -> bool:
@@ -95,17 +100,24 @@ class Video:
         """The sound as pieces of one channel, 16,000 samples a second, −1 to 1; nothing where there is no track."""
         from av import AudioResampler, FFmpegError
 
+        self.unheard = 0
         with self._open() as container:
             if (track := _sound(container)) is None:
+                self.unheard = len(container.streams.audio)  # of kinds that FFmpeg does not know
                 return
-            resampler = AudioResampler(format="fltp", rate=RATE)
+            resampler, last = None, None
             for packet in _packets(container, track):
                 try:
                     for decoded in packet.decode():
+                        now = decoded.format.name, decoded.layout.name, decoded.sample_rate
+                        if resampler is None or now != last:  # sound may change in mid-stream, as in joined broadcasts
+                            # One plane for all channels: of several, PyAV's arrays hold seven, and end the process.
+                            resampler, last = AudioResampler(format="flt", rate=RATE), now
                         for piece in resampler.resample(decoded):
-                            yield piece.to_ndarray().mean(axis=0)
-                except FFmpegError:  # a damaged piece of sound is not worth a word
-                    continue
+                            channels = piece.layout.nb_channels
+                            yield piece.to_ndarray().reshape(-1, channels).mean(axis=1)
+                except (FFmpegError, ValueError):  # ValueError: the resampler does not know what there is
+                    self.unheard, resampler = self.unheard + 1, None
 
     def _walk(self, wanted: Callable[[int, Fraction], bool]) -> Iterator[Frame]:
         from av import FFmpegError
@@ -193,8 +205,18 @@ def _packets(
 
 
 def _shown(frame: "av.VideoFrame", aspect: Fraction | None) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture in RGB as a player shows it: square pixels, turned by quarters as the file asks."""
+    """The picture in RGB as a player shows it: square pixels, mirrored and turned by quarters as the file asks."""
     real = aspect and 1 / WIDEST <= aspect <= WIDEST
     width = max(round(frame.width * aspect), 1) if real else frame.width
     picture = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
-    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90) % 4))
+    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is not None:
+        picture = _turned(picture, np.frombuffer(matrix, np.int32).tolist())
+    return np.ascontiguousarray(picture)
+
+
+def _turned(picture: UInt8[np.ndarray, "h w 3"], matrix: list[int]) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture under a display matrix (ISO/IEC 14496-12): (p, q) is shown at (a p + c q + x, b p + d q + y)."""
+    a, b, _, c, d = matrix[:5]
+    if a * d < b * c:  # mirrored: left and right change places first, and what is left is a turn
+        picture, a, b = picture[:, ::-1], -a, -b
+    return np.rot90(picture, round(math.atan2(-b, a) / (math.pi / 2)) % 4)

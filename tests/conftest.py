@@ -1,9 +1,12 @@
 """What every test stands on: a store of its own, one thread, and small made-up clips."""
 
+import os
 import sys
 
 import pytest
 from hypothesis import settings
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as in famf_lib, which may not be imported yet, for jaxtyping's sake
 
 settings.register_profile("here", deadline=None)  # no test depends on how fast the machine is
 settings.load_profile("here")

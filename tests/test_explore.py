@@ -1,5 +1,6 @@
 """Exploring one clip: the numbers against what the library says of it elsewhere, and the sliders in a real browser."""
 
+import json
 import os
 import re
 import shutil
@@ -245,6 +246,16 @@ def lab(tmp_path, store):
         finally:
             started.terminate()
             started.wait(30)
+
+
+def test_jupyterlab_asks_nobody_for_news_updates_or_extensions(lab):
+    def asked(place):
+        return urllib.request.urlopen(lab.address.replace("/?", f"/lab{place}?")).read().decode()
+
+    told = json.loads(asked("/api/settings/@jupyterlab/apputils-extension:notification"))["schema"]["properties"]
+    assert told["checkForUpdates"]["default"] is False and told["fetchNews"]["default"] == "false"
+    manager = json.loads(re.search(r'"extensionManager":\s*(\{[^}]*\})', asked(""))[1])
+    assert manager["name"] == "read-only"  # the other kind asks PyPI for the versions of what is installed
 
 
 def test_in_a_browser_the_cells_run_and_a_slider_moves_the_picture(browser, lab, store):

@@ -76,6 +76,26 @@ def test_asked_again_it_only_puts_together(extracted, monkeypatch):
     assert ClipSet.open(folder / "out").fingerprint == before
 
 
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [("--fps", ["inf", "-inf", "nan", "0", "-5", "1e308", "x"]), ("--min-face", ["0", "-40", "nan", "1e9", "9" * 99])],
+)
+@pytest.mark.parametrize("command", ["extract", "enroll", "identify"])
+def test_numbers_that_cannot_be_are_refused_before_anything_is_opened(tmp_path, command, option, values):
+    for value in values:
+        done = famf(
+            command, "none.mp4", "--out", tmp_path / "out", *["--run", "x"] * (command == "identify"), option, value
+        )
+        assert done.exit_code == 2 and f"Invalid value for '{option}'" in done.output, done.output
+        assert not list(tmp_path.iterdir())
+
+
+def test_seeds_that_cannot_be(tmp_path):
+    for value in ("-1", str(2**32), "inf"):
+        done = famf("enroll", tmp_path, "--out", tmp_path / "m.safetensors", "--seed", value)
+        assert done.exit_code == 2 and "Invalid value for '--seed'" in done.output
+
+
 def test_bad_options_are_one_sentence(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     for options, sentence in (

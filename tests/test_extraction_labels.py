@@ -21,10 +21,18 @@ def touched(folder, *names):
         (["x/b.mp4"], ["b"]),
         (["ann/1.mp4", "bo/1.mp4", "bo/2.tar.mp4"], ["ann/1", "bo/1", "bo/2.tar"]),
         (["a.mp4", "a.mkv", "b.mp4"], ["a.mp4", "a.mkv", "b"]),
+        (["a.mp4", "a.mkv", "a.mp4.mkv"], ["a.mp4", "a.mkv", "a.mp4.mkv"]),
+        (["a.mp4", "a#2.mp4", "b#2.mp4", "a#x.mp4"], ["a", "a#2.mp4", "b#2", "a#x"]),
+        (["a#2.mp4", "a#2.mkv", "a", "a#2.mp4#3.ts"], ["a#2.mp4", "a#2.mkv", "a", "a#2.mp4#3.ts"]),
     ],
 )
 def test_clips_are_called_as_their_files(tmp_path, files, names):
     assert labels.names(touched(tmp_path, *files)) == names
+
+
+def test_names_that_cannot_be_kept_apart(tmp_path):
+    with pytest.raises(LabelsError, match="a#2: another video has a track of this name, expected another name"):
+        labels.names(touched(tmp_path, "a", "a#2"))
 
 
 def test_a_folder_stands_for_its_videos(tmp_path):

@@ -55,6 +55,14 @@ def test_a_clipset(videos, tmp_path):
     assert said == lacking
 
 
+def test_a_track_is_not_called_as_another_video(tmp_path):
+    files = [video(tmp_path / "trip.mp4", RED, GREEN), video(tmp_path / "trip#2.mp4", BLUE)]
+    extract(files, tmp_path / "out", stages(), everybody=True)
+    clips = ClipSet.open(tmp_path / "out").clips
+    assert clips["name"].tolist() == ["trip", "trip#2", "trip#2.mp4"]
+    assert clips["group"].tolist() == ["trip", "trip", "trip#2.mp4"]
+
+
 def test_a_model_says_who_is_in_them(videos, tmp_path):
     extract(videos, tmp_path / "out", stages())
     clips = ClipSet.open(tmp_path / "out")

@@ -39,6 +39,13 @@ def test_no_more_pictures_than_there_are(tmp_path):
     assert numbers(path, 0.1) == [0]
 
 
+@pytest.mark.parametrize("fps", [0, -3, float("inf"), float("nan")])
+def test_a_rate_that_is_none(tmp_path, fps):
+    path = video_files.write(tmp_path / "a.mp4", map(marked, range(3)))
+    with pytest.raises(VideoError, match="fps: .* found, expected a number of pictures a second"):
+        next(Video(path).frames(fps))
+
+
 @given(steps=st.lists(st.integers(1, 37), min_size=1, max_size=12), fps=st.sampled_from([1, 3, 5, 7.5]))
 def test_variable_frame_rate(tmp_path_factory, steps, fps):
     """The first picture of each piece of 1/fps seconds, by a naive count in milliseconds."""
@@ -81,7 +88,11 @@ def turn_in_file(path, matrix):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
+TURNS = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
+MIRRORED = [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]
+
+
+@pytest.mark.parametrize("matrix", TURNS + MIRRORED)
 def test_turned_as_the_matrix_of_the_file_says(tmp_path, matrix):
     """ISO/IEC 14496-12: a point (p, q) of the picture is shown at (a p + c q + x, b p + d q + y)."""
     a, b, c, d = matrix
@@ -195,6 +206,51 @@ def test_tone(tmp_path, rate, channels):
     middle = heard[8000:24000]
     assert np.argmax(abs(np.fft.rfft(middle))) == 440
     assert middle.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.03)
+
+
+@pytest.mark.parametrize("layout", ["7.1", "hexadecagonal", "22.2"])
+def test_many_channels(tmp_path, layout):
+    """The mean of all of them, of which each has a part of the tone."""
+    parts = np.linspace(0.1, 1, av.AudioLayout(layout).nb_channels)
+    sound = {"layout": layout, "sound_codec": "pcm_s16le"}
+    path = video_files.write(tmp_path / "a.mkv", map(marked, range(25)), sound=np.outer(parts, tone(1)), **sound)
+    heard = np.concatenate(list(Video(path).sound()))
+    np.testing.assert_allclose(heard, parts.mean() * tone(1), atol=1e-3)
+
+
+def test_sound_that_changes_in_mid_stream(tmp_path):
+    """Two broadcasts in one file: stereo at 48 kHz, then one channel at 32 kHz. Both are heard."""
+    kinds = [dict(rate=48_000, channels=2, hertz=440), dict(rate=32_000, channels=1, hertz=800)]
+    files = []
+    for number, kind in enumerate(kinds):
+        sound = tone(2, kind["rate"], kind.pop("hertz"))
+        files.append(video_files.write(tmp_path / f"{number}.ts", map(marked, range(50)), sound=sound, **kind))
+    path = tmp_path / "a.ts"
+    path.write_bytes(b"".join(file.read_bytes() for file in files))
+    heard = np.concatenate(list(Video(path).sound()))
+    assert len(heard) == pytest.approx(4 * RATE, abs=RATE // 4)
+    for hertz, second in ((440, heard[8000:24000]), (800, heard[-24000:-8000])):
+        assert np.argmax(abs(np.fft.rfft(second))) == hertz
+        assert second.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.03)
+
+
+def test_sound_that_cannot_be_decoded_is_counted(tmp_path):
+    path = video_files.write(tmp_path / "a.mp4", map(marked, range(45)), sound=tone(1.8))
+    with av.open(path) as file:
+        packets = [(packet.pos, packet.size) for packet in file.demux(file.streams.audio[0]) if packet.size]
+    content = bytearray(path.read_bytes())
+    for start, size in packets:
+        content[start : start + size] = b"\xff" * size
+    path.write_bytes(content)
+    video = Video(path)
+    assert list(video.sound()) == [] and video.unheard == len(packets) and len(list(video.frames(5))) == 9
+
+
+def test_sound_of_a_kind_that_nobody_knows(tmp_path):
+    path = video_files.write(tmp_path / "a.mkv", map(marked, range(5)), sound=tone(0.2))
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    video = Video(path)
+    assert video.has_sound and list(video.sound()) == [] and video.unheard == 1 and numbers(path, 25) == list(range(5))
 
 
 def test_no_sound(tmp_path):

@@ -13,6 +13,7 @@ from famf_book import report
 from famf_book.plots import differences, levels, svg
 from famf_lib.evidence import ledger
 from famf_lib.evidence.claims import Verdict
+from famf_lib.experiments import results as experiment_results
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, TABLE_1
 
 LEVELS = {variant.label: 0.5 for variant in TABLE_1}
@@ -100,11 +101,11 @@ def test_share_of_attention_is_summed_over_columns_and_averaged_over_rows(made_r
             for j, c in enumerate(names)
         ]
     )
-    share, even = results_module.attention_share(results, "A", "face", "face")
+    share, even = experiment_results.attention_share(results, "A", "face", "face")
     assert even == 0.5 and share.shape == (2, 3)
     assert share[0, 0] == pytest.approx((0.7 + 0.3) / 2) and share[1, 2] == pytest.approx(0.52)
     assert np.isnan(share[:, 1]).all()
-    share, even = results_module.attention_share(results, "A", "body", "audio")
+    share, even = experiment_results.attention_share(results, "A", "body", "audio")
     assert even == 0.25 and share[0, 0] == pytest.approx(0.15)
 
 

@@ -35,11 +35,14 @@ def write(
     sound: np.ndarray | None = None,
     channels: int = 1,
     rate: int = 16_000,
+    layout: str = "",
+    sound_codec: str = "aac",
     turned: int = 0,
     aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Encodes pictures, shown at ``times`` in steps of ``base`` seconds, and sound of one channel repeated in all."""
+    """Encodes pictures, shown at ``times`` in steps of ``base`` seconds, and sound of one channel repeated in
+    all, or of as many as ``layout`` has."""
     pictures = list(pictures)
     with av.open(path, "w") as out:
         track = out.add_stream(
@@ -52,16 +55,17 @@ def write(
         if aspect:
             track.codec_context.sample_aspect_ratio = aspect
         if sound is not None:
-            voice = out.add_stream("aac", rate=rate)
-            voice.layout = {1: "mono", 2: "stereo"}[channels]
+            voice = out.add_stream(sound_codec, rate=rate)
+            voice.layout = layout or {1: "mono", 2: "stereo"}[channels]
+            sound = np.broadcast_to(sound, (voice.layout.nb_channels, sound.shape[-1])).astype(np.float32)
         for time, picture in zip(times or range(len(pictures)), pictures, strict=False):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts, frame.time_base = time, base
             out.mux(track.encode(frame))
         out.mux(track.encode(None))
-        for start in range(0, 0 if sound is None else len(sound), 1024):
-            piece = np.repeat(sound[None, start : start + 1024], channels, axis=0).astype(np.float32)
-            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=voice.layout.name)
+        for start in range(0, 0 if sound is None else sound.shape[1], 1024):
+            piece = sound[:, start : start + 1024].T.reshape(1, -1)  # in one plane: PyAV cannot fill more than seven
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece), format="flt", layout=voice.layout.name)
             frame.rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
             out.mux(voice.encode(frame))
         if sound is not None:

@@ -33,8 +33,8 @@ Head = Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for pi
 Body = Annotated[str, typer.Option(metavar="MODEL", help="likewise, for bodies")]
 Speaker = Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for voices")]
 Text = Annotated[str, typer.Option(metavar="FOLDER", help="a sentence-transformers model, for what is read")]
-Fps = Annotated[float, typer.Option(min=0.01, help="pictures a second that are looked at")]
-MinFace = Annotated[int, typer.Option(min=12, help="side of the smallest face, in pixels")]
+Fps = Annotated[float, typer.Option(min=0.01, max=1_000_000, help="pictures a second that are looked at")]
+MinFace = Annotated[int, typer.Option(min=12, max=100_000, help="side of the smallest face, in pixels")]
 
 
 def checked_profile(name: str) -> str:

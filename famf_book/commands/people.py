@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, writing
+from famf_lib.experiments import parameters
 
 
 def enroll(
@@ -19,7 +20,7 @@ def enroll(
     text: Text = "",
     fps: Fps = 5.0,
     min_face: MinFace = 40,
-    seed: Annotated[int, typer.Option(min=0, help="of the training")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=parameters.SEEDS[-1], help="of the training")] = 1,
 ) -> None:
     """Train a classifier of the persons in a folder of videos and pictures, for famf identify.
 
@@ -85,6 +86,8 @@ def identify(
             everybody=tracks == "all",
             report=lambda time: bar.to(0, f"{time:.0f} s"),
         )
+    if found.video.unheard and "audio" not in found.answers[0].clip.vectors:
+        _say(f"{video}: its sound cannot be decoded, so its clip has no audio")
     for name in found.lacking:
         _say(f"{name}: this video was not asked for it, so the model gets zero vectors (Sec. 4.3)")
     for answer in found.answers:

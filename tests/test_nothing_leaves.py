@@ -1,0 +1,42 @@
+"""Nothing leaves the machine: what libraries report by default is switched off in every process of ours."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from onnx_models import embedder
+
+pytest.importorskip("onnx", reason="the extra extract is not installed")
+pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
+
+OURS = """
+import sys
+import numpy as np
+from famf_video.embedding import ArcFace
+assert ArcFace(sys.argv[1]).embed(np.zeros((3, 112, 112, 3), np.uint8)).shape == (3, 5)
+"""
+PARALLEL = """
+import sys
+from joblib import Parallel, delayed
+
+def work(path):
+    import onnxruntime
+    return len(onnxruntime.InferenceSession(path).get_outputs())
+
+import famf_lib
+assert Parallel(n_jobs=2)(delayed(work)(sys.argv[1]) for _ in range(2)) == [1, 1]
+"""
+
+
+@pytest.mark.parametrize("code", [OURS, PARALLEL], ids=["in our process", "in joblib's workers"])
+@pytest.mark.parametrize("own", [{}, {"ORT_DISABLE_TELEMETRY": "0"}], ids=["unset", "set otherwise"])
+def test_onnx_runtime_leaves_nothing_in_an_empty_home(tmp_path, own, code):
+    """Its telemetry keeps a device's number and a queue of events there, before it sends them."""
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
+    environment = {**kept, "HOME": str(home), "MPLCONFIGDIR": str(tmp_path), **own}  # no CI: there it is off anyway
+    command = [sys.executable, "-c", code, str(embedder(tmp_path / "e.onnx"))]
+    subprocess.run(command, env=environment, check=True, timeout=300)
+    assert [path.name for path in home.rglob("*") if "onnxruntime" in path.name.lower()] == []
