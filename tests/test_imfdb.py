@@ -435,6 +435,8 @@ FINE = {
         ({"path": np.array([*PATHS[:3], PATHS[0]])}, "path holds .*Asha_1.jpg twice"),
         ({"path": np.array([p.lower() for p in PATHS])}, "path holds no picture of .*, expected IMFDB_final/Asha/Dil/"),
         ({"embedding": np.where(np.arange(4)[:, None] == 2, np.nan, np.ones((4, 7)))}, "Asha_3.jpg is not finite"),
+        ({"embedding": np.ones((4, 7)) * [[1], [1], [1e-9], [1]]}, r"Asha_3.jpg has 1e-09 .*, expected numbers within"),
+        ({"embedding": np.ones((4, 7)) * [[1], [1], [1], [7e4]]}, r"Asha_4.jpg has 7e\+04 .*, expected numbers within"),
         ({"onet_probability": np.array([1, 1, 1, np.inf])}, "onet_probability of .*Asha_4.jpg is not finite"),
     ],
 )

@@ -188,7 +188,7 @@ def test_a_file_of_one_row_group_is_read_in_little_memory(tmp_path, monkeypatch)
 # --- There and back ---
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=5)
-halves = st.floats(width=16, allow_nan=False, allow_infinity=False)
+halves = st.integers(-2047, 2047).map(lambda n: n / 64) | st.sampled_from([65504.0, -65504.0, 2.0**-18])
 words = st.sampled_from(["audio", "body", "tête", "file", "_x"])
 
 
@@ -356,7 +356,7 @@ OF_FACES = {
         lambda f: pa.Table.from_pandas(f.drop(columns="embedding")).append_column(
             "embedding", pa.FixedSizeListArray.from_arrays(pa.array([0.5] * 7 + [np.nan] + [0.5] * 13), 3)
         ),
-        "embedding of row 2 (clip 'z') holds nan at place 1, expected finite numbers",
+        "embedding of row 2 (clip 'z') holds nan at place 1, its largest number",
     ),
     "infinite": (
         lambda f: f.assign(embedding=vectors(f["embedding"], 5, [0, 0, -np.inf])),
@@ -364,7 +364,16 @@ OF_FACES = {
     ),
     "beyond float16": (
         lambda f: f.assign(embedding=vectors(f["embedding"], 6, [65520, 0, 0])),
-        "embedding of row 6 (clip 'z') holds 65520 at place 0, expected finite numbers within ±65504",
+        "embedding of row 6 (clip 'z') holds 65520 at place 0, its largest number, expected numbers within ±65504",
+    ),
+    "lost in float16": (
+        lambda f: f.assign(embedding=[[0.0, 0.0, 0.0], *[[0.0, -1e-7, 1e-8]] * 6]),
+        "embedding of row 1 (clip 'x') holds -1e-07 at place 1, its largest number",
+        "the largest of a vector 3.8e-06 or more, or all 0",
+    ),
+    "nothing left in float16": (
+        lambda f: f.assign(embedding=[np.full(3, 1e-9)] * 7),
+        "embedding of row 0 (clip 'z') holds 1e-09 at place 0, its largest number",
     ),
     "unknown clip": (
         lambda f: f.assign(clip=[*"zxzxz", "w", "z"]),
@@ -446,6 +455,9 @@ ARRAYS = {
     "complex": ({"faces": np.ones((7, D), complex)}, "faces is complex128, expected text, numbers or booleans"),
     "long doubles": ({"faces": np.ones((7, D), np.longdouble)}, "faces is", "expected text, numbers or booleans"),
     "not a number": ({"faces": np.full((7, D), np.nan)}, "faces of row 0 (clip 'z') holds nan at place 0"),
+    "lost in float16": ({"faces": np.full((7, D), 1e-9)}, "faces of row 0 (clip 'z') holds 1e-09 at place 0"),
+    "lost before": ({"faces": np.full((7, D), 1e-7, np.float16)}, "faces of row 0 (clip 'z') holds 1.19209e-07 at"),
+    "audio lost": ({"audio": np.full((3, A), 1e-9)}, "audio of row 1 (clip 'y') holds 1e-09 at place 0"),
     "unknown clip": ({"face_clip": np.array([*"zxzxzxw"])}, "face_clip of row 6 is 'w'"),
     "empty clip": ({"clip": np.array(["x", "", "z"])}, "clip of row 1 is nothing, expected a name"),
     "three corners": ({"box": np.ones((7, 3))}, "box of row 0 (clip 'z') is 3 numbers long"),

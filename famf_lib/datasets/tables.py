@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from jaxtyping import Bool, Float16, Int
 
 from famf_lib.datasets import imported
 from famf_lib.datasets.table_files import Archive, NpzTable, ParquetTable, Table, TableError
-from famf_lib.features import SPLITS, ClipSet
+from famf_lib.features import HELD, SPLITS, ClipSet, held
 from famf_lib.progress import progress
 
 FACES, CLIPS, NPZ = "faces.parquet", "clips.parquet", "features.npz"
@@ -307,10 +308,11 @@ def _vectors(
                 full = values.to_numpy(zero_copy_only=False).reshape(-1, dim)
                 with np.errstate(over="ignore"):
                     half = full.astype(np.float16)
-                if not (finite := np.isfinite(half)).all():
-                    wrong, number = np.argwhere(~finite)[0]
+                if not (good := held(torch.from_numpy(half), full).numpy()).all():
+                    wrong = good.argmin()
+                    number = np.abs(full[wrong]).argmax()  # NaN where there is one
                     found = f"holds {full[wrong, number]:g} at place {number}"
-                    raise fault(rows[wrong], found, "finite numbers within ±65504, as float16 holds them")
+                    raise fault(rows[wrong], f"{found}, its largest number", HELD)
                 if vectors is None:
                     vectors = np.zeros((len(place), dim), dtype=np.float16)
                 vectors[place[start + rows]] = half
