@@ -70,14 +70,14 @@ def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
 
 
 def _score(file: Path, truth: Path, per_person: Path | None) -> None:
-    from famf_lib import official, submission
+    from famf_lib import submission
     from famf_lib.files import written_whole
 
     if per_person is not None and per_person.is_dir():
         raise ValueError(f"--per-person: {per_person} is a folder, expected the name of a file to write")
     if per_person is not None and per_person.resolve() in (file.resolve(), truth.resolve()):
         raise ValueError(f"--per-person: {per_person} is one of the files to read, expected another to write")
-    report = submission.score(official.read_submission(file), official.read_val(truth))
+    report = submission.score_files(file, truth)
     persons, ids = report.persons, len(report.persons)
     hits, positives = int(persons["hits"].sum()), int(persons["positives"].sum())
     typer.echo(f"mAP {report.mean_ap:.4f}")
