@@ -3,6 +3,8 @@
 import io
 import os
 import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -448,6 +450,17 @@ def test_bad_embeddings(small, changed, sentence):
     with pytest.raises(ImfdbError, match=sentence) as error:
         imfdb.build(source, embeddings)
     assert str(embeddings) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_array_of_embeddings_that_stands_twice_is_refused(small):
+    _, source, embeddings = small
+    np.savez(embeddings, **FINE)
+    with zipfile.ZipFile(embeddings) as archive:
+        content = archive.read("embedding.npy")
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(embeddings, "a") as archive:
+        archive.writestr("embedding.npy", content)
+    with pytest.raises(ImfdbError, match=f"{embeddings}: embedding stands twice, expected once"):
+        imfdb.build(source, embeddings)
 
 
 def test_embeddings_that_are_no_npz(small, tmp_path):

@@ -87,7 +87,9 @@ def import_table(
     from famf_lib import inspection
     from famf_lib.datasets import tables
 
-    clipset = tables.import_tables(folder, name, replacing=replace)
+    clipset = tables.import_tables(
+        folder, name, replacing=replace, say=lambda sentence: typer.echo(f"famf: {sentence}", err=True)
+    )
     typer.echo(inspection.summary(clipset, f"{clipset.folder.name}, imported"))
 
 

@@ -2,8 +2,10 @@
 
 import csv
 import os
+import unicodedata
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from famf_lib.features import SPLITS
 COLUMNS = ("clip", "person", "split")
 ENDINGS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv")
 """By these a video is told in a folder. A file that is named itself may be called anything."""
+
+MISSING = {"nan", "none", "null", "nat", "n/a", "<na>", "-1"}
+"""What programs write as text for a missing value. Somebody may have one of these names, so none is refused."""
+NAMED = 6  # names that a sentence names
 
 
 class LabelsError(ValueError):
@@ -62,8 +68,42 @@ def of_folders(paths: Sequence[Path]) -> dict[str, Label]:
     return {name: Label(path.resolve().parent.name) for path, name in zip(paths, names(paths), strict=True)}
 
 
-def read(table: Path) -> dict[str, Label]:
+def plain(name: str) -> str:
+    """A name without what the eye does not see: case, blanks around it, more than one between, forms of letters."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def doubts(names: Iterable[str | None], where: str) -> list[str]:
+    """Sentences on names that may not be meant as they stand: they read as a missing value, or look like another."""
+    times = Counter(name for name in names if name is not None)
+    forms = Counter(map(plain, times))
+    missing = [name for name in sorted(times) if plain(name) in MISSING]
+    alike = [name for name in sorted(times, key=lambda name: (plain(name), name)) if forms[plain(name)] > 1]
+    alike = [name for name in alike if name not in missing]
+
+    def listed(few: list[str]) -> str:
+        return ", ".join(f"{name!r} ({times[name]:,} times)" for name in few[:NAMED]) + " …" * (len(few) > NAMED)
+
+    said = []
+    if missing:
+        found = f"{listed(missing)} found, which reads as a missing value and is taken as a name"
+        said.append(f"{where}: {found}; expected nothing where it is not known")
+    if alike:
+        found = f"{len(alike):,} names differ from another in nothing but case, blanks or the form of letters"
+        said.append(f"{where}: {found}, and are taken as different names: {listed(alike)}")
+    return said
+
+
+def misspelt(columns: Iterable[str], known: Sequence[str]) -> tuple[str, str] | None:
+    """The first column that is spelt as a known one but for case and blanks, and that one: it would count as absent."""
+    pairs = ((column, name) for column in columns for name in known if column != name)
+    return next(((column, name) for column, name in pairs if plain(column) == plain(name)), None)
+
+
+def read(table: Path, say: Callable[[str], None] = warnings.warn) -> dict[str, Label]:
     """The labels in a CSV file with the columns clip, person and, if there are any, split. An empty field is unknown.
+
+    ``say`` is told of names that may not be meant as they stand (see ``doubts``).
 
     Raises:
         LabelsError: one sentence with the file, the line, what was found and what was expected.
@@ -74,6 +114,11 @@ def read(table: Path) -> dict[str, Label]:
             columns, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelsError(f"{table}: no table can be read here ({error}), expected a CSV file") from error
+    if twice := [column for column in columns if columns.count(column) > 1]:
+        raise LabelsError(f"{table}: the column {twice[0]} stands twice, expected once")
+    if pair := misspelt(columns, COLUMNS):
+        found = f"the column {pair[0]!r} is all but spelt as {pair[1]}"
+        raise LabelsError(f"{table}: {found}, expected {pair[1]} or another name")
     if missing := [column for column in COLUMNS[:2] if column not in columns]:
         found = ", ".join(columns) or "nothing"
         raise LabelsError(f"{table}: the column {missing[0]} is missing, found {found}, expected {', '.join(COLUMNS)}")
@@ -91,4 +136,6 @@ def read(table: Path) -> dict[str, Label]:
             expected = f"one of {', '.join(SPLITS)}, or nothing"
             raise LabelsError(f"{table}: line {line} has the split {split!r}, expected {expected}")
         labels[clip] = Label(person, split)
+    for sentence in doubts((label.person for label in labels.values()), f"{table}: person"):
+        say(sentence)
     return labels
