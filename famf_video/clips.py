@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Float, Float16, Float32, Float64, Int64
 
+from famf_lib.data.clipset import HELD, held
 from famf_lib.support.provenance import cores
 from famf_video.alignment import align
 from famf_video.detection import Detections, FaceDetector
@@ -141,7 +143,7 @@ def clips_of(
         except VideoError:  # sound that cannot be read costs no face
             heard, video.unheard = None, video.unheard + 1
         if heard is not None:
-            clips[0].vectors["audio"] = _half(heard, "speaker")
+            clips[0].vectors["audio"] = as_half(heard, "speaker")
     return clips
 
 
@@ -158,15 +160,16 @@ class _Seen:
 def _look(frame: Frame, stages: Stages) -> _Seen:
     found = stages.detector.detect(frame.picture)
     faces = align(frame.picture, found.points)
-    vectors = _half(stages.embedder.embed(faces), "embedder")
+    vectors = as_half(stages.embedder.embed(faces), "embedder")
     return _Seen(found, vectors, quality(faces, found.points, found.scores), colours(frame.picture))
 
 
-def _half(vectors: Float[np.ndarray, "..."], of: str) -> Float16[np.ndarray, "..."]:
+def as_half(vectors: Float[np.ndarray, "..."], of: str) -> Float16[np.ndarray, "..."]:
+    """One vector or many in float16. Raises: StageError, where it does not hold one; ``of`` names the model."""
     with np.errstate(over="ignore"):
         half = vectors.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise StageError(f"{of}: it gives numbers that float16 does not hold, expected them within ±65504")
+    if not held(torch.from_numpy(np.atleast_2d(half)), np.atleast_2d(vectors)).all():
+        raise StageError(f"{of}: it gives vectors that float16 does not hold, expected {HELD}")
     return half
 
 
@@ -217,8 +220,8 @@ def _looked_at_again(video: Video, clips: list[Clip], stages: Stages, last: int)
                 found[number].setdefault(name, []).append(stage.embed([cut_out(frame.picture, box)])[0])
         if frame.number in read:
             lines.update(dict.fromkeys(stages.reader.read(frame.picture)))
-    vectors = [{name: _half(np.mean(of, axis=0), name) for name, of in clip.items()} for clip in found]
+    vectors = [{name: as_half(np.mean(of, axis=0), name) for name, of in clip.items()} for clip in found]
     if text := " ".join(lines):
-        vectors[0]["text"] = _half(stages.sentences.encode(text), "text")
+        vectors[0]["text"] = as_half(stages.sentences.encode(text), "text")
     texts = [text] + [""] * (len(clips) - 1)
     return [replace(clip, vectors=v, text=t) for clip, v, t in zip(clips, vectors, texts, strict=True)]

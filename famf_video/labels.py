@@ -3,12 +3,14 @@
 import csv
 import os
 import re
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from famf_lib.data.clipset import SPLITS
+from famf_lib.data.doubtful_names import doubts, misspelt
 
 COLUMNS = ("clip", "person", "split")
 ENDINGS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv")
@@ -80,8 +82,10 @@ def of_folders(paths: Sequence[Path]) -> dict[str, Label]:
     return {name: Label(path.resolve().parent.name) for path, name in zip(paths, names(paths), strict=True)}
 
 
-def read(table: Path) -> dict[str, Label]:
+def read(table: Path, say: Callable[[str], None] = warnings.warn) -> dict[str, Label]:
     """The labels in a CSV file with the columns clip, person and, if there are any, split. An empty field is unknown.
+
+    ``say`` is told of names that may not be meant as they stand (see ``doubts``).
 
     Raises:
         LabelsError: one sentence with the file, the line, what was found and what was expected.
@@ -92,6 +96,11 @@ def read(table: Path) -> dict[str, Label]:
             columns, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelsError(f"{table}: no table can be read here ({error}), expected a CSV file") from error
+    if twice := [column for column in columns if columns.count(column) > 1]:
+        raise LabelsError(f"{table}: the column {twice[0]} stands twice, expected once")
+    if pair := misspelt(columns, COLUMNS):
+        found = f"the column {pair[0]!r} is all but spelt as {pair[1]}"
+        raise LabelsError(f"{table}: {found}, expected {pair[1]} or another name")
     if missing := [column for column in COLUMNS[:2] if column not in columns]:
         found = ", ".join(columns) or "nothing"
         raise LabelsError(f"{table}: the column {missing[0]} is missing, found {found}, expected {', '.join(COLUMNS)}")
@@ -109,4 +118,6 @@ def read(table: Path) -> dict[str, Label]:
             expected = f"one of {', '.join(SPLITS)}, or nothing"
             raise LabelsError(f"{table}: line {line} has the split {split!r}, expected {expected}")
         labels[clip] = Label(person, split)
+    for sentence in doubts((label.person for label in labels.values()), f"{table}: person"):
+        say(sentence)
     return labels

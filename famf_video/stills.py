@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from famf_video.alignment import align
-from famf_video.clips import Clip, Stages
+from famf_video.clips import Clip, Stages, as_half
 from famf_video.quality import quality
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -66,5 +66,5 @@ def clip_of(paths: Iterable[Path], stages: Stages, say: Callable[[str], None] = 
         np.array(points, np.float32).reshape(-1, 5, 2),
         np.array(scores, np.float32),
         np.array(goods, np.float32),
-        np.array(vectors, np.float16).reshape(-1, stages.embedder.dim),
+        as_half(np.array(vectors, np.float32).reshape(-1, stages.embedder.dim), "embedder"),
     )

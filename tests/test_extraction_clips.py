@@ -133,13 +133,13 @@ def test_no_model_no_modality(tmp_path):
     assert everything().dims == {"head": 3, "body": 3, "audio": 2, "text": 1}
 
 
-@pytest.mark.parametrize("value", [np.nan, 1e6])
+@pytest.mark.parametrize("value", [np.nan, 1e6, 1e-9])
 def test_a_model_that_gives_no_numbers(tmp_path, value):
     class Broken(Embedder):
         def embed(self, faces):
             return np.full((len(faces), DIM), value, np.float32)
 
-    with pytest.raises(StageError, match="embedder: it gives numbers that float16 does not hold"):
+    with pytest.raises(StageError, match="embedder: it gives vectors that float16 does not hold"):
         clips_of(write(tmp_path / "a.mp4", walk(20)), stages(embedder=Broken()))
 
 

@@ -9,14 +9,14 @@ from coloured_faces import RED, everything, picture, stages
 from video_files import marked, tone
 
 from famf_lib.data.clipset import ClipSet
-from famf_lib.extraction import contained
+from famf_video import contained
 from famf_video.contained import ContainedVideo
 from famf_video.pipeline import extract
 from famf_video.video import Video, VideoError
 
 CRASHING = """
 import os, signal
-from famf_lib.extraction import contained, video
+from famf_video import contained, video
 
 def crash(*_):
     os.kill(os.getpid(), signal.SIGSEGV)

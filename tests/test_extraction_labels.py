@@ -2,6 +2,7 @@
 
 import pytest
 
+from famf_lib.data.doubtful_names import doubts
 from famf_video import labels
 from famf_video.labels import Label, LabelsError
 
@@ -63,6 +64,26 @@ def test_a_table(tmp_path):
     assert labels.read(table) == {"a": Label("Ann")}
 
 
+def test_names_that_may_not_be_meant_are_taken_and_told(tmp_path):
+    table, said = tmp_path / "labels.csv", []
+    table.write_text("clip,person\na,nan\nb,nan\nc,P \nd,P\ne,p\nf,\ng,Q\n")
+    found = labels.read(table, said.append)
+    assert [label.person for label in found.values()] == ["nan", "nan", "P ", "P", "p", None, "Q"]
+    assert [one.split(" found")[0].split(" differ")[0] for one in said] == [
+        f"{table}: person: 'nan' (2 times)",
+        f"{table}: person: 3 names",
+    ]
+    assert said[1].endswith("'P' (1 times), 'P ' (1 times), 'p' (1 times)")
+    table.write_text("clip,person\na,nan\n")
+    with pytest.warns(UserWarning, match="'nan' .1 times."):
+        labels.read(table)
+
+
+def test_many_names_that_are_alike_make_one_short_sentence():
+    (sentence,) = doubts([f"n{n}{end}" for n in range(1000) for end in ("", " ")], "here")
+    assert "2,000 names" in sentence and sentence.count("times") < 10
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -73,6 +94,9 @@ def test_a_table(tmp_path):
         ("clip,person\n,b\n", "line 2 has no clip, expected its name"),
         ("clip,person,split\na,b,test\nc,d,dev\n", "line 3 has the split 'dev', expected one of train, val, test, or"),
         ("clip,person\na,Doe, Ann\n", "line 2 has 3 fields, expected 2; quote a name with a comma"),
+        ("clip,person,person\na,b,c\n", "the column person stands twice, expected once"),
+        ("clip,person,Split\na,b,val\n", "the column 'Split' is all but spelt as split, expected split or another"),
+        ("clip,person,split \na,b,val\n", "the column 'split ' is all but spelt as split, expected split or another"),
         ('clip,person\n"a,b\n', "no table can be read here"),
         ("clip,person\na,\udcff\n", "no table can be read here"),
     ],

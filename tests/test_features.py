@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from famf_lib.data import clipset
-from famf_lib.data.clipset import ClipSet, ClipSetError
+from famf_lib.data.clipset import HELD, ClipSet, ClipSetError
 from famf_lib.support.files import written_whole
 
 D, A = 3, 2  # length of a face, of an audio vector
@@ -252,10 +252,17 @@ REFUSED = {
     "audio: an array of 3 dimensions, expected 2 (a row a vector)": {
         "modalities": {"audio": (np.zeros((3, 1, 1)), AUDIO[1])}
     },
-    "faces: row 3 is not finite in float16, expected it within ±65504": spoilt(np.nan),
-    "faces: row 4 is not finite in float16, expected it within ±65504": spoilt(70_000.0, row=4),
-    "audio: row 1 is not finite in float16, expected it within ±65504": {
+    f"faces: row 3 has nan as its largest number, expected {HELD}": spoilt(np.nan),
+    f"faces: row 4 has 7e+04 as its largest number, expected {HELD}": spoilt(70_000.0, row=4),
+    f"faces: row 1 has 1e-07 as its largest number, expected {HELD}": {
+        "faces": np.full((5, D), 1e-7) ** [[0], *[[1]] * 4]
+    },
+    f"faces: row 2 has 1e-09 as its largest number, expected {HELD}": {"faces": np.eye(5, D)[::-1] * 1e-9},
+    f"audio: row 2 has inf as its largest number, expected {HELD}": {
         "modalities": {"audio": (np.array([[1, 1], [1, 1], [1, np.inf]]), AUDIO[1])}
+    },
+    f"audio: row 0 has 1e-09 as its largest number, expected {HELD}": {
+        "modalities": {"audio": (np.full((3, A), 1e-9), AUDIO[1])}
     },
 }
 
@@ -349,7 +356,7 @@ def test_pieces_make_what_the_whole_makes(tmp_path, dim, pieces):
 def test_the_bad_row_is_counted_from_the_first_piece(tmp_path):
     whole = build()
     bad = torch.full_like(whole.faces[:2], torch.inf)
-    with pytest.raises(ClipSetError, match="faces: row 5 is not finite"):
+    with pytest.raises(ClipSetError, match="faces: row 5 has inf as its largest number"):
         with clipset.writing(tmp_path / "set", whole.dim, columns_of(whole)) as out:
             out.add(whole.faces, whole.face_columns())
             out.add(bad, whole.face_columns()[:2])
@@ -382,8 +389,33 @@ def test_half_a_clipset_does_not_come_into_being(tmp_path, mistake, sentence):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("row", [[65504.0] * 7, [-65504.0] * 7, [torch.inf, -torch.inf, *[0.0] * 5], [torch.nan] * 7])
-def test_a_sum_that_overflows_is_no_infinite_number(row):
-    vectors = torch.zeros(3, 7, dtype=torch.float16)
-    vectors[1] = torch.tensor(row)
-    assert clipset.finite(vectors).tolist() == torch.isfinite(vectors).all(dim=1).tolist()
+def spoils(row):
+    """Whether float16 turns a vector by more than a hundredth of its length, or cannot hold it: from the definition."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = row.astype(np.float16).astype(np.float64)
+        lost = np.linalg.norm(half - row) > 0.01 * np.linalg.norm(row)
+    return bool(lost or not np.isfinite(half).all())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [[65504.0] * 7, [-65504.0] * 7, [np.inf, -np.inf, *[0.0] * 5], [np.nan] * 7, [65520.0, *[0.0] * 6], [0.0] * 7]
+    + [[1e-9] * 7, [-1e-9] * 7, [1e-5, *[0.0] * 6], [1.0, *[1e-9] * 6], [0.0] * 6 + [7e-8]],
+)
+def test_a_vector_that_rounding_would_spoil_is_not_held(row):
+    given = np.zeros((3, 7))
+    given[1] = row
+    with np.errstate(over="ignore"):
+        half = torch.from_numpy(given.astype(np.float16))
+    expected = [True, not spoils(given[1]), True]
+    assert clipset.held(half, given).tolist() == clipset.held(half, torch.from_numpy(given)).tolist() == expected
+
+
+@pytest.mark.parametrize("norm", [1e-9, 1e-7, 1e-6, 1e-3, 1.0, 1e3])
+def test_a_set_of_vectors_is_held_as_far_as_float16_keeps_their_directions(norm):
+    given = np.random.default_rng(3).normal(size=(29, 127))
+    given *= norm / np.linalg.norm(given, axis=1, keepdims=True)
+    found = clipset.held(torch.from_numpy(given.astype(np.float16)), given)
+    assert found.tolist() == [not spoils(row) for row in given]
+    if norm in (1e-7, 1e-6):  # given in float16 they have lost it already, and what is left of them tells as well
+        assert not clipset.held(torch.from_numpy(given.astype(np.float16))).all()

@@ -3,6 +3,8 @@
 import io
 import os
 import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -435,6 +437,8 @@ FINE = {
         ({"path": np.array([*PATHS[:3], PATHS[0]])}, "path holds .*Asha_1.jpg twice"),
         ({"path": np.array([p.lower() for p in PATHS])}, "path holds no picture of .*, expected IMFDB_final/Asha/Dil/"),
         ({"embedding": np.where(np.arange(4)[:, None] == 2, np.nan, np.ones((4, 7)))}, "Asha_3.jpg is not finite"),
+        ({"embedding": np.ones((4, 7)) * [[1], [1], [1e-9], [1]]}, r"Asha_3.jpg has 1e-09 .*, expected numbers within"),
+        ({"embedding": np.ones((4, 7)) * [[1], [1], [1], [7e4]]}, r"Asha_4.jpg has 7e\+04 .*, expected numbers within"),
         ({"onet_probability": np.array([1, 1, 1, np.inf])}, "onet_probability of .*Asha_4.jpg is not finite"),
     ],
 )
@@ -446,6 +450,17 @@ def test_bad_embeddings(small, changed, sentence):
     with pytest.raises(ImfdbError, match=sentence) as error:
         imfdb.build(source, embeddings)
     assert str(embeddings) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_array_of_embeddings_that_stands_twice_is_refused(small):
+    _, source, embeddings = small
+    np.savez(embeddings, **FINE)
+    with zipfile.ZipFile(embeddings) as archive:
+        content = archive.read("embedding.npy")
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(embeddings, "a") as archive:
+        archive.writestr("embedding.npy", content)
+    with pytest.raises(ImfdbError, match=f"{embeddings}: embedding stands twice, expected once"):
+        imfdb.build(source, embeddings)
 
 
 def test_embeddings_that_are_no_npz(small, tmp_path):

@@ -131,7 +131,7 @@ def test_checksums_that_say_something_else_are_faults(change, sentence, tmp_path
 
 ARRAYS = {
     "a face": (lambda a: a["faces"][3].mul_(2), "the contents have the fingerprint"),
-    "a face that is infinite": (lambda a: a["faces"][4].fill_(torch.inf), "faces: row 4 is not finite"),
+    "a face that is infinite": (lambda a: a["faces"][4].fill_(torch.inf), "faces: row 4 has inf as its largest number"),
     "another voice": (lambda a: a["audio"][3].mul_(2), "the contents have the fingerprint"),
     "a voice that is absent": (lambda a: a["audio.present"][0].logical_not_(), "the contents have the fingerprint"),
     "faces of other clips": (lambda a: a["offsets"][2].add_(1), "the contents have the fingerprint"),

@@ -176,9 +176,24 @@ def bad_vector(value):
 
 
 FAULTS = {
-    "vectors that are not finite (NaN)": (set_record(4, bad_vector(np.nan)), "vector of a record of clip .*NaN, infin"),
-    "vectors that are not finite (inf)": (set_record(4, bad_vector(np.inf)), "finite numbers in float16"),
-    "vectors that are not finite (large)": (set_record(4, bad_vector(1e6)), "finite numbers in float16"),
+    "vectors that float16 does not hold (NaN)": (
+        set_record(4, bad_vector(np.nan)),
+        "vector of a record of clip .*numbers too large, too small or not finite found, expected numbers within ±65504",
+    ),
+    "vectors that float16 does not hold (inf)": (set_record(4, bad_vector(np.inf)), "expected numbers within ±65504"),
+    "vectors that float16 does not hold (large)": (set_record(4, bad_vector(1e6)), "expected numbers within ±65504"),
+    "vectors that float16 does not hold (small)": (
+        set_record(4, np.full(DIM, 1e-9, dtype=np.float32)),
+        "the largest of a vector 3.8e-06 or more, or all 0",
+    ),
+    "vectors that float16 does not hold (small halves)": (
+        set_record(4, np.full(DIM, 1e-7, dtype=np.float16)),
+        "face_train_v2.pickle: vector of a record of clip .*the largest of a vector 3.8e-06 or more",
+    ),
+    "vectors that float16 does not hold (small, head)": (
+        set_record(3, np.full(DIM, 1e-9, dtype=np.float64), kind="head"),
+        "head_train.pickle: vector of a record of clip .*the largest of a vector 3.8e-06 or more",
+    ),
     "vectors of another length (2048)": (
         set_record(4, np.ones(2048, dtype=np.float16)),
         r"record 0 of clip .*: array of 2048 \(<f2\) found, expected a vector of 512 floats",
@@ -213,7 +228,14 @@ FAULTS = {
         lambda made: clip(made).update(audio=np.ones(100, dtype=np.float16)),
         r"audio_train.pickle: clip \w+: array of 100 \(<f2\) found, expected a vector of 512 floats",
     ),
-    "vectors that are not finite (audio)": (lambda made: clip(made).update(audio=bad_vector(np.nan)), "vector of clip"),
+    "vectors that float16 does not hold (audio)": (
+        lambda made: clip(made).update(audio=bad_vector(np.nan)),
+        "vector of clip",
+    ),
+    "vectors that float16 does not hold (small, audio)": (
+        lambda made: clip(made).update(audio=np.full(DIM, 1e-9, dtype=np.float32)),
+        "audio_train.pickle: vector of clip .*the largest of a vector 3.8e-06 or more",
+    ),
     "clips without a list": (lambda made: clip(made).update(face=b"nothing"), "b'nothing' found, expected a list"),
     "clips without a name": (
         lambda made: made["train"].__setitem__(b"\xff\x00", {"person": 1, "face": []}),

@@ -151,6 +151,38 @@ def test_a_faulty_submission_is_not_scored(file, line, said):
     assert sentence(read_submission, file(b"1 a.mp4\n" + line + b"\n")).startswith(f", line 2: {said}")
 
 
+@pytest.mark.parametrize(
+    "content", [b"1 a.mp4 b,c.mp4\n2\n", b"a,b x.mp4\n", b"\xef\xbb\xbf1\ta.mp4\tb,c.mp4\r\n2\r\n"]
+)
+def test_commas_within_names_tabs_and_windows_are_no_fault(file, content):
+    words = [line.split() for line in content.decode("utf-8-sig").splitlines()]
+    assert read_submission(file(content)) == {w[0]: [name.removesuffix(".mp4") for name in w[1:]] for w in words}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b"1,a.mp4,b.mp4", "'1,a.mp4,b.mp4' without a blank"),
+        (b"1,a.mp4", "'1,a.mp4' without a blank"),
+        (b"1;a.mp4;b.mp4\r", "'1;a.mp4;b.mp4' without a blank"),
+        (b'"1","a.mp4"', '\'"1","a.mp4"\' without a blank'),
+        (b"1|a.mp4|b.mp4", "'1|a.mp4|b.mp4' without a blank"),
+        (b"1,a.mp4, b.mp4", "'1,a.mp4,' without a blank"),
+        (b"1 a.mp4,b.mp4", "'a.mp4,b.mp4' without a blank"),
+        (b"1\ta.mp4;b.mp4 c.mp4", "'a.mp4;b.mp4' without a blank"),
+        (b"1, a.mp4, b.mp4", "'a.mp4,' without a blank"),
+        (b"1 val/a.mkv", "the name 'val/a.mkv' found, expected one that ends with .mp4"),
+        (b"id names", "the name 'names' found, expected one that ends with .mp4"),
+        (b"\xff\xfe1\x00 \x00a\x00", r"'\xff\xfe1\x00' found, expected printable UTF-8"),  # UTF-16
+    ],
+)
+def test_a_submission_with_other_signs_than_blanks_is_refused(file, line, found):
+    said = sentence(read_submission, file(b"7 c.mp4\n" + line + b"\n"))
+    assert said.startswith(f", line 2: {found}") and (
+        "without" not in said or "expected ID NAME.mp4 NAME.mp4 …" in said
+    )
+
+
 @pytest.mark.parametrize("read", READERS)
 def test_a_file_without_lines_is_refused(file, read, tmp_path):
     assert sentence(read, file(b"")).startswith(": an empty file found, expected lines of the form ")

@@ -328,6 +328,37 @@ def test_what_the_command_cannot_do_is_said(run, tmp_path):
     assert file.read_text() == "1 a.mp4\n" and truth.exists() and tmp_path.is_dir()
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("1\n2\n", "no clip for any id of TRUTH found, expected ID NAME.mp4 NAME.mp4 …"),
+        ("1\n7 a.mp4\n", "no clip for any id of TRUTH found, expected ID NAME.mp4 NAME.mp4 …"),
+        ("id\n0001 a.mp4\n", "ids such as '0001' found, none of 2 in TRUTH, expected ids such as '1'"),
+        ("1, a.mp4\n", "ids such as '1,' found, none of 1 in TRUTH, expected ids such as '1'"),
+        ("1 v/a.mp4 c.mp4\n2 v/b.mp4\n", "clips such as 'c' found, none of 3 in TRUTH, expected clips such as 'a'"),
+        ("1 a.mp4.mp4\n", "clips such as 'a.mp4' found, none of 1 in TRUTH, expected clips such as 'a'"),
+    ],
+)
+def test_a_submission_that_meets_nothing_of_the_ground_truth_is_not_scored(content, sentence, tmp_path):
+    truth = truth_file(tmp_path / "val_gt.txt", {"1": ["a"], "2": ["b"]})
+    (file := tmp_path / "submission.txt").write_text(content)
+    with pytest.raises(ValueError) as caught:
+        famf("evaluate", file, "--truth", truth, "--per-person", tmp_path / "p.csv")
+    assert str(caught.value) == f"{file}: {sentence.replace('TRUTH', str(truth))}" and not (tmp_path / "p.csv").exists()
+
+
+def test_a_submission_that_knows_a_clip_is_scored_however_badly(tmp_path):
+    truth = truth_file(tmp_path / "val_gt.txt", {"1": ["a"], "2": ["b"]})
+    (file := tmp_path / "submission.txt").write_bytes(b"\xef\xbb\xbf1\tb.mp4\tx.mp4\r\n3\r\n")
+    assert famf("evaluate", file, "--truth", truth) == [
+        "mAP 0.0000",
+        "2 ids of the ground truth: 1 answered, 1 not",
+        "2 clips of the ground truth: 0 listed for their id",
+        "2 clips listed, 1 of them not in the ground truth, as noise is",
+        "1 ids that are not in the ground truth, not scored",
+    ]
+
+
 def test_the_command_is_registered_and_looks_at_nothing_heavy():
     code = "import sys; from famf_book.commands import evaluate; print({'torch', 'pandas', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -2,7 +2,9 @@
 
 import io
 import pickle
+import shutil
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -15,8 +17,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from typer.testing import CliRunner
 
 from famf_book import notebooks
+from famf_book.cli import app
 from famf_lib.data import datasets, imported, table_export, table_files, tables
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.table_files import TableError
@@ -188,7 +192,7 @@ def test_a_file_of_one_row_group_is_read_in_little_memory(tmp_path, monkeypatch)
 # --- There and back ---
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=5)
-halves = st.floats(width=16, allow_nan=False, allow_infinity=False)
+halves = st.integers(-2047, 2047).map(lambda n: n / 64) | st.sampled_from([65504.0, -65504.0, 2.0**-18])
 words = st.sampled_from(["audio", "body", "tête", "file", "_x"])
 
 
@@ -356,7 +360,7 @@ OF_FACES = {
         lambda f: pa.Table.from_pandas(f.drop(columns="embedding")).append_column(
             "embedding", pa.FixedSizeListArray.from_arrays(pa.array([0.5] * 7 + [np.nan] + [0.5] * 13), 3)
         ),
-        "embedding of row 2 (clip 'z') holds nan at place 1, expected finite numbers",
+        "embedding of row 2 (clip 'z') holds nan at place 1, its largest number",
     ),
     "infinite": (
         lambda f: f.assign(embedding=vectors(f["embedding"], 5, [0, 0, -np.inf])),
@@ -364,7 +368,16 @@ OF_FACES = {
     ),
     "beyond float16": (
         lambda f: f.assign(embedding=vectors(f["embedding"], 6, [65520, 0, 0])),
-        "embedding of row 6 (clip 'z') holds 65520 at place 0, expected finite numbers within ±65504",
+        "embedding of row 6 (clip 'z') holds 65520 at place 0, its largest number, expected numbers within ±65504",
+    ),
+    "lost in float16": (
+        lambda f: f.assign(embedding=[[0.0, 0.0, 0.0], *[[0.0, -1e-7, 1e-8]] * 6]),
+        "embedding of row 1 (clip 'x') holds -1e-07 at place 1, its largest number",
+        "the largest of a vector 3.8e-06 or more, or all 0",
+    ),
+    "nothing left in float16": (
+        lambda f: f.assign(embedding=[np.full(3, 1e-9)] * 7),
+        "embedding of row 0 (clip 'z') holds 1e-09 at place 0, its largest number",
     ),
     "unknown clip": (
         lambda f: f.assign(clip=[*"zxzxz", "w", "z"]),
@@ -388,6 +401,8 @@ OF_FACES = {
     ),
     "two boxes": (lambda f: f.assign(box=[[0, 0, 1, 1]] * 7), "x1 is a name of the ClipSet's own"),
     "two scores": (lambda f: f.assign(det_score=0.5), "det_score is a name of the ClipSet's own"),
+    "another box": (lambda f: f.assign(Box=[[0, 0, 1, 1]] * 7), "'Box' is all but spelt as box, expected box or"),
+    "another quality": (lambda f: f.assign(Quality=0.5), "'Quality' is all but spelt as quality"),
     "infinite score": (lambda f: f.assign(score=[0.5] * 6 + [np.inf]), "score of row 6 (clip 'z') is infinite"),
     "nothing tells D": (lambda f: f.iloc[:0], "embedding"),
 }
@@ -412,6 +427,12 @@ OF_CLIPS = {
     ),
     "a modality of two words": (lambda c: c.rename(columns={"audio": "the audio"}), "'the audio' is no name"),
     "a name of our own": (lambda c: c.assign(person="ann"), "person is a name of the ClipSet's own"),
+    "a group in capitals": (
+        lambda c: c.rename(columns={"group": "Group"}),
+        "'Group' is all but spelt as group, expected group or another name",
+    ),
+    "a label with a blank": (lambda c: c.rename(columns={"label": "label "}), "'label ' is all but spelt as label"),
+    "two modalities": (lambda c: c.assign(Audio=c["audio"]), "'audio' is all but spelt as Audio"),
     "audio of nobody": (
         lambda c: pa.Table.from_pandas(c.drop(columns="audio")).append_column(
             "audio", pa.array([None] * 3, pa.list_(pa.float32()))
@@ -446,6 +467,9 @@ ARRAYS = {
     "complex": ({"faces": np.ones((7, D), complex)}, "faces is complex128, expected text, numbers or booleans"),
     "long doubles": ({"faces": np.ones((7, D), np.longdouble)}, "faces is", "expected text, numbers or booleans"),
     "not a number": ({"faces": np.full((7, D), np.nan)}, "faces of row 0 (clip 'z') holds nan at place 0"),
+    "lost in float16": ({"faces": np.full((7, D), 1e-9)}, "faces of row 0 (clip 'z') holds 1e-09 at place 0"),
+    "lost before": ({"faces": np.full((7, D), 1e-7, np.float16)}, "faces of row 0 (clip 'z') holds 1.19209e-07 at"),
+    "audio lost": ({"audio": np.full((3, A), 1e-9)}, "audio of row 1 (clip 'y') holds 1e-09 at place 0"),
     "unknown clip": ({"face_clip": np.array([*"zxzxzxw"])}, "face_clip of row 6 is 'w'"),
     "empty clip": ({"clip": np.array(["x", "", "z"])}, "clip of row 1 is nothing, expected a name"),
     "three corners": ({"box": np.ones((7, 3))}, "box of row 0 (clip 'z') is 3 numbers long"),
@@ -560,6 +584,85 @@ def test_any_bytes_give_a_clipset_or_one_sentence(data, good_files):
             assert str(error).startswith(place) and len(str(error).splitlines()) == 1 and len(str(error)) < 1000
         else:
             assert len(clipset) and torch.isfinite(clipset.faces).all()
+
+
+# --- What is taken, with a word on it ---
+
+
+def told(source, **changed):
+    """The sentences that an import of the changed clips says, and what came of it."""
+    said = []
+    clips = user_tables()[1].assign(**changed)
+    clipset = tables.build(written(source / "parquet", clips=clips), said.append)
+    arrays = user_arrays() | {name: clips[name].fillna("").to_numpy(str) for name in changed}
+    np.savez(source / "mine.npz", **arrays)
+    again = []
+    assert tables.build(source / "mine.npz", again.append).fingerprint == clipset.fingerprint
+    said, again = (
+        [sentence.removeprefix(f"{source}/{file}: ") for sentence in one]
+        for one, file in ((said, "parquet/clips.parquet"), (again, "mine.npz"))
+    )
+    assert said == again
+    return said, clipset
+
+
+ALIKE = "differ from another in nothing but case, blanks or the form of letters, and are taken as different names"
+READS = "found, which reads as a missing value and is taken as a name; expected nothing where it is not known"
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentences"),
+    [
+        ({"label": ["nan", "ann", "nan"]}, [f"label: 'nan' (2 times) {READS}"]),
+        ({"label": ["None", "ann", None]}, [f"label: 'None' (1 times) {READS}"]),
+        ({"label": ["NaN", "ann", "null"]}, [f"label: 'NaN' (1 times), 'null' (1 times) {READS}"]),
+        ({"label": ["-1", "ann", "<NA>"]}, [f"label: '-1' (1 times), '<NA>' (1 times) {READS}"]),
+        ({"group": ["nan", "nan", "film"]}, [f"group: 'nan' (2 times) {READS}"]),
+        ({"label": ["P ", "P", "P"]}, [f"label: 2 names {ALIKE}: 'P' (2 times), 'P ' (1 times)"]),
+        ({"label": ["ann", "Ann", None]}, [f"label: 2 names {ALIKE}: 'Ann' (1 times), 'ann' (1 times)"]),
+        (
+            {"label": ["Zoë", "Zoe\u0308", "nobody"]},
+            [f"label: 2 names {ALIKE}: 'Zoe\u0308' (1 times), 'Zoë' (1 times)"],
+        ),
+        ({"group": ["film", "a\u00a0b", "a  b"]}, [f"group: 2 names {ALIKE}: 'a  b' (1 times), 'a\\xa0b' (1 times)"]),
+        ({"label": ["Nana", "Na", "Noney"]}, []),
+        ({"label": ["ann ", "bob", None]}, []),
+        ({"label": [None, "bob", None]}, []),
+    ],
+)
+def test_names_that_may_not_be_meant_are_taken_and_told(changed, sentences, tmp_path):
+    said, clipset = told(tmp_path, **changed)
+    assert said == sentences
+    for column, name in (("label", "person"), ("group", "group")):
+        if column in changed:
+            assert [None if pd.isna(v) else v for v in clipset.clips[name]] == changed[column]
+
+
+def test_who_does_not_listen_is_warned(tmp_path):
+    clips = user_tables()[1].assign(label=["nan", "ann", None])
+    with pytest.warns(UserWarning, match="clips.parquet: label: 'nan'"):
+        tables.import_tables(written(tmp_path / "mine", clips=clips))
+    done = CliRunner().invoke(app, ["data", "import", "table", str(tmp_path / "mine"), "--replace"])
+    assert (
+        done.exit_code == 0 and done.stderr == f"famf: {tmp_path}/mine/clips.parquet: label: 'nan' (1 times) {READS}\n"
+    )
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_a_missing_label_of_any_kind_is_a_noise_clip(missing, tmp_path):
+    said, clips = [], user_tables()[1].assign(label=pd.Series(["ann", missing, "bob"], dtype=object))
+    clipset = tables.build(written(tmp_path, clips=clips), said.append)
+    assert clipset.persons == ["ann", "bob"] and clipset.labels.tolist() == [0, -1, 1] and not said
+
+
+def test_an_array_that_stands_twice_is_refused(tmp_path):
+    np.savez(tmp_path / "features.npz", **user_arrays())
+    for again in ("label.npy", "label"):
+        (stream := io.BytesIO(), np.save(stream, np.array(["eve", "eve", "eve"])))
+        file = Path(shutil.copy(tmp_path / "features.npz", tmp_path / f"{again}.npz"))
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file, "a") as archive:
+            archive.writestr(again, stream.getvalue())
+        refused(file, "the array label stands twice, expected once")
 
 
 # --- Under a name ---

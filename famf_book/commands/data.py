@@ -86,7 +86,9 @@ def import_table(
     """Import features of your own (data/README.md says what the tables hold)."""
     from famf_lib.data import inspection, tables
 
-    clipset = tables.import_tables(folder, name, replacing=replace)
+    clipset = tables.import_tables(
+        folder, name, replacing=replace, say=lambda sentence: typer.echo(f"famf: {sentence}", err=True)
+    )
     typer.echo(inspection.summary(clipset, f"{clipset.folder.name}, imported"))
 
 

@@ -72,7 +72,6 @@ def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
 
 
 def _score(file: Path, truth: Path, per_person: Path | None) -> None:
-    from famf_lib.data import iqiyi_text
     from famf_lib.experiments import submission
     from famf_lib.support.files import written_whole
 
@@ -80,7 +79,7 @@ def _score(file: Path, truth: Path, per_person: Path | None) -> None:
         raise ValueError(f"--per-person: {per_person} is a folder, expected the name of a file to write")
     if per_person is not None and per_person.resolve() in (file.resolve(), truth.resolve()):
         raise ValueError(f"--per-person: {per_person} is one of the files to read, expected another to write")
-    report = submission.score(iqiyi_text.read_submission(file), iqiyi_text.read_val(truth))
+    report = submission.score_files(file, truth)
     persons, ids = report.persons, len(report.persons)
     hits, positives = int(persons["hits"].sum()), int(persons["positives"].sum())
     typer.echo(f"mAP {report.mean_ap:.4f}")

@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Bool, Float16, Int64
+from jaxtyping import Bool, Float16, Int64, Shaped
 from safetensors import safe_open
 from torch import Tensor
 
@@ -37,6 +37,8 @@ SPLITS = ("train", "val", "test")
 FILES = ("arrays.safetensors", "faces.parquet", "clips.parquet")
 CHECKSUMS = "SHA256SUMS"
 PIECE = 1024  # vectors that are looked at together
+STEPS = 64  # of 2**-24, the smallest number of float16: below, rounding changes a number by a hundredth or more
+HELD = f"numbers within ±65504, the largest of a vector {STEPS / 2**24:.1e} or more, or all 0, as float16 holds them"
 DTYPES = {torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL", torch.uint8: "U8"}
 
 
@@ -87,7 +89,7 @@ class ClipSet:
             ClipSetError: one sentence with the field, what was found and what was expected.
         """
         built = cls(
-            faces=_half(faces, "faces"),
+            faces=_half(_matrix(faces, "faces"), "faces"),
             offsets=_offsets(counts),
             modalities={name: _modality(name, *given) for name, given in (modalities or {}).items()},
             clips=clips.reset_index(drop=True),
@@ -95,7 +97,6 @@ class ClipSet:
             info=dict(info or {}),
         )
         built._check()
-        _finite(built.faces, "faces")
         return replace(built, fingerprint=content_fingerprint(built))
 
     @classmethod
@@ -217,7 +218,7 @@ class ClipSet:
             if len(modality.vectors) != clips or len(modality.present) != clips:
                 found = f"{len(modality.vectors)} vectors and {len(modality.present)} presence flags"
                 raise ClipSetError(f"{name}: {found}, expected one of each for {clips} clips")
-            _finite(modality.vectors[modality.present], name)
+            _check_held(modality.vectors.masked_fill(~modality.present[:, None], 0.0), name)
 
 
 def _offsets(counts: np.ndarray) -> Int64[Tensor, " V_plus_1"]:
@@ -227,43 +228,56 @@ def _offsets(counts: np.ndarray) -> Int64[Tensor, " V_plus_1"]:
     return torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
 
 
-def _half(array: np.ndarray | Tensor, name: str) -> Float16[Tensor, "..."]:
+def _matrix(array: np.ndarray | Tensor, name: str) -> Shaped[Tensor, "_ _"]:
     tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements="CW"))
     if tensor.ndim != 2:
         raise ClipSetError(f"{name}: an array of {tensor.ndim} dimensions, expected 2 (a row a vector)")
-    return tensor.to(torch.float16)
+    return tensor
+
+
+def _half(vectors: Shaped[Tensor, "n d"], name: str, start: int = 0) -> Float16[Tensor, "n d"]:
+    half = vectors.to(torch.float16)
+    _check_held(half, name, start, vectors)
+    return half
 
 
 def _modality(name: str, vectors: np.ndarray | Tensor, present: np.ndarray) -> Modality:
     if not name.isidentifier() or name in ("faces", "offsets"):
         raise ClipSetError(f"modalities: the name {name!r}, expected a word other than faces and offsets")
-    there = torch.from_numpy(np.array(present, dtype=bool))
-    half = _half(vectors, name)
-    if len(half) == len(there):  # otherwise _check has a sentence for it
-        half = half.masked_fill(
-            ~there[:, None], 0.0
-        )  # what lies under an absence decides nothing, the fingerprint either
-    return Modality(half, there)
+    there, given = torch.from_numpy(np.array(present, dtype=bool)), _matrix(vectors, name)
+    if len(given) == len(there):  # otherwise _check has a sentence for it
+        # What lies under an absence decides nothing, the fingerprint either.
+        given = given.masked_fill(~there[:, None], 0)
+    return Modality(_half(given, name), there)
 
 
-def finite(vectors: Float16[Tensor, "n d"]) -> Bool[Tensor, " n"]:
-    """Which vectors hold finite numbers only.
+def held(half: Float16[Tensor, "n d"], given: Tensor | np.ndarray | None = None) -> Bool[Tensor, " n"]:
+    """Which vectors float16 holds: their numbers are finite, and the largest is not lost in rounding, or all are 0.
 
-    Infinity and NaN have all bits of the exponent set and are, without their signs, the largest of the float16 read as
-    integers: the largest of a vector tells, in a third of the time of a look at each.
+    Without their signs, float16 numbers read as integers keep their order: infinity and NaN are the largest, and the
+    smallest are as many as their steps of 2**-24. The largest of a vector tells, in a third of the time of a look at
+    each.
+
+    Args:
+        given: (n, d), the vectors before they became float16, which tell those that became 0 from those that were.
     """
-    if vectors.numel() == 0:
-        return vectors.new_ones(len(vectors), dtype=torch.bool)
-    pieces = vectors.split(PIECE)  # a piece that fits into the cache, beside which a whole copy takes twice the time
-    return torch.cat([piece.abs().view(torch.int16).amax(dim=1) for piece in pieces]) < 0x7C00
+    if half.numel() == 0:
+        return half.new_ones(len(half), dtype=torch.bool)
+    pieces = half.split(PIECE)  # a piece that fits into the cache, beside which a whole copy takes twice the time
+    largest = torch.cat([piece.abs().view(torch.int16).amax(dim=1) for piece in pieces])
+    good = (largest >= STEPS) & (largest < 0x7C00)
+    small = (largest < STEPS).nonzero()[:, 0]
+    before = half if given is None else given
+    good[small] = torch.as_tensor(before[small.numpy() if isinstance(before, np.ndarray) else small] == 0).all(dim=1)
+    return good
 
 
-def _finite(vectors: Float16[Tensor, "n d"], name: str, start: int = 0) -> None:
+def _check_held(half: Float16[Tensor, "n d"], name: str, start: int = 0, given: Tensor | None = None) -> None:
     """``start``: the row that the first one is among all."""
-    # A value beyond float16 has become infinite by now: the same sentence covers it.
-    if not (good := finite(vectors)).all():
-        row = start + int(good.logical_not().nonzero()[0])
-        raise ClipSetError(f"{name}: row {row} is not finite in float16, expected it within ±65504")
+    if not (good := held(half, given)).all():
+        row = int(good.logical_not().nonzero()[0])
+        found = (half if given is None else given)[row].abs().max()  # NaN where there is one
+        raise ClipSetError(f"{name}: row {start + row} has {found:.3g} as its largest number, expected {HELD}")
 
 
 def content_fingerprint(clipset: ClipSet, faces: Iterable[bytes] | None = None) -> str:
@@ -335,12 +349,12 @@ class Writer:
         Raises:
             ClipSetError: a vector that float16 cannot hold, of another length, or without a row.
         """
-        half = _half(faces, "faces")
-        if half.shape[1] != self.dim:
-            raise ClipSetError(f"faces: {half.shape[1]} numbers in row {self.faces}, expected {self.dim}")
-        if len(rows) != len(half):
-            raise ClipSetError(f"face_table: {len(rows)} rows, expected one for each of {len(half)} faces")
-        _finite(half, "faces", self.faces)
+        given = _matrix(faces, "faces")
+        if given.shape[1] != self.dim:
+            raise ClipSetError(f"faces: {given.shape[1]} numbers in row {self.faces}, expected {self.dim}")
+        if len(rows) != len(given):
+            raise ClipSetError(f"face_table: {len(rows)} rows, expected one for each of {len(given)} faces")
+        half = _half(given, "faces", self.faces)
         self.arrays.write(_bytes(half))
         if not isinstance(rows, pa.Table):
             rows = pa.Table.from_pandas(rows, self.table.schema, preserve_index=False)

@@ -19,11 +19,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 from PIL import Image
 
 from famf_lib.data import npz
-from famf_lib.data.clipset import ClipSet
+from famf_lib.data.clipset import HELD, ClipSet, held
 from famf_lib.support.files import sources
 from famf_lib.support.fingerprint import source_fingerprint
 
@@ -381,6 +382,13 @@ def _embeddings(path: Path) -> tuple[Float[np.ndarray, "n D"], pd.DataFrame]:
     for name, finite in (("embedding", np.isfinite(vectors).all(axis=1)), ("onet_probability", np.isfinite(scores))):
         if not finite.all():
             raise ImfdbError(f"{path}: {name} of {paths[finite.argmin()]} is not finite, expected numbers only")
+    with np.errstate(over="ignore"):
+        half = torch.from_numpy(vectors.astype(np.float16))
+    if not (good := held(half, vectors).numpy()).all():
+        found = (
+            f"embedding of {paths[good.argmin()]} has {np.abs(vectors[good.argmin()]).max():.3g} as its largest number"
+        )
+        raise ImfdbError(f"{path}: {found}, expected {HELD}")
     return vectors, table
 
 

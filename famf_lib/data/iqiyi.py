@@ -27,7 +27,7 @@ from filelock import FileLock
 from jaxtyping import Float16, Float32, Int64
 
 from famf_lib.data import imported, iqiyi_text, pickles
-from famf_lib.data.clipset import SPLITS, ClipSet, Modality, Writer, finite, writing
+from famf_lib.data.clipset import HELD, SPLITS, ClipSet, Modality, Writer, held, writing
 from famf_lib.data.iqiyi_text import Faults
 from famf_lib.data.pickles import Array, Records, brief
 from famf_lib.paper import IQIYI
@@ -46,6 +46,7 @@ MODALITIES = ("head", "body", "audio")
 OWN = "text"
 """Not among the official files. A user's own, in the form of the audio's, is read where it lies beside them."""
 NUMBERS, LISTS = {int, float}, {list, tuple}
+UNHELD = "vectors that float16 does not hold"
 BATCH = 8192  # faces that are looked at together
 COLUMNS = pa.schema(
     [
@@ -337,10 +338,10 @@ class _Import:
         ordered = ((low >= 0) & (low <= high) & (high < np.inf)).all(axis=1)  # NaN is in no order
         checks = [
             (
-                "vectors that are not finite",
+                UNHELD,
                 "vector",
-                finite(torch.from_numpy(vectors)).numpy(),
-                "finite numbers in float16",
+                held(torch.from_numpy(vectors)).numpy(),
+                HELD,
             ),
             ("frames that are no number", "frame", columns["frame"] >= 0, "up to nine digits"),
             ("boxes out of order", "box", ordered, "0 <= x1 <= x2 and 0 <= y1 <= y2"),
@@ -351,7 +352,7 @@ class _Import:
         for kind, name, sound, expected in checks:
             for n in np.flatnonzero(kept & ~sound).tolist():
                 found = brief(_record(parts, n)[fields.index(name)])
-                found = "NaN, infinity or a number beyond 65504" if name == "vector" else found
+                found = "numbers too large, too small or not finite" if name == "vector" else found
                 self._fault(path, kind, f"{name} of a record of clip {self.names[rows[n]]}: {found} found", expected)
             kept &= sound
         if kept.all():
@@ -381,10 +382,10 @@ class _Import:
                 found = f"clip {self.names[row]}: {brief(vector)} found"
                 self._fault(path, "vectors of another length", found, f"a vector of {DIM} floats")
         stacked = _vectors(vectors)
-        sound = finite(torch.from_numpy(stacked)).numpy()
+        sound = held(torch.from_numpy(stacked)).numpy()
         for n in np.flatnonzero(~sound).tolist():
-            found = f"vector of clip {self.names[rows[n]]}: NaN, infinity or a number beyond 65504 found"
-            self._fault(path, "vectors that are not finite", found, "finite numbers in float16")
+            found = f"vector of clip {self.names[rows[n]]}: numbers too large, too small or not finite found"
+            self._fault(path, UNHELD, found, HELD)
         return np.array(rows, dtype=np.int64)[sound], stacked[sound]
 
     def _modality(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> Modality:
@@ -492,6 +493,9 @@ def _numbers(value: Any, width: int) -> list[int | float]:
 
 
 def _vectors(arrays: Sequence[Array]) -> Float16[np.ndarray, "n D"]:
-    """Vectors of ``DIM`` floats as one array; infinite where float16 cannot hold a number."""
+    """Vectors of ``DIM`` floats as one array; infinite where float16 cannot hold one."""
+    full = np.array([array.numpy() for array in arrays]).reshape(len(arrays), DIM)
     with np.errstate(over="ignore"):
-        return np.array([array.numpy() for array in arrays]).astype(np.float16).reshape(len(arrays), DIM)
+        half = full.astype(np.float16)
+    half[~held(torch.from_numpy(half), full).numpy()] = np.inf
+    return half

@@ -23,6 +23,7 @@ from famf_lib.support.files import written_whole
 
 Faults = Literal["stop", "skip"]
 SUFFIX = ".mp4"
+END = re.escape(SUFFIX)
 LONGEST_LINE = 1 << 20  # bytes. A person of the lists has 100 clips at most, 3 kB; whatever is longer is another file
 BOM = b"\xef\xbb\xbf"
 TRAIN_LINE, VAL_LINE = "NAME.mp4 ID", "ID NAME.mp4 NAME.mp4 …"
@@ -100,6 +101,10 @@ def read_submission(path: Path) -> dict[str, list[str]]:
     lines = _Lines(Path(path), VAL_LINE, encoding="utf-8")
     ranked: dict[str, list[str]] = {}
     for person, *names in lines:
+        # A name may hold a comma. One before or behind an ending stands where a blank should.
+        joined = [word for word in (person, *names) if re.search(rf"{END}[,;|]", word)]
+        if joined or re.search(rf"[,;|].*{END}", person):
+            lines.fault("", f"{_short((joined or [person])[0])} without a blank found, expected {VAL_LINE}")
         if person in ranked:
             lines.fault("", f"a second line for the id {_short(person)} found, expected one line an id")
         ranked[person] = [name for word in names if (name := lines.clip(word)) is not None]

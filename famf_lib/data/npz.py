@@ -11,7 +11,7 @@ def arrays(path: Path, names: tuple[str, ...], error: type[ValueError]) -> list[
     """The arrays of those names.
 
     Raises:
-        error: the file cannot be read, holds objects, or lacks one of the names.
+        error: the file cannot be read, holds objects, or has one of the names not once.
     """
     try:
         # Object arrays would run code when read: numpy refuses them.
@@ -22,6 +22,8 @@ def arrays(path: Path, names: tuple[str, ...], error: type[ValueError]) -> list[
             if missing := [name for name in names if name not in file.files]:
                 found = ", ".join(file.files) or "nothing"
                 raise error(f"{path}: {missing[0]} is missing, found {found}, expected {', '.join(names)}")
+            if twice := [name for name in names if file.files.count(name) > 1]:
+                raise error(f"{path}: {twice[0]} stands twice, expected once")
             return [file[name] for name in names]
     except error:
         raise

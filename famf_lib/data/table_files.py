@@ -157,8 +157,10 @@ class Archive:
         self.headers: dict[str, Header] = {}
         with _reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
+                if (name := member.removesuffix(".npy")) in self.headers:
+                    raise TableError(f"{path}: the array {name} stands twice, expected once")
                 with archive.open(member) as stream:
-                    self.headers[member.removesuffix(".npy")] = _header(stream)
+                    self.headers[name] = _header(stream)
         for name, header in self.headers.items():
             if header.dtype.hasobject:
                 # Reading them could run code, so nothing here ever does.

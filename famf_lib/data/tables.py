@@ -6,7 +6,8 @@ left out: what does not fit is refused in a sentence.
 """
 
 import hashlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from jaxtyping import Bool, Float16, Int
 
 from famf_lib.data import imported
-from famf_lib.data.clipset import SPLITS, ClipSet
+from famf_lib.data.clipset import HELD, SPLITS, ClipSet, held
+from famf_lib.data.doubtful_names import doubts, misspelt
 from famf_lib.data.table_files import Archive, NpzTable, ParquetTable, Table, TableError
 from famf_lib.support.progress import progress
 
@@ -36,13 +39,16 @@ TEXT, INTEGER, NUMBER = "text", "integers", "numbers"
 BOOLEAN, VECTOR, NOTHING = "booleans", "lists of numbers", "nothing"
 
 
-def import_tables(source: Path, name: str = "", *, replacing: bool = False) -> ClipSet:
+def import_tables(
+    source: Path, name: str = "", *, replacing: bool = False, say: Callable[[str], None] = warnings.warn
+) -> ClipSet:
     """Imports a folder of tables, or an ``.npz``, under a name that every command and notebook then takes.
 
     Args:
         source: a folder with faces.parquet and clips.parquet, or with features.npz; or an .npz file.
         name: by default that of the folder or the file.
         replacing: an earlier import of that name gives way, once the new one is complete.
+        say: is told of names of persons and groups that may not be meant as they stand.
 
     Raises:
         ValueError: the name is taken or cannot be one; the tables cannot be used. An earlier import is then as it was.
@@ -50,13 +56,13 @@ def import_tables(source: Path, name: str = "", *, replacing: bool = False) -> C
     source = Path(source)
     name = name or (source.resolve().stem if source.is_file() else source.resolve().name)
     place = imported.free(name, replacing)
-    clipset = build(source)
+    clipset = build(source, say)
     replace(clipset, info={"dataset": name} | clipset.info).save(place)
     return imported.open(name)
 
 
-def build(source: Path) -> ClipSet:
-    """The ClipSet of a folder of tables, or of an ``.npz``.
+def build(source: Path, say: Callable[[str], None] = warnings.warn) -> ClipSet:
+    """The ClipSet of a folder of tables, or of an ``.npz``. See ``import_tables`` for ``say``.
 
     Raises:
         TableError: one sentence with the file, the column, what was found and what was expected.
@@ -66,7 +72,7 @@ def build(source: Path) -> ClipSet:
         faces, clips = _npz_tables(files[0])
     else:
         faces, clips = (ParquetTable(path) for path in files)
-    rows, modalities = _clips(clips)
+    rows, modalities = _clips(clips, say)
     clip, columns = _face_columns(faces, rows["name"])
     order = np.lexsort((columns["frame"].to_numpy(), clip))  # stable: faces of one frame stay as they are
     place = np.empty_like(order)
@@ -141,6 +147,13 @@ def _expect(table: Table, column: str, *kinds: str) -> None:
         raise table.fault(column, f"holds {kind}, expected {' or '.join(kinds)}")
 
 
+def _check_spelling(table: Table, known: Sequence[str]) -> None:
+    """A column that may be left out would seem to be."""
+    if pair := misspelt(table.types, known):
+        column, meant = pair
+        raise table.fault(repr(column), f"is all but spelt as {meant}, expected {meant} or another name")
+
+
 def _text(table: Table, column: str, values: pa.ChunkedArray, missing: bool) -> pa.ChunkedArray:
     """A column of names as text. Numbers will do for names; empty text is no name."""
     values = _plain(values).cast(pa.string())
@@ -169,12 +182,13 @@ def _further(table: Table, taken: Sequence[str], names: Sequence[str]) -> list[s
 # --- clips -----------------------------------------------------------------------------------------------------------
 
 
-def _clips(table: Table) -> tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np.ndarray]]]:
+def _clips(table: Table, say: Callable[[str], None]) -> tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """The table of the clips as the ClipSet has it, and vectors (V, D_m) and presence (V,) of each modality."""
     fields = [column for column in CLIP_FIELDS if column != "group" or column in table.types]
+    modalities = [column for column, kind in table.types.items() if column not in fields and _kind(kind) == VECTOR]
+    _check_spelling(table, [*CLIP_FIELDS, *modalities])
     for column in fields:
         _expect(table, column, TEXT, INTEGER, *([] if column == "clip" else [NOTHING]))
-    modalities = [column for column, kind in table.types.items() if column not in fields and _kind(kind) == VECTOR]
     further = _further(table, [*fields, *modalities], list(CLIP_FIELDS.values()))
     if not table.rows:
         raise table.fault("clip", "has no row, expected a row a clip")
@@ -191,6 +205,9 @@ def _clips(table: Table) -> tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np.n
         rows["group"] = pd.Series(None, index=rows.index, dtype="str")
     if (twice := rows["name"].duplicated()).any():
         raise table.fault("clip", f"of row {twice.argmax()} is {rows['name'][twice.argmax()]!r} again, expected once")
+    for column in ("label", "group"):
+        for sentence in doubts(rows[CLIP_FIELDS[column]].dropna(), f"{table.path}: {table.called(column)}"):
+            say(sentence)
     for column in further:
         rows[column] = _plain(read[column]).to_pandas()
 
@@ -207,6 +224,7 @@ def _clips(table: Table) -> tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np.n
 
 def _face_columns(table: Table, names: pd.Series) -> tuple[Int[np.ndarray, " F"], pd.DataFrame]:
     """The clip of each face as a position in ``names``, and what is told of it, in the order of the file."""
+    _check_spelling(table, [*FACE_FIELDS, "box", *NUMBERS])
     for column, kinds in (("clip", (TEXT, INTEGER)), ("frame", (INTEGER,)), ("embedding", (VECTOR,))):
         _expect(table, column, *kinds)
     fields = list(FACE_FIELDS)
@@ -307,10 +325,11 @@ def _vectors(
                 full = values.to_numpy(zero_copy_only=False).reshape(-1, dim)
                 with np.errstate(over="ignore"):
                     half = full.astype(np.float16)
-                if not (finite := np.isfinite(half)).all():
-                    wrong, number = np.argwhere(~finite)[0]
+                if not (good := held(torch.from_numpy(half), full).numpy()).all():
+                    wrong = good.argmin()
+                    number = np.abs(full[wrong]).argmax()  # NaN where there is one
                     found = f"holds {full[wrong, number]:g} at place {number}"
-                    raise fault(rows[wrong], found, "finite numbers within ±65504, as float16 holds them")
+                    raise fault(rows[wrong], f"{found}, its largest number", HELD)
                 if vectors is None:
                     vectors = np.zeros((len(place), dim), dtype=np.float16)
                 vectors[place[start + rows]] = half

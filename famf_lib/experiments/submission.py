@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from famf_lib.data import datasets
+from famf_lib.data import datasets, iqiyi_text
 from famf_lib.data.clipset import ClipSet, ClipSetError
 from famf_lib.data.splits import Split
 from famf_lib.experiments.run_store import threads
@@ -103,6 +103,27 @@ def score(ranked: Mapping[str, Sequence[str]], truth: Mapping[str, Sequence[str]
         repeated=sum(len(different[person]) < len(ranked.get(person, ())) for person in truth),
         cut=sum(len(own) > CUT for own in different.values()),
     )
+
+
+def score_files(submitted: Path, ground_truth: Path) -> Report:
+    """Scores a file of ranked lists by a file of the ground truth, if they have anything to do with each other.
+
+    Raises:
+        OfficialFileError: one of them cannot be read.
+        ValueError: the submission names no id, or no clip, of the ground truth: another spelling, or other data.
+    """
+    ranked, truth = iqiyi_text.read_submission(submitted), iqiyi_text.read_val(ground_truth)
+    report = score(ranked, truth)
+    if report.strangers == len(ranked):
+        found = f"ids such as {min(ranked)!r} found, none of {len(ranked):,} in {ground_truth}"
+        raise ValueError(f"{submitted}: {found}, expected ids such as {min(truth)!r}")
+    if not report.answered:
+        raise ValueError(f"{submitted}: no clip for any id of {ground_truth} found, expected {iqiyi_text.VAL_LINE}")
+    if report.noise == report.clips:
+        listed = min(name for person in truth for name in ranked.get(person, ()))
+        found = f"clips such as {listed!r} found, none of {report.clips:,} in {ground_truth}"
+        raise ValueError(f"{submitted}: {found}, expected clips such as {min(min(truth.values()))!r}")
+    return report
 
 
 def data_of(card: Card, dataset: str = "") -> ClipSet:
