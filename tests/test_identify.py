@@ -17,6 +17,7 @@ import film_faces
 import video_files
 from onnx_models import network
 
+from famf_book import answer_page
 from famf_book.cli import app
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import run_store, settings
@@ -277,10 +278,10 @@ def test_the_faces_of_the_sheet_are_those_of_the_video(model, tmp_path):
     path = video_files.write(tmp_path / "v.mp4", [picture("Ann", light, 10 + n) for n, light in enumerate(lights)])
     found = identify(path, model, stages(), fps=25.0)
     answer = found.answers[0]
-    faces = identification.chosen(answer.weights, 7)
+    faces = answer_page.chosen(answer.weights, 7)
     assert len(faces) == 7 and answer.weights[faces[0]] == answer.weights.min()
     assert answer.weights[faces[-1]] == answer.weights.max() and (np.diff(answer.weights[faces]) >= 0).all()
-    (shown,) = identification.crops(found.video, found.answers, 7)
+    (shown,) = answer_page.crops(found.video, found.answers, 7)
     for face, cut in zip(faces, shown, strict=True):
         red = np.asarray(cut)[50:70, 40:56, 0].mean()
         assert red == pytest.approx(250 * lights[answer.clip.frames[face]] * 0.95, abs=6)
@@ -289,12 +290,12 @@ def test_the_faces_of_the_sheet_are_those_of_the_video(model, tmp_path):
 def test_a_page_needs_nothing_else_and_escapes_names(model, tmp_path):
     path = film(tmp_path / "<b>&.mp4", "<陳>")
     found = identify(path, model, stages(), fps=5.0)
-    page = identification.write(found, tmp_path / "page.html").read_text()
+    page = answer_page.write(found, tmp_path / "page.html").read_text()
     assert "<陳>" not in page and "&lt;陳&gt;" in page and "<b>&.mp4" not in page
     outside = re.sub(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+", "", page)
     assert "http" not in outside and 'src=""' in outside and "names one of them whoever" in page
     assert all(f"{p:.1%}" in page for p in found.answers[0].probabilities)
-    sheet = identification.write(found, tmp_path / "sheet.png")
+    sheet = answer_page.write(found, tmp_path / "sheet.png")
     assert Image.open(sheet).width > 800
 
 

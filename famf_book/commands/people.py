@@ -62,6 +62,7 @@ def identify(
 
     Nothing leaves this machine. The model names one of its persons whoever is in the video: book/responsible-use.md.
     """
+    from famf_book import answer_page
     from famf_book.commands.extract import models_of
     from famf_book.commands.models import saved_file
     from famf_lib.support.progress import progress
@@ -71,7 +72,7 @@ def identify(
     if tracks not in ("main", "all"):
         raise ValueError(f"--tracks: {tracks!r} found, expected main or all")
     if out is not None:
-        identification.check_writable(out)
+        answer_page.check_writable(out)
     opened = checkpoint.open(saved_file(run))
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if opened.card.embedder is None:
@@ -96,7 +97,7 @@ def identify(
         typer.echo("".join(c if c.isprintable() else "?" for c in line))
     if out is not None:
         with writing(out):
-            typer.echo(identification.write(found, out))
+            typer.echo(answer_page.write(found, out))
 
 
 def _say(sentence: str) -> None:

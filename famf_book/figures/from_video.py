@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
 
-from famf_book import pictures
+from famf_book import answer_page, pictures
 from famf_book.plots import OURS, PALETTE, WIDTH
 from famf_lib.data import imfdb
 from famf_lib.experiments.settings import RESULTS
@@ -217,7 +217,7 @@ def aligned(found: Identified, number: int = 12) -> Figure:
         points = clip.points[of_frame[frame.number]].astype(np.float64)
         faces.append(Image.fromarray(align(frame.picture, points[None])[0]))
     text = [f"{clip.quality[row]:.2f}" for row in rows]
-    return pictures.sheet([pictures.Strip("As seen", faces, text, "with quality")], identification.COLUMNS, 2)
+    return pictures.sheet([pictures.Strip("As seen", faces, text, "with quality")], answer_page.COLUMNS, 2)
 
 
 def weights(found: Identified) -> Figure:
