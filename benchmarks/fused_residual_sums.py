@@ -13,7 +13,7 @@ That is four passes over the faces and three over the tokens, where the floor is
 never read. Products are in the precision of autocast, else in float32 as three products of tensor cores.
 
 The library does not take it, since nobody has timed it: ``aggregation_kernels.py`` does where there is a GPU, beside
-the other forms. ``tests/test_fused_residual_sums.py`` runs it in Triton's interpreter and compiles it for GPUs.
+the other forms. ``tests/benchmarks/test_fused_residual_sums.py`` runs it in Triton's interpreter and compiles it.
 """
 
 from typing import Any

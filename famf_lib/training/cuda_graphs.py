@@ -10,7 +10,7 @@ small kernels as well. But products and the optimiser are nine tenths of the flo
 
 What a function must keep to: every tensor that it reads, and that changes, is one of its arguments or stays at its
 place; its results go into tensors that stay; numbers of Python that change, such as a learning rate, are tensors; and
-it never waits for the GPU. ``tests/test_capture.py`` checks this for the training step without a GPU.
+it never waits for the GPU. ``tests/training/test_cuda_graphs.py`` checks this for the training step without a GPU.
 """
 
 import warnings

@@ -11,28 +11,14 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
+from untrained_models import PERSONS, made
 
 from famf_book.cli import app
 from famf_lib.data.clipset import ClipSet, Modality
 from famf_lib.experiments import run_store
 from famf_lib.models.aggregation import AGGREGATIONS
-from famf_lib.models.config import ModelConfig
-from famf_lib.models.famf import FAMF
 from famf_lib.training import checkpoint, prediction, train
-from famf_lib.training.checkpoint import Card, SavedModel
 from famf_lib.training.prediction import SCHEMA, PredictionError, fitting, predict, write
-
-PERSONS = ("Ann", "Bo", "Cy", "Di", "Ed", "Flo", "Gus")
-
-
-def made(clips, aggregation="attentionvlad", persons=PERSONS, modalities=("audio", "body"), **card):
-    """A model with random weights that fits the clips."""
-    config = ModelConfig(aggregation=aggregation, modalities=modalities, hidden=13)
-    dims = {name: clips.modalities[name].vectors.shape[1] for name in modalities}
-    values = {"evaluation": {"faces": 3}, "seed": 29, "run": "", "data": ""} | card
-    described = Card(config=config, dim=clips.dim, modality_dims=dims, persons=persons, **values)
-    torch.manual_seed(5)
-    return SavedModel(FAMF(config, clips.dim, dims, len(persons)).eval(), described)
 
 
 def part(clips, rows):

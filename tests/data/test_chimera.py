@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imfdb_files import World
 from sklearn.preprocessing import StandardScaler
-from test_imfdb import World
 
 from famf_lib.data import chimera, datasets, imfdb
 from famf_lib.data.chimera import ChimeraError, deal, pair

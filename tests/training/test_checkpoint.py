@@ -77,7 +77,7 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(tmp_path):
     """A limit on the size of files is met where a full disk is: in the middle of writing."""
     code = (
         "import resource, sys; from pathlib import Path; from famf_lib.training import checkpoint;"
-        "sys.path.insert(0, 'tests'); import test_saved as here; described = here.card();"
+        "sys.path.insert(0, 'tests/training'); import test_checkpoint as here; described = here.card();"
         "model = here.model_of(described);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (997, 997))\n"
         "try: checkpoint.save(Path(sys.argv[1]), model, described)\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import video_files
 from coloured_faces import BLUE, DIM, GREEN, RED, everything, picture, stages
-from test_prediction import made
+from untrained_models import made
 from video_files import tone
 
 from famf_lib.data import inspection

@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from imfdb_files import World, picture
 from PIL import Image
-from test_imfdb import World, picture
 
 from famf_book import pictures, portraits
 from famf_book.pictures import PIXELS, Strip, faces_of, fitted, light, sheet

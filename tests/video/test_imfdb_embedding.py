@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from imfdb_files import World
 from onnx_models import embedder as small_network
 from onnx_models import network
 from PIL import Image
-from test_imfdb import World
 from typer.testing import CliRunner
 
 from famf_book.cli import app
