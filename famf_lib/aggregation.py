@@ -47,7 +47,7 @@ class Aggregation(nn.Module):
         self.dim = dim
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K W"]:
-        """K tokens of length D' a clip. A clip whose mask is empty gives zeros."""
+        """K tokens of length D' a clip. A clip whose mask is empty, or of N = 0 faces, gives zeros."""
         raise NotImplementedError
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
@@ -56,6 +56,18 @@ class Aggregation(nn.Module):
 
     def initialise(self, faces: Float[Tensor, "S D"], seed: int) -> None:
         """Sets what is best set from data, given a sample of training faces. By default nothing."""
+
+
+def normalise(v: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+    """Vectors scaled to unit norm; zeros stay zeros, with a finite gradient in half precision too.
+
+    In full precision this is ``F.normalize``, which divides by 1e-12 at the least: in float16 that is 0.
+    """
+    if v.dtype in (torch.float32, torch.float64):
+        return F.normalize(v, dim=-1)
+    wide = v.float()  # squares, too, leave the range of float16
+    norm = wide.norm(dim=-1, keepdim=True)
+    return (wide / norm.masked_fill(norm == 0, 1)).to(v.dtype)
 
 
 def _hide(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
@@ -262,7 +274,7 @@ class MeanPooling(Aggregation):
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
         if mask is None:
-            return x.new_full(x.shape[:2], 1 / x.shape[1])
+            return x.new_full(x.shape[:2], 1 / max(x.shape[1], 1))
         return mask.to(x.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B 1 D"]:
@@ -306,10 +318,10 @@ class NetVLAD(Aggregation):
         within = None if by_cluster else phi  # scaling a weight of K numbers is cheaper than scaling a token of D
         v = residual_sums(x, mask, self.assignment.weight, self.assignment.bias, self.centres, within)
         if by_cluster:
-            v = F.normalize(v, dim=-1)
+            v = normalise(v)
             v = v if phi is None else v * phi[:, None]  # behind the scaling of each cluster, which would cancel it
         if self.normalisation.endswith("whole"):
-            v = F.normalize(v.flatten(1), dim=-1).view_as(v)
+            v = normalise(v.flatten(1)).view_as(v)
         return v
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
@@ -438,9 +450,9 @@ class NeXtVLAD(Aggregation):
         v = torch.bmm(alpha.transpose(1, 2).to(descriptors.dtype), descriptors)
         v = v.to(self.centres.dtype) - alpha.sum(dim=1)[..., None] * self.centres
         if self.normalisation.startswith("cluster"):
-            v = F.normalize(v, dim=-1)
+            v = normalise(v)
         if self.normalisation.endswith("whole"):
-            v = F.normalize(v.flatten(1), dim=-1).view_as(v)
+            v = normalise(v.flatten(1)).view_as(v)
         return v
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:

@@ -4,12 +4,11 @@ import inspect
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor, nn
 
-from famf_lib.aggregation import AGGREGATIONS
+from famf_lib.aggregation import AGGREGATIONS, normalise
 from famf_lib.fusion import FUSIONS
 from famf_lib.sampling import Batch
 
@@ -127,13 +126,16 @@ class FAMF(nn.Module):
 
     def scaled(self, vectors: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """Feature vectors as the modules get them: as they are, or of unit norm."""
-        return F.normalize(vectors, dim=-1) if self.config.features == "unit" else vectors
+        return normalise(vectors) if self.config.features == "unit" else vectors
 
     def tokens(self, batch: Batch) -> Float[Tensor, "B T D"]:
         """K tokens of the face and one a modality; zeros where a clip has no face or lacks the modality (Sec. 4.3)."""
         faces = self.to_token(self.aggregation(self.scaled(batch.faces), batch.mask))
-        if batch.mask is not None and self.aggregation.width != self.dim:
-            faces = faces * batch.mask.any(dim=1)[:, None, None]  # the projection's bias is no face
+        if self.aggregation.width != self.dim:  # the projection's bias is no face
+            if batch.mask is not None:
+                faces = faces * batch.mask.any(dim=1)[:, None, None]
+            elif batch.faces.shape[1] == 0:
+                faces = torch.zeros_like(faces)
         others = []
         for name in self.config.modalities:
             present = batch.present[name][:, None]
