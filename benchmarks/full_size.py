@@ -36,7 +36,7 @@ from famf_lib.experiments import known, specs
 from famf_lib.features import ClipSet
 from famf_lib.files import ROOT, written_whole
 from famf_lib.floor import Machine, Size
-from famf_lib.metrics import Ranking
+from famf_lib.metrics import Ranking, log_odds
 from famf_lib.model import FAMF
 from famf_lib.paper import IQIYI
 from famf_lib.parameters import PROFILES
@@ -180,8 +180,8 @@ def parts(
     def rank() -> None:
         ranking = Ranking(size.persons, spec.evaluation.k, device)
         for _ in range(2):  # a batch meets the best clips so far
-            scores = model.eval()(sampler.batch(drawn, torch.arange(ranked, device=device))).log_softmax(dim=1)
-            ranking.update(scores, clips.train_classes.to(device)[:ranked])
+            logits = model.eval()(sampler.batch(drawn, torch.arange(ranked, device=device)))
+            ranking.update(log_odds(logits), clips.train_classes.to(device)[:ranked])
 
     return found, seconds(rank, quick) / (2 * ranked)
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from famf_lib import capture
 from famf_lib.features import ClipSet
 from famf_lib.files import written_whole
-from famf_lib.metrics import Ranking, Scores
+from famf_lib.metrics import Ranking, Scores, log_odds
 from famf_lib.model import FAMF, Config, ModelConfig
 from famf_lib.sampling import Sampler, generator
 from famf_lib.splits import Split
@@ -307,7 +307,7 @@ def rank(
     ranking = Ranking(len(split.persons), evaluation.k, device)
     classes = split.gallery_classes.to(device)
     for rows, logits in logits_of(model, evaluation.faces, clipset, split.gallery, seed):
-        scores = logits.log_softmax(dim=1) if evaluation.rank_by == "probability" else logits
+        scores = log_odds(logits) if evaluation.rank_by == "probability" else logits
         ranking.update(scores, classes[rows])
         if report is not None:
             report(len(ranking.classes))
