@@ -165,7 +165,7 @@ def log_odds(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
     odds -= odds.exp().neg_().log1p_()
     best, person = logits.max(dim=1, keepdim=True)  # the one whose p may be close to 1: its odds from all the others
     others = logits.scatter(1, person, -torch.inf).logsumexp(dim=1, keepdim=True)
-    return odds.scatter_(1, person, best - others)
+    return torch.where(logits == best, best - others, odds)  # equal logits have equal odds
 
 
 def mean_average_precision(
@@ -173,7 +173,7 @@ def mean_average_precision(
 ) -> Scores:
     """mAP at k and rank-1 of all scores at once; see ``Ranking`` for what happens to ties, noise and NaN."""
     ranking = Ranking(scores.shape[1], k, scores.device)
-    for start in range(0, len(scores), chunk):
+    for start in range(0, max(len(scores), len(classes)), chunk):
         ranking.update(scores[start : start + chunk], classes[start : start + chunk])
     return ranking.compute()
 

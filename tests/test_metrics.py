@@ -278,6 +278,13 @@ def test_log_odds_are_those_of_the_softmax(rows, dtype):
             assert odds[c] == pytest.approx(expected, rel=close, abs=400 * close)
 
 
+def test_equal_logits_have_equal_log_odds():
+    logits = torch.randn(997, 7, generator=torch.Generator().manual_seed(3))
+    logits[:, 2] = logits[:, 5] = logits.amax(dim=1)
+    odds = log_odds(logits)
+    assert torch.equal(odds[:, 2], odds[:, 5]) and torch.equal(odds.argmax(dim=1), logits.argmax(dim=1))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 def test_log_odds_tell_apart_what_is_all_but_certain(dtype):
     """Log-probabilities in float32 are 0 from a margin of 17 on, and in float64 from one of 37."""
