@@ -40,7 +40,7 @@ from famf_lib.experiments.catalogue import known, specs
 from famf_lib.experiments.parameters import PROFILES
 from famf_lib.experiments.run_store import RunSpec
 from famf_lib.experiments.settings import Profile, setting
-from famf_lib.metrics import Ranking
+from famf_lib.metrics import Ranking, log_odds
 from famf_lib.models.famf import FAMF
 from famf_lib.paper import IQIYI
 from famf_lib.support import provenance
@@ -183,8 +183,8 @@ def parts(
     def rank() -> None:
         ranking = Ranking(size.persons, spec.evaluation.k, device)
         for _ in range(2):  # a batch meets the best clips so far
-            scores = model.eval()(sampler.batch(drawn, torch.arange(ranked, device=device))).log_softmax(dim=1)
-            ranking.update(scores, clips.train_classes.to(device)[:ranked])
+            logits = model.eval()(sampler.batch(drawn, torch.arange(ranked, device=device)))
+            ranking.update(log_odds(logits), clips.train_classes.to(device)[:ranked])
 
     return found, seconds(rank, quick) / (2 * ranked)
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int32, Int64
+from jaxtyping import Bool, Float, Int32, Int64, Shaped
 from torch import Tensor
 
-FEW = 1 / 8  # of the scores of a batch: from there on all of them get a key
-PERSONS = 1024  # whose scores get keys at once
+FEW = 1 / 8  # of the scores of a batch: from there on all of them are looked at
+PERSONS = 1024  # who are ranked at once
+LATEST = 2**31 - 1  # a position behind all others
 
 
 def average_precision(hits: Bool[Tensor, "C k"], positives: Int64[Tensor, " C"]) -> Float[Tensor, " C"]:
@@ -42,11 +43,12 @@ class Scores:
 class Ranking:
     """The best k clips a person, kept while batches of clips come by: clips × persons is never held whole.
 
-    Ties are broken by the order of the clips, the earlier first, whatever the batches and the device: each score
-    becomes an integer key with the clip's position below it, and no two keys are equal. Once k clips are kept, few of a
-    batch are better than a person's last one: a comparison finds them, and they alone get a key. Memory beyond the
-    scores of a batch of B clips is B × C bytes of comparisons, and C × k keys of 8 bytes a few times over; at worst,
-    where a batch has nothing but better clips for somebody, C × (k + B) keys.
+    Scores are compared in the precision in which they are given. Ties are broken by the order of the clips, the earlier
+    first, whatever the batches and the device: their positions are kept beside the scores. Once k clips are kept, few
+    of a batch are better than a person's last one: a comparison finds them, and they alone are looked at further.
+    Memory beyond the scores of a batch of B clips is B × C bytes of comparisons, and C × k scores and positions of 8
+    bytes together in float32, 12 in float64, a few times over; at worst, where a batch has nothing but better clips for
+    somebody, C × (k + B) of them.
 
     Args:
         persons: C.
@@ -54,85 +56,124 @@ class Ranking:
     """
 
     def __init__(self, persons: int, k: int = 100, device: torch.device | str = "cpu"):
-        if k < 1:
-            raise ValueError(f"k: {k}, expected 1 or more")
-        self.k = k
-        self.keys = torch.empty(persons, 0, dtype=torch.int64, device=device)
+        self.k, self.persons = _cut(k), persons
+        self.scores = torch.empty(persons, 0, device=device)
+        self.places = torch.empty(persons, 0, dtype=torch.int32, device=device)
         self.classes = torch.empty(0, dtype=torch.int64, device=device)
         self.first = torch.zeros((), dtype=torch.int64, device=device)
 
-    def update(self, scores: Float[Tensor, "B C"], classes: Int64[Tensor, " B"]) -> None:
-        """Ranks B more clips. ``classes`` holds the person of each clip, -1 for none.
+    def update(self, scores: Shaped[Tensor, "B C"], classes: Int64[Tensor, " B"]) -> None:
+        """Ranks B more clips by real numbers of any type. ``classes`` holds the person of each clip, -1 for none.
 
         Raises:
-            ValueError: a score is NaN.
+            ValueError: the shapes do not fit; a score is NaN, or no real number.
         """
+        if scores.shape != (len(classes), self.persons):
+            expected = f"{len(classes)} × {self.persons}, as many as clips and persons"
+            raise ValueError(f"scores: {' × '.join(map(str, scores.shape))} found, expected {expected}")
+        scores = _comparable(scores)
+        if scores.numel() == 0:
+            self.classes = torch.cat([self.classes, classes])
+            return
         best, person = scores.max(dim=1)  # NaN, if there is one
         if torch.isnan(best).any():
             raise ValueError("scores: NaN found, expected numbers that can be ranked")
         known = classes >= 0
         self.first += (person[known] == classes[known]).sum()
-        position = len(self.classes) + torch.arange(len(classes), device=scores.device)
+        place = len(self.classes) + torch.arange(len(classes), dtype=torch.int32, device=scores.device)
         self.classes = torch.cat([self.classes, classes])
-        if self.keys.shape[1] == self.k:
-            better = scores.float() > _scores(self.keys.amin(dim=1))
+        if self.scores.shape[1] == self.k:
+            better = scores > self.scores.amin(dim=1)
             if int(better.count_nonzero()) <= FEW * better.numel():
                 clip, person = better.nonzero(as_tuple=True)
-                self._merge(person, _keys(scores[clip, person], position[clip]))
+                self._merge(person, scores[clip, person], place[clip])
                 return
-        parts = zip(self.keys.split(PERSONS), scores.split(PERSONS, dim=1), strict=True)
-        self.keys = torch.cat([self._best(torch.cat([old, _keys(new.T, position[None])], dim=1)) for old, new in parts])
+        parts = zip(*(t.split(PERSONS) for t in (self.scores, self.places)), scores.split(PERSONS, dim=1), strict=True)
+        kept = [self._best(old, at, new.T, place.expand(len(old), -1)) for old, at, new in parts]
+        self.scores, self.places = map(torch.cat, zip(*kept, strict=True))
 
-    def _merge(self, person: Int64[Tensor, " n"], keys: Int64[Tensor, " n"]) -> None:
-        """Further keys, some a person: side by side in the person's row, none where others have more."""
+    def _merge(self, person: Int64[Tensor, " n"], scores: Float[Tensor, " n"], place: Int32[Tensor, " n"]) -> None:
+        """Further clips, some a person: side by side in the person's row, none where others have more."""
         person, order = person.sort()
-        found = torch.bincount(person, minlength=len(self.keys))
-        place = torch.arange(len(person), device=person.device) - (found.cumsum(0) - found)[person]
-        new = self.keys.new_full((len(self.keys), int(found.max())), torch.iinfo(torch.int64).min)
-        new[person, place] = keys[order]
-        self.keys = self._best(torch.cat([self.keys, new], dim=1))
+        found = torch.bincount(person, minlength=self.persons)
+        column = torch.arange(len(person), device=person.device) - (found.cumsum(0) - found)[person]
+        shape = self.persons, int(found.max())
+        new, at = scores.new_full(shape, -torch.inf), place.new_full(shape, LATEST)
+        new[person, column], at[person, column] = scores[order], place[order]
+        self.scores, self.places = self._best(self.scores, self.places, new, at)
 
-    def _best(self, keys: Int64[Tensor, "p n"]) -> Int64[Tensor, "p k"]:
-        return keys.topk(min(self.k, keys.shape[1]), dim=1, sorted=False).values
+    def _best(
+        self,
+        scores: Float[Tensor, "p a"],
+        places: Int32[Tensor, "p a"],
+        more: Float[Tensor, "p b"],
+        more_places: Int32[Tensor, "p b"],
+    ) -> tuple[Float[Tensor, "p k"], Int32[Tensor, "p k"]]:
+        """The best k a row, in any order; of equal ones the earlier."""
+        scores, places = torch.cat([scores, more], dim=1), torch.cat([places, more_places], dim=1)
+        if scores.shape[1] <= self.k:
+            return scores, places
+        best = scores.topk(self.k, dim=1, sorted=False)
+        last, chosen = best.values.amin(dim=1, keepdim=True), best.indices
+        tied = (scores >= last).sum(dim=1) > self.k  # more clips than places have the last score
+        if tied.any():
+            better, equal = scores[tied] > last[tied], scores[tied] == last[tied]
+            turn = torch.where(better, 1, torch.where(equal, -places[tied], -LATEST - 1))
+            chosen[tied] = turn.topk(self.k, dim=1, sorted=False).indices
+        return scores.gather(1, chosen), places.gather(1, chosen)
 
     def clips(self) -> Int64[Tensor, "C k"]:
         """Positions of the best clips a person, best first, in the order in which the clips came."""
-        return 0x7FFFFFFF - (self.keys.sort(dim=1, descending=True).values & 0x7FFFFFFF)
+        places, order = self.places.sort(dim=1)
+        return places.gather(1, self.scores.gather(1, order).sort(dim=1, descending=True, stable=True).indices).long()
 
     def compute(self) -> Scores:
-        """The scores of all clips seen so far."""
-        persons = torch.arange(len(self.keys), device=self.keys.device)
-        hits = self.classes[self.clips()] == persons[:, None]
+        """The scores of all clips seen so far.
+
+        Raises:
+            ValueError: a clip shows somebody who is none of the persons.
+        """
+        persons = torch.arange(self.persons, device=self.scores.device)
         known = self.classes[self.classes >= 0]
-        positives = torch.bincount(known, minlength=len(self.keys))
+        positives = torch.bincount(known, minlength=self.persons)
+        if len(positives) > self.persons:
+            raise ValueError(f"classes: {len(positives) - 1} found, expected less than {self.persons}, one a person")
+        hits = self.classes[self.clips()] == persons[:, None]
         return Scores(average_precision(hits, positives).cpu(), float(self.first) / max(len(known), 1))
 
 
-def _keys(scores: Float[Tensor, "*n"], position: Int64[Tensor, "*#n"]) -> Int64[Tensor, "*n"]:
-    """Integers in the order of the scores, the earlier clip above the later one where scores are equal.
+def _comparable(scores: Shaped[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+    """The same numbers in float32, or in float64 where that would lose some."""
+    if scores.is_complex():
+        raise ValueError(f"scores: {scores.dtype} found, expected real numbers that can be ranked")
+    if scores.is_floating_point():
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+    wide = scores.double()
+    if (wide.abs() >= 2**53).any():
+        raise ValueError("scores: whole numbers of 2^53 and more found, expected smaller ones, or floats")
+    return wide
 
-    The bits of a float32 read as int32 are in its order, but for the negative ones, whose order is reversed: flipping
-    their lower 31 bits mends that. Adding 0.0 turns -0.0, a tie with 0.0, into it.
+
+def log_odds(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+    """log p / (1 − p) of each person's probability p under the softmax, in float32 or better.
+
+    They order clips as the probabilities do, and as log p does while it can: that is 0 in float32, for all alike, once
+    p is within 6e-8 of 1.
     """
-    ordered = _flipped((scores.float() + 0.0).view(torch.int32))
-    return (ordered.to(torch.int64) << 31) | (0x7FFFFFFF - position)
-
-
-def _scores(keys: Int64[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """The scores that keys were made of, in float32."""
-    return _flipped((keys >> 31).to(torch.int32)).view(torch.float32)
-
-
-def _flipped(bits: Int32[Tensor, "*n"]) -> Int32[Tensor, "*n"]:
-    return torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    odds = logits.log_softmax(dim=1)
+    odds -= odds.exp().neg_().log1p_()
+    best, person = logits.max(dim=1, keepdim=True)  # the one whose p may be close to 1: its odds from all the others
+    others = logits.scatter(1, person, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return torch.where(logits == best, best - others, odds)  # equal logits have equal odds
 
 
 def mean_average_precision(
-    scores: Float[Tensor, "V C"], classes: Int64[Tensor, " V"], k: int = 100, chunk: int = 4096
+    scores: Shaped[Tensor, "V C"], classes: Int64[Tensor, " V"], k: int = 100, chunk: int = 4096
 ) -> Scores:
     """mAP at k and rank-1 of all scores at once; see ``Ranking`` for what happens to ties, noise and NaN."""
     ranking = Ranking(scores.shape[1], k, scores.device)
-    for start in range(0, len(scores), chunk):
+    for start in range(0, max(len(scores), len(classes)), chunk):
         ranking.update(scores[start : start + chunk], classes[start : start + chunk])
     return ranking.compute()
 
@@ -148,7 +189,13 @@ def score_lists(
     result = {}
     for person, names in truth.items():
         positives = set(names)
-        found = list(dict.fromkeys(ranked.get(person, ())))[:k]
+        found = list(dict.fromkeys(ranked.get(person, ())))[: _cut(k)]
         hits = torch.tensor([[name in positives for name in found]], dtype=torch.bool).view(1, -1)
         result[person] = float(average_precision(hits, torch.tensor([len(positives)])))
     return result
+
+
+def _cut(k: int) -> int:
+    if k < 1:
+        raise ValueError(f"k: {k}, expected 1 or more")
+    return k

@@ -1,6 +1,8 @@
 """mAP at k against scikit-learn where the two agree, and against cases counted by hand where they do not."""
 
+import inspect
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from famf_lib import metrics
-from famf_lib.metrics import Ranking, mean_average_precision, score_lists
+from famf_lib.metrics import Ranking, log_odds, mean_average_precision, score_lists
 
 V, C = 31, 5  # clips, persons
 AWKWARD = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-40, -1e-40, math.inf, -math.inf, 3e38, -3e38]
@@ -159,6 +161,141 @@ def test_negative_and_infinite_scores_are_ranked():
     assert ap([[-math.inf], [-1e38], [-math.inf]], [0, -1, -1]) == [0.5]
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 4096])
+@pytest.mark.parametrize("few", [0.0, 1.0], ids=["all looked at", "the better ones looked at"])
+@pytest.mark.parametrize(
+    ("dtype", "low", "step"),
+    [
+        (torch.float64, 1.0, 1e-9),
+        (torch.float64, 1e9, 1e-6),
+        (torch.float32, 1.0, 2**-23),
+        (torch.float16, 1.0, 2**-10),
+        (torch.bfloat16, 1.0, 2**-7),
+        (torch.int64, 2**53 - 20, 1),
+        (torch.int64, 1 - 2**53, 1),
+        (torch.uint8, 230, 1),
+    ],
+    ids=str,
+)
+def test_scores_are_compared_in_the_precision_in_which_they_are_given(dtype, low, step, few, chunk, monkeypatch):
+    monkeypatch.setattr(metrics, "FEW", few)
+    order = np.random.default_rng(5).permutation(20)
+    scores = torch.tensor([[low + step * int(place)] for place in order], dtype=dtype)
+    assert len(scores.unique()) == 20, "the scores themselves"
+    ranking = Ranking(1, k=7)
+    for batch in scores.split(chunk):
+        ranking.update(batch, torch.zeros(len(batch), dtype=torch.int64))
+    assert ranking.clips()[0].tolist() == np.argsort(-order)[:7].tolist()
+
+
+def test_batches_of_two_precisions_are_ranked_in_the_finer_one():
+    ranking = Ranking(1, k=2)
+    for score, dtype in (
+        (1.0, torch.float32),
+        (1 + 1e-9, torch.float64),
+        (1.0, torch.float16),
+        (1 - 1e-9, torch.float64),
+    ):
+        ranking.update(torch.tensor([[score]], dtype=dtype), torch.tensor([0]))
+    assert ranking.clips().tolist() == [[1, 0]]
+
+
+def test_yes_and_no_are_scores():
+    assert mean_average_precision(torch.tensor([[False], [True], [True]]), torch.tensor([-1, -1, 0])).ap == 0.5
+
+
+@pytest.mark.parametrize("few", [0.0, 1.0])
+def test_nobody_is_listed_who_does_not_exist(few, monkeypatch):
+    """Where all scores are -inf the clips that came first are kept, none of them twice."""
+    monkeypatch.setattr(metrics, "FEW", few)
+    scores = torch.full((13, 2), -math.inf)
+    scores[5:11, 1] = 0
+    ranking = Ranking(2, k=3)
+    for batch in scores.split(4):
+        ranking.update(batch, torch.full((len(batch),), -1))
+    assert ranking.clips().tolist() == [[0, 1, 2], [5, 6, 7]]
+
+
+@pytest.mark.parametrize(("clips", "persons"), [(0, 3), (2, 0), (0, 0)])
+def test_an_empty_gallery_or_no_person_has_no_scores(clips, persons):
+    found = mean_average_precision(torch.empty(clips, persons), torch.full((clips,), -1))
+    assert found.ap.isnan().all() and found.ap.shape == (persons,)
+    assert math.isnan(found.mean_ap) and found.rank_1 == 0
+    ranking = Ranking(persons)
+    ranking.update(torch.empty(clips, persons), torch.full((clips,), -1))
+    assert ranking.clips().shape == (persons, clips if persons else 0)
+
+
+def test_an_empty_batch_changes_nothing():
+    scores, classes = gallery()
+    ranking = Ranking(C, k=7)
+    for batch in (slice(0, 0), slice(0, 11), slice(11, 11), slice(11, V), slice(V, V)):
+        ranking.update(scores[batch], classes[batch])
+    expected = mean_average_precision(scores, classes, k=7)
+    assert torch.equal(ranking.compute().ap, expected.ap) and ranking.compute().rank_1 == expected.rank_1
+
+
+@pytest.mark.parametrize(
+    ("scores", "classes", "sentence"),
+    [
+        (torch.ones(3, 2, dtype=torch.complex64), [0, 1, 0], "scores: torch.complex64 found, expected real numbers"),
+        (torch.tensor([[2**53 + 1, 0]]), [0], "scores: whole numbers of 2^53 and more found"),
+        (torch.tensor([[-(2**60), 0]]), [0], "scores: whole numbers of 2^53 and more found"),
+        (torch.ones(3, 5), [0, 1, 0], "scores: 3 × 5 found, expected 3 × 2, as many as clips and persons"),
+        (torch.ones(3, 2), [0, 1], "scores: 3 × 2 found, expected 2 × 2, as many as clips and persons"),
+        (torch.ones(3), [0, 1, 0], "scores: 3 found, expected 3 × 2, as many as clips and persons"),
+        (torch.ones(3, 2), [0, 1, 4], "classes: 4 found, expected less than 2, one a person"),
+    ],
+)
+def test_what_cannot_be_ranked_gives_its_sentence(scores, classes, sentence):
+    ranking = Ranking(2)
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        inspect.unwrap(Ranking.update)(ranking, scores, torch.tensor(classes))  # without the tests' check of shapes
+        ranking.compute()
+
+
+# --- What ranks clips for a person ---
+
+
+@given(
+    st.integers(1, 5).flatmap(lambda c: st.lists(st.lists(st.floats(-300, 300, width=32), min_size=c, max_size=c))),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_log_odds_are_those_of_the_softmax(rows, dtype):
+    if not rows:
+        return
+    found = log_odds(torch.tensor(rows, dtype=dtype))
+    assert found.dtype == dtype
+    for row, odds in zip(rows, found.tolist(), strict=True):
+        for c, logit in enumerate(row):
+            others = row[:c] + row[c + 1 :]
+            if not others:
+                assert odds[c] == math.inf  # of a single person
+                continue
+            most = max(others)
+            expected = logit - most - math.log(math.fsum(math.exp(o - most) for o in others))
+            close = 1e-12 if dtype == torch.float64 else 1e-6
+            assert odds[c] == pytest.approx(expected, rel=close, abs=400 * close)
+
+
+def test_equal_logits_have_equal_log_odds():
+    logits = torch.randn(997, 7, generator=torch.Generator().manual_seed(3))
+    logits[:, 2] = logits[:, 5] = logits.amax(dim=1)
+    odds = log_odds(logits)
+    assert torch.equal(odds[:, 2], odds[:, 5]) and torch.equal(odds.argmax(dim=1), logits.argmax(dim=1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_log_odds_tell_apart_what_is_all_but_certain(dtype):
+    """Log-probabilities in float32 are 0 from a margin of 17 on, and in float64 from one of 37."""
+    logits = torch.zeros(4, 3, dtype=dtype)
+    logits[:, 0] = torch.tensor([19, 1000, 20, 50])
+    odds = log_odds(logits)
+    assert odds.isfinite().all()
+    assert odds[:, 0].argsort(descending=True).tolist() == [1, 3, 2, 0]
+    assert odds[:, 1].argsort(descending=True).tolist() == [0, 2, 3, 1]
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 4096])
 def test_nan_is_refused(chunk):
     with pytest.raises(ValueError, match=r"^scores: NaN found, expected numbers that can be ranked$"):
@@ -166,8 +303,10 @@ def test_nan_is_refused(chunk):
 
 
 def test_a_cut_below_one_is_refused():
-    with pytest.raises(ValueError, match=r"^k: 0, expected 1 or more$"):
-        Ranking(3, k=0)
+    for k in (0, -1):
+        for rank in (lambda k: Ranking(3, k=k), lambda k: score_lists({"a": ["x"]}, {"a": ["x"]}, k)):
+            with pytest.raises(ValueError, match=f"^k: {k}, expected 1 or more$"):
+                rank(k)
 
 
 def test_rank_1_counts_clips_whose_best_person_is_theirs():
@@ -209,7 +348,7 @@ def test_clips_times_persons_is_never_held():
     for seed in range(9):
         scores, classes = gallery(seed)
         ranking.update(scores, classes)
-    assert ranking.keys.shape == (C, 7) and ranking.classes.shape == (9 * V,)
+    assert ranking.scores.shape == ranking.places.shape == (C, 7) and ranking.classes.shape == (9 * V,)
 
 
 # --- Lists of names ---

@@ -37,7 +37,7 @@ class Aggregation(nn.Module):
         self.dim = dim
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K W"]:
-        """K tokens of length D' a clip. A clip whose mask is empty gives zeros."""
+        """K tokens of length D' per clip. A clip whose mask is empty, or that has N = 0 faces, gives zeros."""
         raise NotImplementedError
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
@@ -46,6 +46,18 @@ class Aggregation(nn.Module):
 
     def initialise(self, faces: Float[Tensor, "S D"], seed: int) -> None:
         """Sets what is best set from data, given a sample of training faces. By default nothing."""
+
+
+def normalise(v: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+    """Vectors scaled to unit norm; zeros stay zeros, with a finite gradient in half precision too.
+
+    In full precision this is ``F.normalize``, which divides by at least 1e-12: in float16 that is 0.
+    """
+    if v.dtype in (torch.float32, torch.float64):
+        return F.normalize(v, dim=-1)
+    wide = v.float()  # the squares, too, leave the range of float16
+    norm = wide.norm(dim=-1, keepdim=True)
+    return (wide / norm.masked_fill(norm == 0, 1)).to(v.dtype)
 
 
 class MeanPooling(Aggregation):
@@ -59,7 +71,7 @@ class MeanPooling(Aggregation):
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
         if mask is None:
-            return x.new_full(x.shape[:2], 1 / x.shape[1])
+            return x.new_full(x.shape[:2], 1 / max(x.shape[1], 1))
         return mask.to(x.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B 1 D"]:
@@ -102,7 +114,7 @@ class NetVLAD(Aggregation):
         a, b, c = self.assignment.weight, self.assignment.bias, self.centres  # (A, D), (A,), (K, D)
         phi = self.cluster_attention()  # (K,), or None for 1
         if self.normalisation.startswith("cluster"):  # then φ acts after it: scaling a cluster would cancel φ
-            v = F.normalize(residual_sums(x, mask, a, b, c), dim=-1)  # (B, K, D)
+            v = normalise(residual_sums(x, mask, a, b, c))  # (B, K, D)
             v = v if phi is None else v * phi[:, None]
         else:
             v = residual_sums(x, mask, a, b, c, phi)
@@ -234,7 +246,7 @@ class NeXtVLAD(Aggregation):
         v = torch.bmm(alpha.transpose(1, 2).to(descriptors.dtype), descriptors)
         v = v.to(self.centres.dtype) - alpha.sum(dim=1)[..., None] * self.centres
         if self.normalisation.startswith("cluster"):
-            v = F.normalize(v, dim=-1)
+            v = normalise(v)
         return _whole(v) if self.normalisation.endswith("whole") else v
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
@@ -244,7 +256,7 @@ class NeXtVLAD(Aggregation):
 
 def _whole(v: Float[Tensor, "B K W"]) -> Float[Tensor, "B K W"]:
     """The K tokens of a clip scaled together to unit norm."""
-    return F.normalize(v.flatten(1), dim=-1).view_as(v)
+    return normalise(v.flatten(1)).view_as(v)
 
 
 def _positive(value: int, name: str) -> int:

@@ -1,12 +1,11 @@
 """FAMF: aggregate → fuse → classify, put together from a configuration."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from famf_lib.data.sampling import Batch
-from famf_lib.models.aggregation import AGGREGATIONS
+from famf_lib.models.aggregation import AGGREGATIONS, normalise
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.fusion import FUSIONS
 
@@ -46,13 +45,16 @@ class FAMF(nn.Module):
 
     def scaled(self, vectors: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """Feature vectors as the modules get them: as they are, or of unit norm."""
-        return F.normalize(vectors, dim=-1) if self.config.features == "unit" else vectors
+        return normalise(vectors) if self.config.features == "unit" else vectors
 
     def tokens(self, batch: Batch) -> Float[Tensor, "B T D"]:
         """K tokens of the face and one a modality; zeros where a clip has no face or lacks the modality (Sec. 4.3)."""
         faces = self.to_token(self.aggregation(self.scaled(batch.faces), batch.mask))
-        if batch.mask is not None and self.aggregation.width != self.dim:
-            faces = faces * batch.mask.any(dim=1)[:, None, None]  # the projection's bias is no face
+        if self.aggregation.width != self.dim:  # the projection's bias is no face
+            if batch.mask is not None:
+                faces = faces * batch.mask.any(dim=1)[:, None, None]
+            elif batch.faces.shape[1] == 0:
+                faces = torch.zeros_like(faces)
         others = []
         for name in self.config.modalities:
             present = batch.present[name][:, None]

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from famf_lib.data.sampling import Batch
-from famf_lib.models.aggregation import Aggregation, AttentionVLAD
+from famf_lib.models.aggregation import Aggregation, AttentionVLAD, normalise
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.training.train import TrainingConfig, autocast
@@ -156,8 +156,8 @@ class ResidualsMaterialised(AttentionVLAD):
         residuals = x[:, :, None] - self.centres  # (B, N, K, D)
         v = (alpha[..., None] * residuals).sum(dim=1)
         if self.normalisation.startswith("cluster"):
-            v = F.normalize(v, dim=-1)
+            v = normalise(v)
         v = v * phi[:, None]
         if self.normalisation.endswith("whole"):
-            v = F.normalize(v.flatten(1), dim=-1).view_as(v)
+            v = normalise(v.flatten(1)).view_as(v)
         return v

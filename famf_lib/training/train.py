@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Sampler, generator
 from famf_lib.data.splits import Split
-from famf_lib.metrics import Ranking, Scores
+from famf_lib.metrics import Ranking, Scores, log_odds
 from famf_lib.models.config import Config, ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.training import cuda_graphs, resume
@@ -312,7 +312,7 @@ def rank(
     ranking = Ranking(len(split.persons), evaluation.k, device)
     classes = split.gallery_classes.to(device)
     for rows, logits in logits_of(model, evaluation.faces, clipset, split.gallery, seed):
-        scores = logits.log_softmax(dim=1) if evaluation.rank_by == "probability" else logits
+        scores = log_odds(logits) if evaluation.rank_by == "probability" else logits
         ranking.update(scores, classes[rows])
         if report is not None:
             report(len(ranking.classes))

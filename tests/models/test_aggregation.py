@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from famf_lib.models import aggregation, kernels
-from famf_lib.models.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD
+from famf_lib.models.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD, normalise
 from famf_lib.models.kernels import plain_residual_sums
 
 B, N, D, K, G = 3, 7, 11, 5, 2  # clips, faces, length of a face, clusters, ghost clusters: no two alike
@@ -216,6 +216,57 @@ def test_a_clip_without_a_face_gives_zeros(name, options):
     for gradient in (x.grad, *(p.grad for p in module.parameters())):
         assert gradient.isfinite().all()
     assert not x.grad[1].any()
+
+
+@of_every_case
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_stays_close_and_gives_zeros_for_no_face(name, options, dtype):
+    module, x, mask = made(name, options), clips(), MASK.clone()
+    mask[1] = False
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(parameter.to(dtype))  # the same numbers in both precisions
+    given = x.to(dtype)
+    expected = module(given.double(), mask).detach()
+    module, given = module.to(dtype), given.requires_grad_()
+    tokens, weights = module(given, mask), module.face_weights(given, mask)
+    assert tokens.dtype == weights.dtype == dtype
+    assert not tokens[1].any() and not weights[1].any()
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(tokens.double(), expected, rtol=20 * eps, atol=20 * eps * float(expected.abs().max()))
+    (tokens.float().square().mean() + tokens.float().mean()).backward()
+    for gradient in (given.grad, *(p.grad for p in module.parameters())):
+        assert gradient is None or gradient.isfinite().all()
+
+
+@of_every_case
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("masked", [True, False])
+def test_clips_of_no_faces_at_all_give_zeros(name, options, dtype, masked):
+    module, x = made(name, options).to(dtype), clips(n=0).to(dtype).requires_grad_()
+    mask = torch.ones(B, 0, dtype=torch.bool) if masked else None
+    tokens = module(x, mask)
+    assert tokens.shape == (B, module.tokens, module.width) and not tokens.any()
+    assert module.face_weights(x, mask).shape == (B, 0)
+    tokens.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_normalise_is_that_of_pytorch_in_full_precision(dtype):
+    v = torch.randn(5, 7, 11, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    v[0], v[1], v[2], v[3] = 0, v[1] * 1e-13, v[2] * 1e-30, v[3] * 1e15
+    assert torch.equal(normalise(v), F.normalize(v, dim=-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 3e4])
+def test_normalise_in_half_precision_gives_unit_norm_whatever_the_length(dtype, scale):
+    """The squares of the small ones are 0, and the norms of the large ones infinite, in float16."""
+    v = (scale * torch.rand(7, 509, generator=torch.Generator().manual_seed(0))).to(dtype)
+    found = normalise(v)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double().norm(dim=-1), torch.ones(7, dtype=torch.float64), rtol=1e-2, atol=0)
 
 
 @of_every_case

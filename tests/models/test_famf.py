@@ -108,6 +108,36 @@ def test_what_is_absent_changes_nothing_whatever_lies_in_it(aggregation, feature
     assert tokens[0, faces].any() and tokens[1, faces + 1].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("features", ["raw", "unit"])
+@pytest.mark.parametrize(("aggregation", "fusion"), list(product(AGGREGATIONS, FUSIONS)))
+def test_a_model_in_half_precision_stays_close_and_finite(aggregation, fusion, features, dtype):
+    model, given = made(aggregation=aggregation, fusion=fusion, features=features).eval(), batch()
+    given.faces[~given.mask] = torch.nan
+    half = Batch(
+        given.faces.to(dtype), given.mask, {m: v.to(dtype) for m, v in given.modalities.items()}, given.present
+    )
+    expected = model(given)
+    model = model.to(dtype)
+    tokens, logits = model.tokens(half), model(half)
+    faces = model.aggregation.tokens
+    assert tokens.dtype == logits.dtype == dtype
+    assert tokens.isfinite().all() and not tokens[1, :faces].any(), "a clip without a face"
+    assert model.attention(half).isfinite().all() and model.face_weights(half).isfinite().all()
+    torch.testing.assert_close(logits.float(), expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_batch_without_any_face_has_zeros_for_faces(aggregation, masked):
+    model, given = made(aggregation=aggregation).eval(), batch()
+    none = Batch(given.faces[:, :0], given.mask[:, :0] if masked else None, given.modalities, given.present)
+    tokens, faces = model.tokens(none), model.aggregation.tokens
+    assert not tokens[:, :faces].any()
+    assert torch.equal(tokens[:, faces:], model.tokens(given)[:, faces:])
+    assert model(none).isfinite().all()
+
+
 def test_features_of_unit_norm_forget_their_length():
     unit, raw = made(features="unit").eval(), made(features="raw").eval()
     given = batch()

@@ -114,6 +114,20 @@ def test_mixed_precision_stays_close(name, options):
     torch.testing.assert_close(attention.float(), module.attention(x), rtol=0.05, atol=0.05)
 
 
+@of_every_case
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_stays_close(name, options, dtype):
+    module, x = made(name, options).float(), tokens().float()
+    x[:, -1] = 0  # an absent modality
+    expected, weights = module(x), module.attention(x)
+    module, given = module.to(dtype), x.to(dtype)
+    assert module(given).dtype == dtype
+    torch.testing.assert_close(module(given).float(), expected, rtol=0.05, atol=0.1)
+    torch.testing.assert_close(module.attention(given).float(), weights, rtol=0.05, atol=0.05)
+    large = module(given * 1e4)  # whose products are beyond float16
+    assert large.isfinite().all() and module.attention(given * 1e4).isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["mma", "mlma"])
 def test_the_two_axes_are_each_others_transpose(name):
     source, target = (made(name, {"axis": axis}) for axis in AXES)

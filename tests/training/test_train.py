@@ -338,6 +338,17 @@ def test_evaluation_ranks_the_whole_gallery(clips, monkeypatch, rank_by, k):
         assert found.rank_1 == expected.rank_1
 
 
+def test_clips_that_are_all_but_certain_are_told_apart(clips, monkeypatch):
+    """Margins of 20 and more, where the probability itself is 1 in float32: the larger margin ranks first."""
+    clipset, parts = clips
+    model = build(MODEL, clipset, len(parts.persons), seed=1)
+    logits = torch.zeros(len(parts.gallery), len(parts.persons))
+    logits[:, 0] = 20 + torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(training, "logits_of", lambda *given: [(torch.arange(len(logits)), logits)])
+    ranking = training.rank(model, EvaluationConfig(faces=4), clipset, parts, seed=1)
+    assert ranking.clips()[0].tolist() == logits[:, 0].argsort(descending=True)[:100].tolist()
+
+
 def test_logits_come_for_every_clip_in_order(clips, monkeypatch):
     clipset, parts = clips
     model = build(MODEL, clipset, len(parts.persons), seed=1)
