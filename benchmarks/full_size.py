@@ -45,7 +45,7 @@ from famf_lib.models.famf import FAMF
 from famf_lib.paper import IQIYI
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, written_whole
-from famf_lib.training import roofline, train
+from famf_lib.training import evaluation, roofline, train
 from famf_lib.training.roofline import Machine, Size
 from famf_lib.training.train import SingleProcess
 
@@ -177,7 +177,7 @@ def parts(
     found["optimiser"] = seconds(optimiser.step, quick)
     optimiser.zero_grad(set_to_none=True)
 
-    ranked = min(train.EVALUATION_BATCH, len(clips.train))
+    ranked = min(evaluation.EVALUATION_BATCH, len(clips.train))
 
     @torch.inference_mode()
     def rank() -> None:
@@ -244,7 +244,7 @@ def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
         found[way] = {"seconds": trained.seconds, "an epoch": usual, "before": trained.seconds - usual * len(epochs)}
         if way == "captured":
             begin = time.perf_counter()
-            scores = train.evaluate(trained.model, spec.evaluation, clipset, given, spec.seed)
+            scores = evaluation.evaluate(trained.model, spec.evaluation, clipset, given, spec.seed)
             found["evaluation"] = time.perf_counter() - begin
             found["mean_ap"] = scores.mean_ap
             if device.type == "cuda":

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from famf_lib.metrics import Ranking, mean_average_precision
 from famf_lib.paper import IQIYI
+from famf_lib.training.evaluation import EVALUATION_BATCH
 from famf_lib.training.memory import Allocations
-from famf_lib.training.train import EVALUATION_BATCH
 
 K = 100
 CLIPS = 73_000  # ranked at full size: validation clips and noise

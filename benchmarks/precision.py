@@ -16,7 +16,7 @@ from famf_lib.data import datasets
 from famf_lib.data.splits import split
 from famf_lib.experiments.catalogue import TABLE_1, specs
 from famf_lib.experiments.settings import setting
-from famf_lib.training import train
+from famf_lib.training import evaluation, train
 
 
 def measure(
@@ -37,7 +37,7 @@ def measure(
                 schedule = spec.training.model_copy(update={"precision": precision, **({"epochs": 1} if quick else {})})
                 trained = train.train(spec.model, schedule, clipset, parts, seed)
                 seconds[precision].append(trained.seconds / schedule.epochs)
-                scores = train.evaluate(trained.model, spec.evaluation, clipset, parts, seed)
+                scores = evaluation.evaluate(trained.model, spec.evaluation, clipset, parts, seed)
                 mean_ap[precision].append(scores.mean_ap)
         rows.append(
             {

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from famf_lib.data import datasets, synthetic
 from famf_lib.data.clipset import ClipSet
-from famf_lib.data.sampling import Batch, generator, sample_faces
+from famf_lib.data.sampling import EVALUATION, Batch, generator, sample_faces
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import SIGNS, traits
 from famf_lib.experiments import parameters, results, run_store
@@ -31,7 +31,7 @@ from famf_lib.experiments.run_store import Run, RunSpec, threads
 from famf_lib.experiments.settings import Profile, setting
 from famf_lib.models.famf import FAMF
 from famf_lib.training import checkpoint
-from famf_lib.training.train import EVALUATION, pick_device
+from famf_lib.training.train import pick_device
 
 CLUSTERS = (2, 4, 8, 16)
 START = 8  # the paper's K

@@ -15,8 +15,8 @@ from famf_lib.data.splits import Split, SplitError, split
 from famf_lib.experiments import run_store, settings
 from famf_lib.models.config import ModelConfig
 from famf_lib.support.progress import progress
-from famf_lib.training import checkpoint, train
-from famf_lib.training.train import EvaluationConfig
+from famf_lib.training import checkpoint, evaluation, train
+from famf_lib.training.evaluation import EvaluationConfig
 from famf_video import labels, stills
 from famf_video.clips import FPS, Clip, Stages, clips_of
 from famf_video.contained import ContainedVideo, fault
@@ -205,5 +205,5 @@ def _trained(
 
 def _right(model, faces: int, clipset: ClipSet, parts: Split, seed: int) -> int:
     """How many clips of the gallery are given to their person."""
-    logits = torch.cat([found for _, found in train.logits_of(model, faces, clipset, parts.gallery, seed)])
+    logits = torch.cat([found for _, found in evaluation.logits_of(model, faces, clipset, parts.gallery, seed)])
     return int((logits.argmax(dim=1) == parts.gallery_classes).sum())

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from famf_book.plots import OURS, WIDTH
 from famf_lib.data.clipset import ClipSet
-from famf_lib.data.sampling import Sampler, generator
+from famf_lib.data.sampling import EVALUATION, Sampler, generator
 from famf_lib.evidence.bootstrap import difference, estimate
 from famf_lib.experiments.results import Results, attention_share
 from famf_lib.experiments.run_store import Run, threads
 from famf_lib.models.famf import FAMF
-from famf_lib.training.train import EVALUATION
 
 CLIPS = 512  # of a gallery, to look into the tokens
 

@@ -20,7 +20,7 @@ from famf_lib.experiments.run_store import Run
 from famf_lib.models.aggregation import AttentionVLAD
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
-from famf_lib.training.train import evaluate, logits_of
+from famf_lib.training.evaluation import evaluate, logits_of
 
 GRADED = ("AttentionVLAD + Concat", "AttentionVLAD + MLMA")
 PLAIN = ("NetVLAD + Concat", "NetVLAD + MLMA")

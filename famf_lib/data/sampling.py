@@ -8,6 +8,9 @@ from torch import Tensor
 
 from famf_lib.data.clipset import ClipSet
 
+# Each use of random numbers has its own stream of the seed: another use leaves the others as they were.
+FACES, ORDER, START, EVALUATION = range(4)
+
 
 def generator(device: torch.device, *seeds: int) -> torch.Generator:
     """A random generator that depends on all the seeds: (seed, epoch) gives each epoch its own, resumed or not."""

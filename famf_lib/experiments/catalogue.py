@@ -17,7 +17,7 @@ from famf_lib.experiments.run_store import RunSpec
 from famf_lib.experiments.settings import Setting
 from famf_lib.models.aggregation import AGGREGATIONS
 from famf_lib.models.config import ModelConfig
-from famf_lib.training.train import EvaluationConfig
+from famf_lib.training.evaluation import EvaluationConfig
 
 TABLE_1_MODALITIES = ("audio", "body")  # Table 1's last row is the 0.8824 that Table 2 gives for Face+Audio+Body
 

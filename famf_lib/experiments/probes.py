@@ -19,7 +19,7 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
 from famf_lib.data.clipset import ClipSet, Modality
-from famf_lib.data.sampling import Sampler, generator
+from famf_lib.data.sampling import EVALUATION, Sampler, generator
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import traits
 from famf_lib.experiments.run_store import Run, RunSpec, cores, obtain, opened, others_can, side_by_side, threads
@@ -27,7 +27,7 @@ from famf_lib.models.famf import FAMF
 from famf_lib.support.files import written_whole
 from famf_lib.support.fingerprint import source_fingerprint
 from famf_lib.support.progress import progress
-from famf_lib.training.train import EVALUATION, EVALUATION_BATCH, EvaluationConfig, evaluate, logits_of
+from famf_lib.training.evaluation import EVALUATION_BATCH, EvaluationConfig, evaluate, logits_of
 
 FACES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 RUINED = (0.0, 0.25, 0.5, 0.75, 0.9)

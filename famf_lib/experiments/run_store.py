@@ -39,8 +39,9 @@ from famf_lib.support.files import ROOT, store, written_whole
 from famf_lib.support.fingerprint import class_fingerprint, source_fingerprint
 from famf_lib.support.progress import progress
 from famf_lib.support.provenance import cores
-from famf_lib.training import checkpoint, train
-from famf_lib.training.train import EvaluationConfig, TrainingConfig, world_size
+from famf_lib.training import checkpoint, evaluation, train
+from famf_lib.training.evaluation import EvaluationConfig
+from famf_lib.training.train import TrainingConfig, world_size
 
 DECIDING_MODULES = (
     "famf_lib.data.clipset",
@@ -49,6 +50,7 @@ DECIDING_MODULES = (
     "famf_lib.metrics",
     "famf_lib.models",
     "famf_lib.training.cuda_graphs",
+    "famf_lib.training.evaluation",
     "famf_lib.training.resume",
     "famf_lib.training.train",
 )
@@ -236,7 +238,7 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
     trained = _trainer()(
         spec.model, spec.training, clipset, parts, spec.seed, checkpoint=partial / "checkpoint.pt", report=report
     )
-    scores = train.evaluate(trained.model, spec.evaluation, clipset, parts, spec.seed)
+    scores = evaluation.evaluate(trained.model, spec.evaluation, clipset, parts, spec.seed)
     record = {
         "key": key,
         "spec": spec.model_dump(mode="json"),

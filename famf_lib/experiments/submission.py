@@ -18,7 +18,7 @@ from famf_lib.experiments.run_store import threads
 from famf_lib.metrics import Scores, score_lists
 from famf_lib.support.files import store
 from famf_lib.support.progress import progress
-from famf_lib.training import train
+from famf_lib.training import evaluation
 from famf_lib.training.checkpoint import Card, SavedModel
 
 CUT = 100  # clips a person, Sec. 4.2
@@ -43,10 +43,10 @@ class Ranked:
 def rank(opened: SavedModel, clipset: ClipSet, split: Split) -> Ranked:
     """Ranks the gallery of the split, noise included, for every person of the model; on the device of the clips."""
     device, card = clipset.faces.device, opened.card
-    evaluation = card.evaluation.model_copy(update={"k": CUT})
+    settings = card.evaluation.model_copy(update={"k": CUT})
     # One thread on a CPU, as in the training of a run: its numbers do not depend on how many cores there are.
     with threads(1 if device.type == "cpu" else None), progress("ranking", len(split.gallery)) as bar:
-        ranking = train.rank(opened.model.to(device), evaluation, clipset, split, card.seed, bar.to)
+        ranking = evaluation.rank(opened.model.to(device), settings, clipset, split, card.seed, bar.to)
     gallery = clipset.clips.iloc[split.gallery.numpy()]
     names = gallery["name"].to_numpy()[ranking.clips().cpu().numpy()]
     lists = {person: row.tolist() for person, row in zip(split.persons, names, strict=True)}

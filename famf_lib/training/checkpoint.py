@@ -19,7 +19,7 @@ from torch import Tensor
 from famf_lib.models.config import Config, ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.support.files import written_whole
-from famf_lib.training.train import EvaluationConfig
+from famf_lib.training.evaluation import EvaluationConfig
 
 FORMAT = "famf-model-1"
 MODALITIES = 100  # the paper has 4

@@ -23,7 +23,7 @@ from famf_lib.data.sampling import Batch
 from famf_lib.models.famf import FAMF
 from famf_lib.support.files import written_whole
 from famf_lib.training.checkpoint import Card, SavedModel
-from famf_lib.training.train import logits_of
+from famf_lib.training.evaluation import logits_of
 
 ENDINGS = (".parquet", ".jsonl")
 FACES_AT_ONCE = 16_384  # whose weights are worked out together, or those of one longer clip

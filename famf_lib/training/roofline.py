@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from famf_lib.data.sampling import Batch
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
-from famf_lib.training.train import EvaluationConfig, TrainingConfig, steps_of
+from famf_lib.training.evaluation import EvaluationConfig
+from famf_lib.training.train import TrainingConfig, steps_of
 
 ADAM = 7 * 4  # bytes a weight: weight, gradient and two moments are read, weight and moments written, in float32
 KEY = 8  # bytes of what is sorted to draw the faces of an epoch

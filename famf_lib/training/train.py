@@ -10,7 +10,7 @@ host reads one number, the loss, when the epoch is over.
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,18 +22,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from famf_lib.data.clipset import ClipSet
-from famf_lib.data.sampling import Sampler, generator
+from famf_lib.data.sampling import FACES, ORDER, START, Sampler, generator
 from famf_lib.data.splits import Split
-from famf_lib.metrics import Ranking, Scores, log_odds
 from famf_lib.models.config import Config, ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.training import cuda_graphs, resume
 
 CENTRE_SAMPLE = 8_192  # training faces that k-means looks at
-EVALUATION_BATCH = 1_024
-
-# Each use of random numbers has its own stream of the seed: one more of them leaves the others as they were.
-FACES, ORDER, START, EVALUATION = range(4)
 
 
 class TrainingConfig(Config):
@@ -56,20 +51,6 @@ class TrainingConfig(Config):
     lr_aggregation: float = Field(0.04, gt=0, allow_inf_nan=False)
     faces: int = Field(24, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-
-
-class EvaluationConfig(Config):
-    """How a model is scored.
-
-    Args:
-        faces: N at test time; it may differ from training (Sec. 4.3).
-        k: the cut of mAP (Sec. 4.2).
-        rank_by: probability: a clip that looks like nobody in particular ranks low for everybody. logit: the raw score.
-    """
-
-    faces: int = Field(24, ge=1)
-    k: int = Field(100, ge=1)
-    rank_by: Literal["probability", "logit"] = "probability"
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -223,9 +204,8 @@ def train(
 
     def step(drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> None:
         own = processes.share(rows)  # (b,): all B of them in a single process
-        batch = sampler.batch(drawn, own)  # faces (b, N, D), modalities (b, D_m)
-        with autocast(device, training):
-            logits = network(batch)  # (b, C)
+        with autocast(device, training):  # no name holds the batch: its memory is free once backward needs it no more
+            logits = network(sampler.batch(drawn, own))  # faces (b, N, D), modalities (b, D_m) → (b, C)
         weight = processes.size * len(own) / len(rows)  # 1, unless the clips cannot be divided evenly
         loss = weight * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
         optimiser.zero_grad(set_to_none=True)
@@ -291,45 +271,3 @@ def _initialise(model: FAMF, clipset: ClipSet, sampler: Sampler, seed: int) -> N
     faces = sampler.draw(draw)[sampler.has_face].flatten()  # N a clip: a long clip weighs no more than a short one
     keep = torch.randperm(len(faces), generator=draw, device=device)[:CENTRE_SAMPLE]
     model.initialise(clipset.faces[faces[keep]].float(), seed)
-
-
-def evaluate(model: FAMF, evaluation: EvaluationConfig, clipset: ClipSet, split: Split, seed: int) -> Scores:
-    """Ranks the gallery of the split, noise clips included, for every person: mAP at k and rank-1."""
-    return rank(model, evaluation, clipset, split, seed).compute()
-
-
-@torch.inference_mode()
-def rank(
-    model: FAMF,
-    evaluation: EvaluationConfig,
-    clipset: ClipSet,
-    split: Split,
-    seed: int,
-    report: Callable[[int], None] | None = None,
-) -> Ranking:
-    """The ranking that ``evaluate`` scores. ``report`` is called after every batch with the number of clips done."""
-    device = clipset.faces.device
-    ranking = Ranking(len(split.persons), evaluation.k, device)
-    classes = split.gallery_classes.to(device)
-    for rows, logits in logits_of(model, evaluation.faces, clipset, split.gallery, seed):
-        scores = log_odds(logits) if evaluation.rank_by == "probability" else logits
-        ranking.update(scores, classes[rows])
-        if report is not None:
-            report(len(ranking.classes))
-    return ranking
-
-
-@torch.inference_mode()
-def logits_of(
-    model: FAMF, faces: int, clipset: ClipSet, clips: Int64[Tensor, " G"], seed: int
-) -> Iterator[tuple[Int64[Tensor, " B"], Float[Tensor, "B C"]]]:
-    """The logits of clips, batch by batch, with the positions in ``clips`` that they belong to.
-
-    In float32 whatever the training: with bfloat16's eight bits many clips would share a score.
-    """
-    device = clipset.faces.device
-    sampler = Sampler(clipset, clips, faces, model.config.modalities)
-    drawn = sampler.draw(generator(device, seed, EVALUATION))
-    model.eval()
-    for rows in torch.arange(len(clips), device=device).split(EVALUATION_BATCH):
-        yield rows, model(sampler.batch(drawn, rows))

@@ -21,10 +21,9 @@ from famf_book import explore
 from famf_book.explore import Explorer, Ruin
 from famf_lib.data import imported, synthetic
 from famf_lib.data.clipset import Modality
-from famf_lib.data.sampling import Sampler, generator
+from famf_lib.data.sampling import EVALUATION, Sampler, generator
 from famf_lib.support.files import ROOT
 from famf_lib.training import checkpoint, prediction
-from famf_lib.training.train import EVALUATION
 
 NAME = "mine"
 

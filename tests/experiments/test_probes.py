@@ -10,7 +10,7 @@ from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Batch
 from famf_lib.experiments import probes
 from famf_lib.experiments.run_store import RunSpec, obtain
-from famf_lib.training.train import evaluate
+from famf_lib.training.evaluation import evaluate
 
 CPU = torch.device("cpu")
 SPEC = RunSpec(

@@ -23,8 +23,8 @@ from famf_lib.experiments import run_store
 from famf_lib.experiments.run_store import RunSpec, find, obtain, obtain_all, run_key
 from famf_lib.support.files import ROOT
 from famf_lib.support.fingerprint import source_fingerprint
-from famf_lib.training import checkpoint, train
-from famf_lib.training.train import EvaluationConfig
+from famf_lib.training import checkpoint, evaluation, train
+from famf_lib.training.evaluation import EvaluationConfig
 
 CPU = torch.device("cpu")
 SPEC = RunSpec(
@@ -96,7 +96,7 @@ def test_a_run_holds_what_its_training_gave(clips, store):
     parts = run.split(clips)
     threads = torch.get_num_threads()
     trained = train.train(SPEC.model, SPEC.training, clips, parts, 1)
-    scores = train.evaluate(trained.model, SPEC.evaluation, clips, parts, 1)
+    scores = evaluation.evaluate(trained.model, SPEC.evaluation, clips, parts, 1)
     assert torch.get_num_threads() == threads
     assert run.losses == trained.losses and run.rank_1 == scores.rank_1
     np.testing.assert_array_equal(run.ap, scores.ap)
@@ -295,7 +295,8 @@ def test_the_fingerprint_of_code_sees_what_code_does(tmp_path, monkeypatch, text
 
 def test_the_code_that_decides_is_all_that_training_stands_on():
     """Whatever training imports from the library is in the key, but for the services that decide no number."""
-    found = grimp.build_graph("famf_lib").find_upstream_modules("famf_lib.training.train") | {"famf_lib.training.train"}
+    graph, decide = grimp.build_graph("famf_lib"), ("famf_lib.training.train", "famf_lib.training.evaluation")
+    found = set(decide).union(*map(graph.find_upstream_modules, decide))
     deciding = {name for name in found if not name.startswith("famf_lib.support")}
     packages = {"famf_lib.data", "famf_lib.training"}  # docstrings alone
     assert deciding - packages == {name for name in deciding if name.startswith(run_store.DECIDING_MODULES)} and all(
@@ -401,7 +402,7 @@ def test_runs_come_in_the_order_asked_for_and_only_what_is_missing_is_trained(cl
 
 
 def test_interrupted_what_is_done_stays_done(clips, trainings, monkeypatch):
-    real = train.evaluate
+    real = evaluation.evaluate
 
     def second_fails(*args):
         if trainings == [3, 1]:
@@ -409,7 +410,7 @@ def test_interrupted_what_is_done_stays_done(clips, trainings, monkeypatch):
         return real(*args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train, "evaluate", second_fails)
+        patch.setattr(evaluation, "evaluate", second_fails)
         obtain_all(MANY, clips, CPU)
     assert [find(spec, clips, CPU) is not None for spec in MANY] == [True, False, False]
     obtain_all(MANY, clips, CPU)

@@ -21,9 +21,8 @@ from famf_lib.data.splits import split
 from famf_lib.experiments import run_store, submission
 from famf_lib.experiments.run_store import RunSpec
 from famf_lib.support.files import ROOT
-from famf_lib.training import checkpoint
-from famf_lib.training import train as training
-from famf_lib.training.train import logits_of
+from famf_lib.training import checkpoint, evaluation
+from famf_lib.training.evaluation import logits_of
 
 CPU = torch.device("cpu")
 SPEC = RunSpec(
@@ -189,16 +188,16 @@ def test_a_run_lists_its_best_clips_a_person(run, imported):
 
 
 def test_a_ranking_tells_how_far_it_is(run, imported, monkeypatch):
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 50)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 50)
     seen = []
     parts = run.split(imported)
-    training.rank(run.model(imported), run.spec.evaluation, imported, parts, run.spec.seed, seen.append)
+    evaluation.rank(run.model(imported), run.spec.evaluation, imported, parts, run.spec.seed, seen.append)
     assert seen == [50, 100, 127]
 
 
 def test_a_ranking_has_one_thread_whatever_the_caller_has(run, imported, monkeypatch):
-    seen, rank, before = [], training.rank, torch.get_num_threads()
-    monkeypatch.setattr(training, "rank", lambda *given: seen.append(torch.get_num_threads()) or rank(*given))
+    seen, rank, before = [], evaluation.rank, torch.get_num_threads()
+    monkeypatch.setattr(evaluation, "rank", lambda *given: seen.append(torch.get_num_threads()) or rank(*given))
     torch.set_num_threads(2)
     try:
         submission.rank(checkpoint.open(run.file), imported, run.split(imported))

@@ -17,7 +17,7 @@ from famf_book.cli import app
 from famf_lib.data.clipset import ClipSet, Modality
 from famf_lib.experiments import run_store
 from famf_lib.models.aggregation import AGGREGATIONS
-from famf_lib.training import checkpoint, prediction, train
+from famf_lib.training import checkpoint, evaluation, prediction
 from famf_lib.training.prediction import SCHEMA, PredictionError, fitting, predict, write
 
 
@@ -60,7 +60,7 @@ def test_every_clip_has_the_probabilities_of_its_logits(clips):
 
 
 def logits_one_by_one(opened, clips):
-    parts = list(train.logits_of(opened.model, 3, clips, torch.arange(len(clips)), seed=29))
+    parts = list(evaluation.logits_of(opened.model, 3, clips, torch.arange(len(clips)), seed=29))
     return (
         torch.cat([logits for _, logits in parts])[torch.cat([rows for rows, _ in parts])]
         .detach()
@@ -96,7 +96,7 @@ def test_ranked_by_the_answers_a_gallery_has_the_scores_of_its_run(made_up):
 def test_batches_come_as_they_are_asked_for(clips, monkeypatch):
     opened = made(clips)
     at_once = whole(predict(opened, clips))
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 10)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 10)
     seen = []
     opened.model.register_forward_hook(lambda *_: seen.append(1))
     tables = predict(opened, clips)
@@ -131,7 +131,7 @@ def test_a_model_that_gives_no_numbers_is_refused(clips):
 def test_the_weights_are_those_of_the_faces_of_a_clip_in_their_order(clips, aggregation, at_once, monkeypatch):
     """As the aggregation weighs the faces of one clip without a mask; 1 and 20 faces at once make other pieces."""
     monkeypatch.setattr(prediction, "FACES_AT_ONCE", at_once)
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 17)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 17)
     opened = made(clips, aggregation)
     table = whole(predict(opened, clips))
     assert (table["weights"].map(len) == 0).sum() == 5, "five clips have no face"

@@ -4,8 +4,9 @@ import pytest
 
 from famf_lib.models.config import ModelConfig
 from famf_lib.training import roofline
+from famf_lib.training.evaluation import EvaluationConfig
 from famf_lib.training.roofline import Machine, Size, Work
-from famf_lib.training.train import EvaluationConfig, TrainingConfig
+from famf_lib.training.train import TrainingConfig
 
 B, N, D, K, H, C = 13, 5, 11, 3, 29, 7
 AUDIO, FIRST, SECOND = 17, 19, 2

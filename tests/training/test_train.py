@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from famf_lib.data import sampling
 from famf_lib.data.sampling import Sampler, generator
 from famf_lib.data.splits import split
 from famf_lib.metrics import mean_average_precision
 from famf_lib.models.config import ModelConfig
+from famf_lib.training import evaluation
 from famf_lib.training import train as training
+from famf_lib.training.evaluation import EvaluationConfig, evaluate, logits_of
 from famf_lib.training.train import (
-    EvaluationConfig,
     TrainingConfig,
     build,
-    evaluate,
     learning_rate_factor,
-    logits_of,
     pick_device,
     precision_of,
     train,
@@ -323,7 +323,7 @@ def test_evaluation_ranks_the_whole_gallery(clips, monkeypatch, rank_by, k):
     clipset, parts = clips
     model = train(MODEL, brief(epochs=1), clipset, parts, seed=1).model
     sampler = Sampler(clipset, parts.gallery, 4, MODEL.modalities)
-    batch = sampler.batch(sampler.draw(generator(CPU, 9, training.EVALUATION)), torch.arange(len(parts.gallery)))
+    batch = sampler.batch(sampler.draw(generator(CPU, 9, sampling.EVALUATION)), torch.arange(len(parts.gallery)))
     with torch.no_grad():
         logits = model.eval()(batch)
     scores = logits if rank_by == "logit" else logits - logits.double().exp().sum(dim=1, keepdim=True).log().float()
@@ -331,7 +331,7 @@ def test_evaluation_ranks_the_whole_gallery(clips, monkeypatch, rank_by, k):
     expected = mean_average_precision(scores, parts.gallery_classes, k)
     settings = EvaluationConfig(faces=4, k=k, rank_by=rank_by)
     for size in (1024, 5):
-        monkeypatch.setattr(training, "EVALUATION_BATCH", size)
+        monkeypatch.setattr(evaluation, "EVALUATION_BATCH", size)
         model.train()  # evaluation has to switch batch normalisation itself
         found = evaluate(model, settings, clipset, parts, seed=9)
         np.testing.assert_allclose(found.ap, expected.ap, rtol=1e-6)
@@ -344,15 +344,15 @@ def test_clips_that_are_all_but_certain_are_told_apart(clips, monkeypatch):
     model = build(MODEL, clipset, len(parts.persons), seed=1)
     logits = torch.zeros(len(parts.gallery), len(parts.persons))
     logits[:, 0] = 20 + torch.randperm(len(logits), generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(training, "logits_of", lambda *given: [(torch.arange(len(logits)), logits)])
-    ranking = training.rank(model, EvaluationConfig(faces=4), clipset, parts, seed=1)
+    monkeypatch.setattr(evaluation, "logits_of", lambda *given: [(torch.arange(len(logits)), logits)])
+    ranking = evaluation.rank(model, EvaluationConfig(faces=4), clipset, parts, seed=1)
     assert ranking.clips()[0].tolist() == logits[:, 0].argsort(descending=True)[:100].tolist()
 
 
 def test_logits_come_for_every_clip_in_order(clips, monkeypatch):
     clipset, parts = clips
     model = build(MODEL, clipset, len(parts.persons), seed=1)
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 5)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 5)
     rows, logits = zip(*logits_of(model, 4, clipset, parts.gallery, 0), strict=True)
     assert torch.cat(rows).tolist() == list(range(len(parts.gallery)))
     assert torch.cat(logits).shape == (len(parts.gallery), len(parts.persons))

@@ -22,8 +22,8 @@ from famf_book.cli import app
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import run_store, settings
 from famf_lib.training import checkpoint, prediction
+from famf_lib.training.evaluation import EvaluationConfig
 from famf_lib.training.prediction import PredictionError
-from famf_lib.training.train import EvaluationConfig
 from famf_video import enrolment, identification, registry, stills
 from famf_video.alignment import TEMPLATE
 from famf_video.clips import Stages

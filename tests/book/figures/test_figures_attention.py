@@ -11,7 +11,7 @@ from famf_book.figures import attention
 from famf_lib.evidence.bootstrap import estimate
 from famf_lib.experiments.results import Results
 from famf_lib.experiments.run_store import RunSpec, obtain
-from famf_lib.training.train import logits_of
+from famf_lib.training.evaluation import logits_of
 
 CPU = torch.device("cpu")
 NAMES = ["face 1", "face 2", "face 10", "audio", "body"]

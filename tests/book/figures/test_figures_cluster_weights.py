@@ -15,7 +15,8 @@ from famf_lib.experiments.results import Results
 from famf_lib.experiments.run_store import RunSpec, obtain
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
-from famf_lib.training.train import EvaluationConfig, TrainingConfig, evaluate
+from famf_lib.training.evaluation import EvaluationConfig, evaluate
+from famf_lib.training.train import TrainingConfig
 
 B, N, D, K, H, C, A = 13, 7, 11, 5, 17, 19, 3  # clips, faces, length, clusters, width, persons, length of audio
 
