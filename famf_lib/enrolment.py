@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from famf_lib import runs, saved, settings, training
+from famf_lib import rasters, runs, saved, settings, training
 from famf_lib.extraction import labels, stills
 from famf_lib.extraction.clips import FPS, Clip, Stages, clips_of
 from famf_lib.extraction.video import Video
@@ -51,7 +51,7 @@ def files_of(folder: Path) -> dict[str, list[Path]]:
     """
     if not folder.is_dir():
         raise EnrolmentError(f"{folder}: no such folder found, expected one with a folder for each person")
-    endings = (*labels.ENDINGS, *stills.ENDINGS)
+    endings = (*labels.ENDINGS, *rasters.ENDINGS)
     found = {}
     for person in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         files = sorted(path for path in person.rglob("[!.]*") if path.suffix.lower() in endings and path.is_file())
@@ -81,7 +81,7 @@ def gather(
     with progress("looking at faces", sum(map(len, files.values()))) as bar:
         done = 0
         for person, paths in files.items():
-            pictures = [path for path in paths if path.suffix.lower() in stills.ENDINGS]
+            pictures = [path for path in paths if path.suffix.lower() in rasters.ENDINGS]
             found = [("pictures", stills.clip_of(pictures, stages, say))] if pictures else []
             bar.to(done := done + len(pictures), person)
             for path in (path for path in paths if path not in pictures):

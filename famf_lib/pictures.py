@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageOps
 
-from famf_lib import datasets, portraits
+from famf_lib import datasets, portraits, rasters
 from famf_lib.datasets import imfdb
 from famf_lib.features import ClipSet
 from famf_lib.plots import WIDTH
@@ -62,7 +62,7 @@ def faces_of(
         return _drawn(clipset, columns.iloc[rows], rows)
     paths = columns["path"].iloc[rows]
     contents = imfdb.pictures(imfdb.archive(), set(paths)) if len(paths) else {}
-    return [fitted(Image.open(BytesIO(contents[path]))) for path in paths]
+    return [fitted(rasters.open(BytesIO(contents[path]))) for path in paths]
 
 
 def origin(dataset: str, clipset: ClipSet, clips: Sequence[int] = ()) -> str:
@@ -212,7 +212,7 @@ def light(figure: Figure, quality: int = 85) -> SVG:
 
     def smaller(match: re.Match) -> str:
         again = BytesIO()
-        picture = Image.open(BytesIO(base64.b64decode(match[1]))).convert("RGB")
+        picture = rasters.open(BytesIO(base64.b64decode(match[1]))).convert("RGB")
         picture.save(again, "JPEG", quality=quality, optimize=True)
         return f"data:image/jpeg;base64,{base64.b64encode(again.getvalue()).decode()}"
 

@@ -28,6 +28,7 @@ LAYERS = (
         "capture",
         "portraits",
         "records",
+        "rasters",
     ),  # fmt: skip
     ("features", "claims", "notebooks", "official", "pickles"),
     ("splits", "sampling", "traits", "pages", "inspection", "extraction"),

@@ -127,6 +127,21 @@ def test_files_that_cannot_be_used_stop_none_of_the_others(folder):
     assert len(said) == 5
 
 
+def test_a_deep_picture_shows_its_face_and_what_is_none_is_left_out(tmp_path):
+    deep = picture("Ann").max(axis=2).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    (tmp_path / "eps.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 11\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    said = []
+    clip = stills.clip_of([tmp_path / "eps.jpg", tmp_path / "deep.png"], stages(), said.append)
+    assert clip.frames.tolist() == [1]
+    np.testing.assert_allclose(clip.boxes, [[30, 20, 30 + SIDE, 20 + SIDE]])
+    assert len(said) == 1 and said[0].startswith(
+        f"{tmp_path / 'eps.jpg'}: no picture can be read here (cannot identify"
+    )
+
+
 def test_a_folder_that_will_not_do_is_one_sentence(tmp_path):
     with pytest.raises(EnrolmentError, match="no such folder found"):
         gather(tmp_path / "nowhere", stages())

@@ -20,8 +20,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from PIL import Image
 
+from famf_lib import rasters
 from famf_lib.datasets import npz
 from famf_lib.features import ClipSet
 from famf_lib.files import sources
@@ -329,9 +329,9 @@ def _read(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
 def _size(picture: bytes) -> tuple[int, int]:
     """Width and height from the header, (0, 0) for what is no picture."""
     try:
-        with Image.open(BytesIO(picture)) as opened:
+        with rasters.open(BytesIO(picture)) as opened:
             return opened.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except rasters.RasterError:
         return 0, 0
 
 

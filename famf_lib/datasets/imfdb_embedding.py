@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from jaxtyping import Float, Float32, UInt8
-from PIL import Image
 
+from famf_lib import rasters
 from famf_lib.datasets import imfdb, imported
 from famf_lib.datasets.imfdb import FIELDS, UNALIGNED
 from famf_lib.extraction.alignment import SIZE, align, resized
@@ -172,9 +172,9 @@ def _embedded(pictures: list[tuple[str, bytes]], embedder: FaceEmbedder, landmar
 def _opened(content: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
     """The picture in RGB; None where it is none. ``imfdb`` counts those."""
     try:
-        with Image.open(BytesIO(content)) as picture:
+        with rasters.open(BytesIO(content)) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError):
         return None
 
 

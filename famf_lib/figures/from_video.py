@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
 
-from famf_lib import enrolment, identification, pictures, saved
+from famf_lib import enrolment, identification, pictures, rasters, saved
 from famf_lib.datasets import imfdb
 from famf_lib.extraction import registry
 from famf_lib.extraction.clips import Stages
@@ -102,7 +102,7 @@ def cast(seed: int) -> Cast:
     contents = imfdb.pictures(source, {path for person in actors for path in chosen[person][: 4 * (KNOWN + SHOWN)]})
     own = {}
     for person in actors:
-        opened = [Image.open(io.BytesIO(contents[p])).convert("RGB") for p in chosen[person] if p in contents]
+        opened = [rasters.open(io.BytesIO(contents[p])).convert("RGB") for p in chosen[person] if p in contents]
         own[person] = [picture for picture in opened if HEIGHT[0] <= picture.height <= HEIGHT[1]][: KNOWN + SHOWN]
     name = max(actors, key=lambda person: len(own[person]))
     return Cast({person: of[:KNOWN] for person, of in own.items()}, own[name][KNOWN:], name)
