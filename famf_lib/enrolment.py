@@ -43,8 +43,10 @@ class Enrolled:
     tried: int
 
 
-def files_of(folder: Path) -> dict[str, list[Path]]:
+def files_of(folder: Path, say: Callable[[str], None] = lambda sentence: None) -> dict[str, list[Path]]:
     """The videos and pictures of each person, by the name of the folder that they lie in.
+
+    ``say`` is told of the other files, and of persons who have no others.
 
     Raises:
         EnrolmentError: fewer than two persons have any.
@@ -52,16 +54,29 @@ def files_of(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise EnrolmentError(f"{folder}: no such folder found, expected one with a folder for each person")
     endings = (*labels.ENDINGS, *rasters.ENDINGS)
-    found = {}
-    for person in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        files = sorted(path for path in person.rglob("[!.]*") if path.suffix.lower() in endings and path.is_file())
-        if files:
-            found[person.name] = files
+    found, others, without, loose = {}, [], [], []
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        if path.is_dir():
+            files, rest = labels.sorted_out(path, endings)
+            others += rest
+            if files:
+                found[path.name] = files
+            else:
+                without.append(path.name)
+        elif path.suffix.lower() in endings:
+            loose.append(path)
+    readable = f"pictures (.jpg, .png, .webp …) and videos ({', '.join(labels.ENDINGS[:3])} …)"
+    said = [labels.left_out(others, readable)] if others else []
+    if without:
+        said.append(f"no video or picture of {', '.join(without)} can be read, so the model does not know them")
+    if loose:
+        said.append(f"{len(loose):,} in no person's folder left out, {loose[0].name} the first")
     if len(found) < 2:
         listed = ", ".join(found) or "nobody"
-        raise EnrolmentError(
-            f"{folder}: videos or pictures of {listed} found, expected a folder for each of two or more"
-        )
+        told = f"videos or pictures of {listed} found, expected a folder for each of two or more"
+        raise EnrolmentError(f"{folder}: {'; '.join([told, *said])}")
+    for sentence in said:
+        say(f"{folder}: {sentence}")
     return found
 
 
@@ -76,7 +91,7 @@ def gather(
     Raises:
         EnrolmentError: faces of fewer than two persons are found.
     """
-    files = files_of(folder)
+    files = files_of(folder, say)
     rows, clips = [], []
     with progress("looking at faces", sum(map(len, files.values()))) as bar:
         done = 0

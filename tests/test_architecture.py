@@ -29,6 +29,7 @@ LAYERS = (
         "portraits",
         "records",
         "rasters",
+        "wording",
     ),  # fmt: skip
     ("features", "claims", "notebooks", "official", "pickles"),
     ("splits", "sampling", "traits", "pages", "inspection", "extraction"),

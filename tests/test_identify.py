@@ -127,6 +127,35 @@ def test_files_that_cannot_be_used_stop_none_of_the_others(folder):
     assert len(said) == 5
 
 
+def test_what_is_left_out_by_its_ending_is_said_and_whose_all_is(folder, tmp_path):
+    for name in ("Ann/1.HEIC", "Ann/2.heic", "Dee/1.heic", "Dee/notes.txt", "group.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (folder / "Ann" / "0.mp4").rename(folder / "Ann" / "0.MTS")
+    said = []
+    files = enrolment.files_of(folder, said.append)
+    assert [len(of) for of in files.values()] == [17, 2, 2] and folder / "Ann" / "0.MTS" in files["Ann"]
+    assert len(said) == 3
+    assert said[0].startswith(f"{folder}: 4 files left out by ending (3 .heic, 1 .txt), expected")
+    assert said[1] == f"{folder}: no video or picture of Dee can be read, so the model does not know them"
+    assert said[2] == f"{folder}: 1 in no person's folder left out, group.jpg the first"
+    for person in list(COLOURS)[1:]:
+        (folder / person).rename(tmp_path / person)
+    with pytest.raises(EnrolmentError, match=r"pictures of Ann found, .*; 4 files left out by ending \(3 \.heic"):
+        gather(folder, stages())
+
+
+def test_a_video_of_a_camcorder_is_enrolled(folder):
+    """AVCHD: a transport stream, whose ending cameras write in capitals."""
+    for path in [*folder.rglob("*.mp4")]:
+        path.unlink()
+    for person in list(COLOURS)[:2]:
+        shown = [picture(person, 0.8, 10 + n // 2) for n in range(50)]
+        video_files.write(folder / person / "00001.ts", shown).rename(folder / person / "00001.MTS")
+    clipset = gather(folder, stages(), fps=10.0)
+    assert clipset.clips["group"].str.endswith(".MTS").sum() == 2 * 2
+
+
 def test_a_deep_picture_shows_its_face_and_what_is_none_is_left_out(tmp_path):
     deep = picture("Ann").max(axis=2).astype(np.uint16) * 257
     Image.fromarray(deep).save(tmp_path / "deep.png")
