@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famf_lib.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, writing
+from famf_lib.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
 
 if TYPE_CHECKING:
     from famf_lib.extraction.clips import Stages
@@ -43,7 +43,7 @@ def extract(
         raise ValueError(f"--tracks: {tracks!r} found, expected main or all")
     if labels is not None and person_folders:
         raise ValueError("--labels: found with --person-folders, expected one of them")
-    files = naming.videos(videos, _say)
+    files = naming.videos(videos, say)
     who = naming.read(labels) if labels is not None else naming.of_folders(files) if person_folders else None
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if absent := [name for name in ("head", "body", "audio", "text") if name not in stages.dims]:
@@ -58,16 +58,12 @@ def extract(
             everybody=tracks == "all",
             labels=who,
             replacing=replace,
-            say=_say,
+            say=say,
         )
     typer.echo(f"{made.folder}: {made.clips:,} clips, {made.faces:,} faces")
     if made.failed:
         typer.echo(f"famf: {len(made.failed):,} of {len(files):,} videos could not be used", err=True)
         raise typer.Exit(1)
-
-
-def _say(sentence: str) -> None:
-    typer.echo(f"famf: {sentence}", err=True)
 
 
 def models_of(detector: str, embedder: str, head: str, body: str, speaker: str, text: str, min_face: int) -> "Stages":

@@ -61,6 +61,11 @@ def clips_folder(dataset: str, profile: str) -> Path:
     return folder
 
 
+def say(sentence: str) -> None:
+    """A sentence to the user, beside what the command gives."""
+    typer.echo(f"famf: {sentence}", err=True)
+
+
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
     """A place that cannot be written to is one sentence."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from famf_lib.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, writing
+from famf_lib.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
 
 
 def enroll(
@@ -32,7 +32,7 @@ def enroll(
         raise ValueError(f"--out: {out} found, expected a file that ends in .safetensors")
     enrolment.files_of(folder)
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
-    clipset = enrolment.gather(folder, stages, fps=fps, say=_say)
+    clipset = enrolment.gather(folder, stages, fps=fps, say=say)
     with writing(out):
         made = enrolment.enroll(clipset, out, seed=seed)
     if made.tried:
@@ -73,7 +73,7 @@ def identify(
     opened = saved.open(saved_file(run))
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if opened.card.embedder is None:
-        _say("the model does not say which network made its face vectors: the answer means nothing if it is another")
+        say("the model does not say which network made its face vectors: the answer means nothing if it is another")
     with progress("looking", 1) as bar:
         found = identification.identify(
             video,
@@ -85,7 +85,7 @@ def identify(
             report=lambda time: bar.to(0, f"{time:.0f} s"),
         )
     for name in found.lacking:
-        _say(f"{name}: this video was not asked for it, so the model gets zero vectors (Sec. 4.3)")
+        say(f"{name}: this video was not asked for it, so the model gets zero vectors (Sec. 4.3)")
     for answer in found.answers:
         persons = ", ".join(f"{who} {p:.3f}" for who, p in zip(answer.persons, answer.probabilities, strict=True))
         line = f"{answer.name}: {persons}; {len(answer.weights):,} faces"
@@ -93,7 +93,3 @@ def identify(
     if out is not None:
         with writing(out):
             typer.echo(identification.write(found, out))
-
-
-def _say(sentence: str) -> None:
-    typer.echo(f"famf: {sentence}", err=True)
