@@ -26,6 +26,7 @@ from famf_lib.features import ClipSet
 from famf_lib.files import written_whole
 from famf_lib.sampling import Batch
 from famf_lib.saved import SavedModel
+from famf_lib.wording import counted
 
 ENDINGS = (".html", ".png")
 COLUMNS, LINES = 6, 2  # faces of a clip that are shown
@@ -161,7 +162,7 @@ def sheet(found: Identified) -> Figure:
                 answer.persons[0],
                 faces,
                 [f"{weight:.2f}" for weight in weights],
-                note=f"{answer.probabilities[0]:.0%}, by\n{len(answer.weights)} faces",
+                note=f"{answer.probabilities[0]:.0%}, by\n{counted(len(answer.weights), 'face')}",
                 total=len(answer.weights),
             )
         )

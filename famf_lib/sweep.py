@@ -29,6 +29,7 @@ from famf_lib.progress import progress
 from famf_lib.runs import RunSpec, cores, obtain, threads
 from famf_lib.settings import Profile, setting
 from famf_lib.training import pick_device
+from famf_lib.wording import counted
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -237,7 +238,9 @@ def _check_worker(place: Path) -> None:
 
     worker = get_worker()
     if worker.state.nthreads != 1:  # the seed of PyTorch is one for all threads of a process
-        raise SweepError(f"worker {worker.address}: {worker.state.nthreads} threads found, expected --nthreads 1")
+        raise SweepError(
+            f"worker {worker.address}: {counted(worker.state.nthreads, 'thread')} found, expected --nthreads 1"
+        )
     if store() != place:
         raise SweepError(f"worker {worker.address}: its store is {store()}, expected FAMF_STORE to be {place}")
 
@@ -294,7 +297,9 @@ def cluster(
         offered = client.scheduler_info(n_workers=-1)["workers"].values()
         gpu = any(worker["resources"].get("GPU") for worker in offered)
         if device == "cuda" and not gpu:
-            raise SweepError(f"--scheduler: none of {len(offered)} workers offers a GPU, expected --resources GPU=1")
+            raise SweepError(
+                f"--scheduler: none of {counted(len(offered), 'worker')} offers a GPU, expected --resources GPU=1"
+            )
         yield client, "cuda" if gpu and device == "auto" else "cpu" if device == "auto" else device
 
 

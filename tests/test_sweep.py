@@ -222,7 +222,7 @@ def test_a_file_that_no_scheduler_wrote_gives_its_sentence(tmp_path, monkeypatch
 
 
 def test_a_gpu_that_no_worker_offers_gives_its_sentence(client):
-    with pytest.raises(ValueError, match="^--scheduler: none of 1 workers offers a GPU, expected --resources GPU=1$"):
+    with pytest.raises(ValueError, match="^--scheduler: none of 1 worker offers a GPU, expected --resources GPU=1$"):
         with sweep.cluster(client.scheduler.address, device="cuda"):
             pass
     with sweep.cluster(client.scheduler.address) as (_, kind):

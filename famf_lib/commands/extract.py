@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famf_lib.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
+from famf_lib.wording import counted
 
 if TYPE_CHECKING:
     from famf_lib.extraction.clips import Stages
@@ -60,7 +61,7 @@ def extract(
             replacing=replace,
             say=say,
         )
-    typer.echo(f"{made.folder}: {made.clips:,} clips, {made.faces:,} faces")
+    typer.echo(f"{made.folder}: {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}")
     if made.failed:
         typer.echo(f"famf: {len(made.failed):,} of {len(files):,} videos could not be used", err=True)
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from famf_lib.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
+from famf_lib.wording import counted
 
 
 def enroll(
@@ -39,7 +40,9 @@ def enroll(
         typer.echo(f"tried on clips that were held out: {made.right} of {made.tried} given to their person")
     else:
         typer.echo("not tried: no person has two videos, or pictures for two clips")
-    typer.echo(f"{made.file}: {made.persons:,} persons, {made.clips:,} clips, {made.faces:,} faces")
+    typer.echo(
+        f"{made.file}: {counted(made.persons, 'person')}, {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}"
+    )
 
 
 def identify(
@@ -88,7 +91,7 @@ def identify(
         say(f"{name}: this video was not asked for it, so the model gets zero vectors (Sec. 4.3)")
     for answer in found.answers:
         persons = ", ".join(f"{who} {p:.3f}" for who, p in zip(answer.persons, answer.probabilities, strict=True))
-        line = f"{answer.name}: {persons}; {len(answer.weights):,} faces"
+        line = f"{answer.name}: {persons}; {counted(len(answer.weights), 'face')}"
         typer.echo("".join(c if c.isprintable() else "?" for c in line))
     if out is not None:
         with writing(out):

@@ -110,7 +110,7 @@ def read(table: Path) -> dict[str, Label]:
     labels: dict[str, Label] = {}
     for line, row in rows:
         if more := row.get(None):  # a comma in a name without quotes, of which a part would be lost
-            found = f"{len(columns) + len(more)} fields"
+            found = counted(len(columns) + len(more), "field")
             raise LabelsError(f"{table}: line {line} has {found}, expected {len(columns)}; quote a name with a comma")
         clip, person, split = (row.get(column) or None for column in COLUMNS)
         if clip is None:
