@@ -1,6 +1,7 @@
 """A classifier of one's own: a FAMF model trained on a folder of labelled videos and pictures, a folder a person."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from sklearn.exceptions import ConvergenceWarning
 
 from famf_lib import rasters, runs, saved, settings, training
 from famf_lib.extraction import labels, stills
@@ -211,7 +213,11 @@ def _trained(
     factor = max(1.0, STEPS / (steps * base.epochs))
     stretched = {name: round(getattr(base, name) * factor) for name in ("epochs", "decay_after", "decay_every")}
     config = type(base)(**(base.model_dump() | stretched))
-    done = training.train(model, config, clipset, parts, seed, report=lambda epoch, loss: report(epoch / config.epochs))
+    with warnings.catch_warnings():  # of k-means, where there are fewer different faces than clusters
+        warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
+        done = training.train(
+            model, config, clipset, parts, seed, report=lambda epoch, loss: report(epoch / config.epochs)
+        )
     return done.model
 
 

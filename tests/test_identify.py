@@ -1,6 +1,7 @@
 """Enrolling persons and finding them in videos: with a detector and an embedder that see colours, and real ones."""
 
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,6 +227,17 @@ def test_enrolled_persons_are_found_again_in_videos_that_were_not_seen(folder, t
         (answer,) = found.answers
         assert answer.persons[0] == person and sum(answer.probabilities) == pytest.approx(1, abs=1e-5)
         assert len(answer.weights) == len(answer.clip.faces) == 20
+
+
+def test_few_faces_are_enrolled_without_a_warning(tmp_path, quick):
+    for person in list(COLOURS)[:2]:
+        (tmp_path / "known" / person).mkdir(parents=True)
+        for n in range(5):  # the same picture, so that there are fewer different faces than clusters
+            Image.fromarray(picture(person)).save(tmp_path / "known" / person / f"{n}.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = enroll(gather(tmp_path / "known", stages()), tmp_path / "m.safetensors")
+    assert made.persons == 2 and made.faces == 10
 
 
 def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, quick, monkeypatch):

@@ -33,7 +33,7 @@ Body = Annotated[str, typer.Option(metavar="MODEL", help="likewise, for bodies")
 Speaker = Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for voices")]
 Text = Annotated[str, typer.Option(metavar="FOLDER", help="a sentence-transformers model, for what is read")]
 Fps = Annotated[float, typer.Option(min=0.01, help="pictures a second that are looked at")]
-MinFace = Annotated[int, typer.Option(min=12, help="side of the smallest face, in pixels")]
+MinFace = Annotated[int, typer.Option(min=12, max=4096, help="side of the smallest face, in pixels")]
 
 
 def checked_profile(name: str) -> str:

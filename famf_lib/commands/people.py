@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from famf_lib.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
+from famf_lib.parameters import SEEDS
 from famf_lib.wording import counted
 
 
@@ -20,7 +21,7 @@ def enroll(
     text: Text = "",
     fps: Fps = 5.0,
     min_face: MinFace = 40,
-    seed: Annotated[int, typer.Option(min=0, help="of the training")] = 1,
+    seed: Annotated[int, typer.Option(min=SEEDS[0], max=SEEDS[-1], help="of the training")] = 1,
 ) -> None:
     """Train a classifier of the persons in a folder of videos and pictures, for famf identify.
 

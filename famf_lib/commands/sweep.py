@@ -24,7 +24,9 @@ def sweep(
     scheduler: Annotated[
         str, typer.Option(help="tcp://host:8786 of a Dask scheduler, or the file it wrote; otherwise this machine")
     ] = "",
-    workers: Annotated[int, typer.Option(min=0, help="on this machine; otherwise one a core, or one a GPU")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, max=1024, help="on this machine; otherwise one a core, or one a GPU")
+    ] = 0,
     wait: Annotated[
         float | None, typer.Option(metavar="MINUTES", help="end after so long without a worker; otherwise wait")
     ] = None,
@@ -36,8 +38,10 @@ def sweep(
     from famf_lib import sweep
     from famf_lib.experiments import EXPERIMENTS
 
-    if pages is not None and pages.exists() and not pages.is_dir():  # asked for before hours of training
-        raise ValueError(f"--notebooks: {pages} is a file, expected a folder")
+    if pages is not None:  # asked for before hours of training
+        found = next(path for path in (pages, *pages.parents) if path.exists())
+        if not found.is_dir():
+            raise ValueError(f"--notebooks: {found} is a file, expected a folder")
     if wait is not None and not wait >= 0:
         raise ValueError(f"--wait: {wait} found, expected minutes, 0 or more")
     profile = checked_profile(profile)
