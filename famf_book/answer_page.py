@@ -16,6 +16,7 @@ from PIL import Image
 
 from famf_book import pictures
 from famf_lib.support.files import written_whole
+from famf_lib.support.wording import counted
 from famf_video.identification import Answer, IdentificationError, Identified
 from famf_video.video import Video
 
@@ -71,7 +72,7 @@ def sheet(found: Identified) -> Figure:
                 answer.persons[0],
                 faces,
                 [f"{weight:.2f}" for weight in weights],
-                note=f"{answer.probabilities[0]:.0%}, by\n{len(answer.weights)} faces",
+                note=f"{answer.probabilities[0]:.0%}, by\n{counted(len(answer.weights), 'face')}",
                 total=len(answer.weights),
             )
         )

@@ -18,12 +18,12 @@ import pandas as pd
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from PIL import Image
 
 from famf_book.plots import OURS, PALETTE, WIDTH
 from famf_lib.data import imfdb
 from famf_lib.data.clipset import ClipSet
 from famf_lib.evidence.bootstrap import Estimate, estimate
+from famf_lib.support import rasters
 from famf_video.quality import PIXELS, sharpness
 
 KINDS = {
@@ -139,7 +139,7 @@ def sharpness_of(clipset: ClipSet) -> Float[np.ndarray, " F"]:
     paths = faces["path"].to_numpy()
     contents = imfdb.pictures(imfdb.archive(), set(paths[enough])) if len(enough) else {}
     for row in enough:
-        picture = Image.open(BytesIO(contents[paths[row]]))
+        picture = rasters.open(BytesIO(contents[paths[row]]))
         picture.draft("L", PIXELS)  # a large JPEG is decoded no larger than needed
         measured[row] = sharpness(picture)
     return measured

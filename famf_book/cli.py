@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -126,7 +127,12 @@ def lab(context: typer.Context) -> None:
     }
     places = (str(ROOT / "lab"), os.environ.get("JUPYTER_CONFIG_PATH"))
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, places))
-    os.environ.setdefault("JUPYTERLAB_WORKSPACES_DIR", str(ROOT / "_build" / "lab"))  # no tabs of other projects
+    own = _own_folder()
+    os.environ.setdefault("JUPYTERLAB_WORKSPACES_DIR", str(own))  # no tabs of other projects
+    home = os.path.expanduser("~")
+    if not (os.path.isdir(home) and os.access(home, os.W_OK | os.X_OK)):  # as in a container with another user
+        (own / "home").mkdir(exist_ok=True)
+        os.environ["HOME"] = str(own / "home")  # where Jupyter and its kernels keep their state
     started = [f"--{name}={value}" for name, value in options.items()]
     # In the place of this process, which would otherwise catch Ctrl-C and leave JupyterLab to itself.
     os.execv(sys.executable, [sys.executable, "-m", "jupyter", "lab", *started, *context.args])
@@ -155,6 +161,18 @@ def clean(
         if folder.exists():
             shutil.rmtree(folder)
             typer.echo(f"removed {folder}")
+
+
+def _own_folder() -> Path:
+    """Where JupyterLab keeps what it knows of this project: in the checkout, unless that is read-only."""
+    place = ROOT / "_build" / "lab"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if os.access(place, os.W_OK):
+            return place
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="famf-lab-"))
 
 
 def _parameters(pairs: Iterable[str]) -> dict[str, str]:

@@ -36,7 +36,7 @@ QUIET = {
 UNWATCHED = {"FAMF_PROGRESS": "silent", "TQDM_DISABLE": "1"}  # of a kernel whose progress nobody sees
 
 
-class NotebookError(Exception):
+class NotebookError(rules.Refusal, Exception):
     """A notebook that breaks the contract above, a parameter that it does not have, or a cell that failed."""
 
 

@@ -24,6 +24,7 @@ from famf_book import portraits
 from famf_book.plots import WIDTH
 from famf_lib.data import datasets, imfdb
 from famf_lib.data.clipset import ClipSet
+from famf_lib.support import rasters
 
 PIXELS = (portraits.WIDTH, portraits.HEIGHT)
 LATENTS = ["blur", "darkness", "occlusion", "size", "yaw"]
@@ -62,7 +63,7 @@ def faces_of(
         return _drawn(clipset, columns.iloc[rows], rows)
     paths = columns["path"].iloc[rows]
     contents = imfdb.pictures(imfdb.archive(), set(paths)) if len(paths) else {}
-    return [fitted(Image.open(BytesIO(contents[path]))) for path in paths]
+    return [fitted(rasters.open(BytesIO(contents[path]))) for path in paths]
 
 
 def origin(dataset: str, clipset: ClipSet, clips: Sequence[int] = ()) -> str:
@@ -212,7 +213,7 @@ def light(figure: Figure, quality: int = 85) -> SVG:
 
     def smaller(match: re.Match) -> str:
         again = BytesIO()
-        picture = Image.open(BytesIO(base64.b64decode(match[1]))).convert("RGB")
+        picture = rasters.open(BytesIO(base64.b64decode(match[1]))).convert("RGB")
         picture.save(again, "JPEG", quality=quality, optimize=True)
         return f"data:image/jpeg;base64,{base64.b64encode(again.getvalue()).decode()}"
 

@@ -21,6 +21,7 @@ from famf_lib.experiments.results import Results, command
 from famf_lib.experiments.settings import GRID, Profile, Setting, tuning_file
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT
+from famf_lib.support.wording import counted
 
 LONG = 28  # characters of a cell that is a text and no number
 SHORT = 16  # characters of a name that needs no room of its own
@@ -221,7 +222,7 @@ def runs(results: Results) -> HTML:
             for (label, seed), one in results.runs.items()
         ]
     ).set_index("row")
-    head = f"The {len(table)} runs behind these numbers"
+    head = f"The {counted(len(table), 'run')} behind these numbers"
     return HTML(f'<details id="runs"><summary>{head}</summary>{styled(table).data}</details>')
 
 

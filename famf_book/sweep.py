@@ -5,9 +5,11 @@ where a run is trained once whoever asks (see ``runs``): asked for again, an int
 """
 
 import hashlib
+import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,12 +29,14 @@ from famf_lib.experiments.run_store import RunSpec, cores, obtain, threads
 from famf_lib.experiments.settings import Profile, setting
 from famf_lib.support.files import ROOT, store
 from famf_lib.support.progress import progress
+from famf_lib.support.wording import counted
 from famf_lib.training.train import pick_device
 
 if TYPE_CHECKING:
     from distributed import Client
 
 TIMEOUT = "10s"  # for a scheduler to answer
+EVERY = 60.0  # seconds between two sentences on what a sweep waits for
 DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # code that a worker runs first
 RETRIES = 2  # of a task that failed; one whose worker was lost is given to another in any case
 
@@ -110,13 +114,23 @@ def pages(tasks: Sequence[Task], folder: Path, profile: Profile, seeds: Sequence
     ]
 
 
-def sweep(tasks: Sequence[Task], client: "Client", device: str, executed: Sequence[Page] = ()) -> pd.DataFrame:
+def sweep(
+    tasks: Sequence[Task],
+    client: "Client",
+    device: str,
+    executed: Sequence[Page] = (),
+    *,
+    wait: float | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> pd.DataFrame:
     """Does the tasks and then the pages that stand on them.
+
+    While no worker is there ``say`` is told so, and after ``wait`` minutes of it the sweep ends.
 
     Returns a line a row and seed of the grid: dataset, experiment, label, seed, key (of the run), mean_ap.
 
     Raises:
-        SweepError: tasks failed, or were lost with the cluster; the others are done.
+        SweepError: tasks failed, or were lost with the cluster, or nobody is there to do them; the others are done.
     """
     options = {"retries": RETRIES} | ({"resources": {"GPU": 1}} if device == "cuda" else {})
     runs = {}
@@ -129,7 +143,7 @@ def sweep(tasks: Sequence[Task], client: "Client", device: str, executed: Sequen
         arguments = page.notebook, page.out, page.parameters | {"device": device}, store()
         futures.append(client.submit(_page, *arguments, stands_on, key=_key("page", *arguments), **options))
     try:
-        _wait(futures)
+        _wait(futures, _Patience(client, wait, say))
         made = client.gather(list(runs))
     except BaseException:
         client.cancel(futures)  # those under way come to their end
@@ -146,19 +160,56 @@ def _key(kind: str, *arguments: Any) -> str:
     return f"{kind}-{hashlib.sha256(repr(arguments).encode()).hexdigest()[:16]}"
 
 
-def _wait(futures: Sequence) -> None:
+def _wait(futures: Sequence, patience: "_Patience") -> None:
     from distributed import as_completed
 
-    failed = []
+    failed, coming = [], as_completed(futures)
     with progress("sweep", len(futures)) as bar:
-        for done, future in enumerate(as_completed(futures), start=1):
+        while left := coming.count():
+            if not coming.has_ready():
+                patience.worker()
+                time.sleep(0.05)
+                continue
+            future = next(coming)
             if future.status != "finished":
                 failed.append(future)
-            bar.to(done, f"{len(failed)} failed" if failed else "")
+            bar.to(len(futures) - left + 1, f"{len(failed)} failed" if failed else "")
     if failed:
         error = failed[0].exception() if failed[0].status == "error" else "the scheduler was lost"
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise SweepError(f"{len(failed)} of {len(futures)} tasks failed, the others are done; the first: {reason}")
+
+
+class _Patience:
+    """Waits for workers: says so now and then, and not for ever."""
+
+    def __init__(self, client: "Client", minutes: float | None, say: Callable[[str], None]):
+        self.client, self.minutes, self.say = client, minutes, say
+        self.looked = float("-inf")
+        self.since: float | None = None  # when no worker was seen first
+        self.said = 0.0
+
+    def worker(self) -> bool:
+        """Whether one is there, looked for every few seconds.
+
+        Raises: SweepError, none is there and it was waited for long enough.
+        """
+        if time.monotonic() - self.looked < EVERY / 20:
+            return False
+        info = self.client.scheduler_info(n_workers=-1)
+        self.looked = now = time.monotonic()
+        if info["workers"]:
+            self.since = None
+            return True
+        if self.since is None:
+            self.since = self.said = now
+        where, expected = info["address"], f"expected one: dask worker {info['address']} --nthreads 1"
+        if self.minutes is not None and now - self.since >= 60 * self.minutes:
+            raise SweepError(f"--wait: no worker at {where} for {self.minutes:g} minutes, {expected}")
+        if now - self.said >= (EVERY if self.said > self.since else EVERY / 6):  # one that died may soon be back
+            self.said = now
+            self.say(f"no worker at {where} for {(now - self.since) / 60:.1f} minutes, {expected}; still waiting")
+        return False
 
 
 # --- what a worker does ----------------------------------------------------------------------------------------------
@@ -188,7 +239,9 @@ def _check_worker(place: Path) -> None:
 
     worker = get_worker()
     if worker.state.nthreads != 1:  # the seed of PyTorch is one for all threads of a process
-        raise SweepError(f"worker {worker.address}: {worker.state.nthreads} threads found, expected --nthreads 1")
+        raise SweepError(
+            f"worker {worker.address}: {counted(worker.state.nthreads, 'thread')} found, expected --nthreads 1"
+        )
     if store() != place:
         raise SweepError(f"worker {worker.address}: its store is {store()}, expected FAMF_STORE to be {place}")
 
@@ -202,7 +255,14 @@ def _opened(folder: Path, fingerprint: str, device: torch.device) -> ClipSet:
 
 
 @contextmanager
-def cluster(scheduler: str = "", workers: int = 0, device: str = "auto") -> Iterator[tuple["Client", str]]:
+def cluster(
+    scheduler: str = "",
+    workers: int = 0,
+    device: str = "auto",
+    *,
+    wait: float | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Iterator[tuple["Client", str]]:
     """A client of the cluster, and the kind of device that its tasks use.
 
     Args:
@@ -210,9 +270,11 @@ def cluster(scheduler: str = "", workers: int = 0, device: str = "auto") -> Iter
             ends here: one process a core, or one a GPU.
         workers: of that cluster of this machine.
         device: auto is cuda where a worker offers a GPU.
+        wait: minutes for a first worker to come; by default for ever. ``say`` is told of the wait.
 
     Raises:
-        SweepError: Dask is not installed, the scheduler does not answer, or no worker offers the GPU asked for.
+        SweepError: Dask is not installed, the scheduler does not answer, no worker came, or none offers the GPU asked
+            for.
         ValueError: the device is not here.
     """
     if find_spec("distributed") is None:
@@ -224,18 +286,37 @@ def cluster(scheduler: str = "", workers: int = 0, device: str = "auto") -> Iter
         with _local(kind, workers) as here, Client(here) as client:
             yield client, kind
         return
-    address = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+    address = _address(Path(scheduler)) if Path(scheduler).is_file() else scheduler
     try:
-        client = Client(**address, timeout=TIMEOUT)
+        client = Client(address, timeout=TIMEOUT)
     except (OSError, ValueError, TimeoutError) as error:
         raise SweepError(f"--scheduler: {scheduler!r} does not answer, expected tcp://host:8786 or a file") from error
     with client:
-        client.wait_for_workers(1)
+        patience = _Patience(client, wait, say)
+        while not patience.worker():
+            time.sleep(0.05)
         offered = client.scheduler_info(n_workers=-1)["workers"].values()
         gpu = any(worker["resources"].get("GPU") for worker in offered)
         if device == "cuda" and not gpu:
-            raise SweepError(f"--scheduler: none of {len(offered)} workers offers a GPU, expected --resources GPU=1")
+            raise SweepError(
+                f"--scheduler: none of {counted(len(offered), 'worker')} offers a GPU, expected --resources GPU=1"
+            )
         yield client, "cuda" if gpu and device == "auto" else "cpu" if device == "auto" else device
+
+
+def _address(file: Path) -> str:
+    """The address in the file that a scheduler wrote.
+
+    Raises:
+        SweepError: none did.
+    """
+    try:
+        address = json.loads(file.read_bytes())["address"]
+        if isinstance(address, str):
+            return address
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise SweepError(f"--scheduler: {file}: no address of a scheduler in it, expected the file that one wrote")
 
 
 def _local(device: str, workers: int) -> Any:

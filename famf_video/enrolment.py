@@ -1,6 +1,7 @@
 """A classifier of one's own: a FAMF model trained on a folder of labelled videos and pictures, a folder a person."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from sklearn.exceptions import ConvergenceWarning
 
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.splits import Split, SplitError, split
 from famf_lib.experiments import run_store, settings
 from famf_lib.models.config import ModelConfig
+from famf_lib.support import rasters
 from famf_lib.support.progress import progress
 from famf_lib.training import checkpoint, evaluation, train
 from famf_lib.training.evaluation import EvaluationConfig
@@ -44,25 +47,40 @@ class Enrolled:
     tried: int
 
 
-def files_of(folder: Path) -> dict[str, list[Path]]:
+def files_of(folder: Path, say: Callable[[str], None] = lambda sentence: None) -> dict[str, list[Path]]:
     """The videos and pictures of each person, by the name of the folder that they lie in.
+
+    ``say`` is told of the other files, and of persons who have no others.
 
     Raises:
         EnrolmentError: fewer than two persons have any.
     """
     if not folder.is_dir():
         raise EnrolmentError(f"{folder}: no such folder found, expected one with a folder for each person")
-    endings = (*labels.ENDINGS, *stills.ENDINGS)
-    found = {}
-    for person in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        files = sorted(path for path in person.rglob("[!.]*") if path.suffix.lower() in endings and path.is_file())
-        if files:
-            found[person.name] = files
+    endings = (*labels.ENDINGS, *rasters.ENDINGS)
+    found, others, without, loose = {}, [], [], []
+    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+        if path.is_dir():
+            files, rest = labels.sorted_out(path, endings)
+            others += rest
+            if files:
+                found[path.name] = files
+            else:
+                without.append(path.name)
+        elif path.suffix.lower() in endings:
+            loose.append(path)
+    readable = f"pictures (.jpg, .png, .webp …) and videos ({', '.join(labels.ENDINGS[:3])} …)"
+    said = [labels.left_out(others, readable)] if others else []
+    if without:
+        said.append(f"no video or picture of {', '.join(without)} can be read, so the model does not know them")
+    if loose:
+        said.append(f"{len(loose):,} in no person's folder left out, {loose[0].name} the first")
     if len(found) < 2:
         listed = ", ".join(found) or "nobody"
-        raise EnrolmentError(
-            f"{folder}: videos or pictures of {listed} found, expected a folder for each of two or more"
-        )
+        told = f"videos or pictures of {listed} found, expected a folder for each of two or more"
+        raise EnrolmentError(f"{folder}: {'; '.join([told, *said])}")
+    for sentence in said:
+        say(f"{folder}: {sentence}")
     return found
 
 
@@ -77,12 +95,12 @@ def gather(
     Raises:
         EnrolmentError: faces of fewer than two persons are found.
     """
-    files = files_of(folder)
+    files = files_of(folder, say)
     rows, clips = [], []
     with progress("looking at faces", sum(map(len, files.values()))) as bar:
         done = 0
         for person, paths in files.items():
-            pictures = [path for path in paths if path.suffix.lower() in stills.ENDINGS]
+            pictures = [path for path in paths if path.suffix.lower() in rasters.ENDINGS]
             found = [("pictures", stills.clip_of(pictures, stages, say))] if pictures else []
             bar.to(done := done + len(pictures), person)
             for path in (path for path in paths if path not in pictures):
@@ -199,7 +217,11 @@ def _trained(
     factor = max(1.0, STEPS / (steps * base.epochs))
     stretched = {name: round(getattr(base, name) * factor) for name in ("epochs", "decay_after", "decay_every")}
     config = type(base)(**(base.model_dump() | stretched))
-    done = train.train(model, config, clipset, parts, seed, report=lambda epoch, loss: report(epoch / config.epochs))
+    with warnings.catch_warnings():  # of k-means, where there are fewer different faces than clusters
+        warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
+        done = train.train(
+            model, config, clipset, parts, seed, report=lambda epoch, loss: report(epoch / config.epochs)
+        )
     return done.model
 
 

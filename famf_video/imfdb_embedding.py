@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from jaxtyping import Float, Float32, UInt8
-from PIL import Image
 
 from famf_lib.data import imfdb, imported
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.imfdb import FIELDS, UNALIGNED
+from famf_lib.support import rasters
 from famf_lib.support.files import store, written_whole
 from famf_lib.support.fingerprint import source_fingerprint
 from famf_lib.support.progress import progress
@@ -172,9 +172,9 @@ def _embedded(pictures: list[tuple[str, bytes]], embedder: FaceEmbedder, landmar
 def _opened(content: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
     """The picture in RGB; None where it is none. ``imfdb`` counts those."""
     try:
-        with Image.open(BytesIO(content)) as picture:
+        with rasters.open(BytesIO(content)) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError):
         return None
 
 

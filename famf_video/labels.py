@@ -11,10 +11,18 @@ from pathlib import Path
 
 from famf_lib.data.clipset import SPLITS
 from famf_lib.data.doubtful_names import doubts, misspelt
+from famf_lib.support.wording import counted
 
 COLUMNS = ("clip", "person", "split")
-ENDINGS = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv")
-"""By these a video is told in a folder. A file that is named itself may be called anything."""
+ENDINGS = tuple(
+    f".{ending}"
+    for ending in "mp4 mkv mov avi webm m4v mpg mpeg ts mts m2ts m2t wmv asf flv f4v 3gp 3g2 ogv ogm vob mod tod qt "
+    "mpe m1v m2v mj2 mk3d mxf dv divx rm rmvb wtv mjpg mjpeg ivf h264 264 h265 265 hevc y4m nut".split()
+)
+"""By these a video is told in a folder: FFmpeg's own lists mix them with those of songs and subtitles. A file that is
+named itself may be called anything."""
+
+VIDEOS = f"videos ({', '.join(ENDINGS[:5])} …)"
 
 
 class LabelsError(ValueError):
@@ -29,8 +37,10 @@ class Label:
     split: str | None = None
 
 
-def videos(given: Sequence[Path]) -> list[Path]:
+def videos(given: Sequence[Path], say: Callable[[str], None] = lambda sentence: None) -> list[Path]:
     """The files that are meant: a folder stands for all videos in it, in order of their names.
+
+    ``say`` is told of the other files in a folder.
 
     Raises:
         LabelsError: a folder without a video, or a file that is named twice.
@@ -39,14 +49,34 @@ def videos(given: Sequence[Path]) -> list[Path]:
     for path in given:
         inside = [path]
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in ENDINGS and file.is_file())
+            inside, others = sorted_out(path, ENDINGS)
             if not inside:
-                raise LabelsError(f"{path}: no video in it, expected files that end in {', '.join(ENDINGS[:5])} …")
+                raise LabelsError(f"{path}: no video in it, " + (left_out(others) if others else f"expected {VIDEOS}"))
+            if others:
+                served = {folder for file in inside for folder in file.parents}
+                bare = sorted(
+                    {file.parent.relative_to(path).as_posix() for file in others if file.parent not in served}
+                )
+                say(f"{path}: {left_out(others)}" + (f"; nothing is left of {', '.join(bare)}" if bare else ""))
         found += inside
     twice = [path for path, times in Counter(path.resolve() for path in found).items() if times > 1]
     if twice:
         raise LabelsError(f"{twice[0]}: named twice, expected every video once")
     return found
+
+
+def sorted_out(folder: Path, endings: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The files in a folder, at any depth, that have one of the endings, and the others. Hidden ones are neither."""
+    files = sorted(file for file in folder.rglob("[!.]*") if file.is_file())
+    good = [file for file in files if file.suffix.lower() in endings]
+    return good, [file for file in files if file.suffix.lower() not in endings]
+
+
+def left_out(files: Sequence[Path], expected: str = VIDEOS) -> str:
+    """What there is to say of files that are left out, with how many there are of each ending."""
+    times = Counter(file.suffix.lower() or "without" for file in files).most_common()
+    told = ", ".join(f"{number:,} {ending}" for ending, number in times[:7]) + " …" * (len(times) > 7)
+    return f"{counted(len(files), 'file')} left out by ending ({told}), expected {expected}"
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -107,7 +137,7 @@ def read(table: Path, say: Callable[[str], None] = warnings.warn) -> dict[str, L
     labels: dict[str, Label] = {}
     for line, row in rows:
         if more := row.get(None):  # a comma in a name without quotes, of which a part would be lost
-            found = f"{len(columns) + len(more)} fields"
+            found = counted(len(columns) + len(more), "field")
             raise LabelsError(f"{table}: line {line} has {found}, expected {len(columns)}; quote a name with a comma")
         clip, person, split = (row.get(column) or None for column in COLUMNS)
         if clip is None:

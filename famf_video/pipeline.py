@@ -16,6 +16,7 @@ from famf_lib.data.clipset import FILES, Modality, writing
 from famf_lib.support.files import written_whole
 from famf_lib.support.fingerprint import source_fingerprint
 from famf_lib.support.progress import progress
+from famf_lib.support.wording import counted
 from famf_video.clips import FACE_COLUMNS, FPS, Clip, Stages, clips_of
 from famf_video.contained import ContainedVideo, fault
 from famf_video.labels import Label, names
@@ -178,9 +179,10 @@ def _assemble(
         if labels is not None:
             if (unknown := table["person"].isna()).any():
                 first = table["name"][unknown.argmax()]
-                say(f"labels: {unknown.sum()} clips have none, {first!r} the first: they are of unknown persons")
+                many = counted(int(unknown.sum()), "clip")
+                say(f"labels: none for {many}, {first!r} the first: the person is unknown there")
             if idle := [name for name in labels if name not in used]:
-                say(f"labels: {len(idle)} belong to no clip here, {idle[0]!r} the first")
+                say(f"labels: {counted(len(idle), 'label')} of no clip here, {idle[0]!r} the first")
         modalities = {name: _modality(of, stages.dims[name]) for name, of in vectors.items()}
         modalities = {name: modality for name, modality in modalities.items() if modality.present.any()}
         info = {
@@ -196,7 +198,7 @@ def _lacking(clip: Clip, told: dict, stages: Stages) -> list[str]:
     """What there is to say of a video, of which this is the main person's clip."""
     said = []
     if told["damaged"]:
-        said.append(f"{told['damaged']} damaged pieces of pictures left out")
+        said.append(f"{counted(told['damaged'], 'piece of damaged pictures')} left out")
     if not len(clip.faces):
         said.append("no face found, so its clip has none")
     if stages.speaker is not None and "audio" not in clip.vectors:

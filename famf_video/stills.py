@@ -4,32 +4,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
 
+from famf_lib.support import rasters
 from famf_video.alignment import align
 from famf_video.clips import Clip, Stages, as_half
 from famf_video.quality import quality
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 ROOM = 0.5  # of a picture's longer side, added around it where no face is found: a cut-out face may fill it wholly
-
-
-class StillError(ValueError):
-    """A file that is no picture."""
-
-
-def opened(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture in RGB, turned as its camera says.
-
-    Raises:
-        StillError: the file is none.
-    """
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise StillError(f"{path}: no picture can be read here ({error}), expected one") from error
 
 
 def clip_of(paths: Iterable[Path], stages: Stages, say: Callable[[str], None] = lambda sentence: None) -> Clip:
@@ -41,9 +22,9 @@ def clip_of(paths: Iterable[Path], stages: Stages, say: Callable[[str], None] = 
     rows = []
     for number, path in enumerate(paths):
         try:
-            picture = opened(path)
-        except StillError as error:
-            say(str(error))
+            picture = rasters.rgb(path)
+        except rasters.RasterError as error:
+            say(f"{path}: no picture can be read here ({error}), expected one")
             continue
         shift, found = 0, stages.detector.detect(picture)
         if not len(found):

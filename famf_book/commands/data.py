@@ -7,6 +7,7 @@ import typer
 
 from famf_book.commands import completion
 from famf_book.commands.options import Profile, clips_folder
+from famf_lib.support.wording import counted
 
 app = typer.Typer(no_args_is_help=True, help="The datasets: what is here, what is in it, and how to get what is not.")
 bringing = typer.Typer(no_args_is_help=True, help="Bring data of your own into the store, under a name.")
@@ -114,7 +115,7 @@ def import_imfdb(
     points = imfdb_embedding.Landmarks.open(registry.find(landmarks))
     made = imfdb_embedding.import_pictures(archive, ArcFace(network, workers=1), points, name, replacing=replace)
     if made.faces:
-        typer.echo(f"{made.faces:,} faces in {made.seconds:.0f} s, {made.faces / made.seconds:.0f} a second")
+        typer.echo(f"{counted(made.faces, 'face')} in {made.seconds:.0f} s, {made.faces / made.seconds:.0f} a second")
     typer.echo(inspection.summary(made.clipset, made.clipset.info["title"]))
 
 

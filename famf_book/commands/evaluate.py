@@ -7,6 +7,7 @@ import typer
 
 from famf_book.commands import completion
 from famf_book.commands.options import Device, writing
+from famf_lib.support.wording import counted
 
 What = Annotated[
     str,
@@ -60,12 +61,14 @@ def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
     scores, scored = ranked.scores, int(ranked.scores.ap.isfinite().sum())
     noise = ranked.clips - sum(map(len, ranked.truth.values()))
     typer.echo(f"mAP {scores.mean_ap:.4f}, rank-1 {scores.rank_1:.4f}")
-    typer.echo(f"{scored:,} persons, {ranked.clips:,} clips ranked, {noise:,} of them noise")
+    typer.echo(f"{counted(scored, 'person')}, {counted(ranked.clips, 'clip')} ranked, {noise:,} of them noise")
     if without := len(split.persons) - scored:
-        typer.echo(f"{without:,} persons without a clip in the gallery, left out")
+        typer.echo(f"{counted(without, 'person')} without a clip in the gallery, left out")
     if strangers := len(ranked.truth.keys() - ranked.lists.keys()):
         mean_ap = submission.score(ranked.lists, ranked.truth).mean_ap
-        typer.echo(f"{strangers:,} persons of the gallery without a training clip, left out; with 0 for each of them")
+        typer.echo(
+            f"{counted(strangers, 'person')} of the gallery without a training clip, left out; with 0 for each of them"
+        )
         typer.echo(f"mAP {mean_ap:.4f}, as the official evaluation counts")
     if out is not None:
         typer.echo(iqiyi_text.write_submission(out, ranked.lists))
@@ -83,16 +86,16 @@ def _score(file: Path, truth: Path, per_person: Path | None) -> None:
     persons, ids = report.persons, len(report.persons)
     hits, positives = int(persons["hits"].sum()), int(persons["positives"].sum())
     typer.echo(f"mAP {report.mean_ap:.4f}")
-    typer.echo(f"{ids:,} ids of the ground truth: {report.answered:,} answered, {ids - report.answered:,} not")
-    typer.echo(f"{positives:,} clips of the ground truth: {hits:,} listed for their id")
-    typer.echo(f"{report.clips:,} clips listed, {report.noise:,} of them not in the ground truth, as noise is")
+    typer.echo(f"{counted(ids, 'id')} of the ground truth: {report.answered:,} answered, {ids - report.answered:,} not")
+    typer.echo(f"{counted(positives, 'clip')} of the ground truth: {hits:,} listed for their id")
+    typer.echo(f"{counted(report.clips, 'clip')} listed, {report.noise:,} of them not in the ground truth, as noise is")
     for number, odd in (
-        (report.strangers, "ids that are not in the ground truth, not scored"),
-        (report.repeated, "lists that name a clip again: its first place counts"),
-        (report.cut, f"lists of more than {submission.CUT} clips: the first {submission.CUT} count"),
+        (report.strangers, "id not in the ground truth, not scored"),
+        (report.repeated, "list with a clip named again: its first place counts"),
+        (report.cut, f"list of more than {submission.CUT} clips: the first {submission.CUT} count"),
     ):
         if number:
-            typer.echo(f"{number:,} {odd}")
+            typer.echo(counted(number, odd))
     if per_person is not None:
         with writing(per_person), written_whole(per_person) as new:
             persons.to_csv(new, index=False)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, writing
+from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
+from famf_lib.support.wording import counted
 
 if TYPE_CHECKING:
     from famf_video.clips import Stages
@@ -43,8 +44,8 @@ def extract(
         raise ValueError(f"--tracks: {tracks!r} found, expected main or all")
     if labels is not None and person_folders:
         raise ValueError("--labels: found with --person-folders, expected one of them")
-    files = naming.videos(videos)
-    who = naming.read(labels, _say) if labels is not None else naming.of_folders(files) if person_folders else None
+    files = naming.videos(videos, say)
+    who = naming.read(labels, say) if labels is not None else naming.of_folders(files) if person_folders else None
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if absent := [name for name in ("head", "body", "audio", "text") if name not in stages.dims]:
         options = ", ".join(f"--{'speaker' if name == 'audio' else name}" for name in absent)
@@ -58,9 +59,9 @@ def extract(
             everybody=tracks == "all",
             labels=who,
             replacing=replace,
-            say=_say,
+            say=say,
         )
-    typer.echo(f"{made.folder}: {made.clips:,} clips, {made.faces:,} faces")
+    typer.echo(f"{made.folder}: {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}")
     if made.failed:
         typer.echo(f"famf: {len(made.failed):,} of {len(files):,} videos could not be used", err=True)
         raise typer.Exit(1)

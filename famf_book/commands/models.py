@@ -7,6 +7,7 @@ import typer
 
 from famf_book.commands import completion
 from famf_book.commands.options import Device, Profile, clips_folder, writing
+from famf_lib.support.wording import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +31,9 @@ def runs(last: Annotated[int, typer.Option(min=1, help="only the latest")] = 20)
         model = run.spec.model
         what = f"{model.aggregation} + {model.fusion} ({', '.join(('face', *model.modalities))})"
         typer.echo(f"{run.key}  {run.origin['when'][:16]}  mAP {run.mean_ap:.4f}  seed {run.spec.seed:<3}  {what}")
-    typer.echo(f"{len(found):,} runs in the store" + (f", of which the latest {last}" if len(found) > last else ""))
+    typer.echo(
+        f"{counted(len(found), 'run')} in the store" + (f", of which the latest {last}" if len(found) > last else "")
+    )
 
 
 def predict(

@@ -34,7 +34,7 @@ Body = Annotated[str, typer.Option(metavar="MODEL", help="likewise, for bodies")
 Speaker = Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for voices")]
 Text = Annotated[str, typer.Option(metavar="FOLDER", help="a sentence-transformers model, for what is read")]
 Fps = Annotated[float, typer.Option(min=0.01, max=1_000_000, help="pictures a second that are looked at")]
-MinFace = Annotated[int, typer.Option(min=12, max=100_000, help="side of the smallest face, in pixels")]
+MinFace = Annotated[int, typer.Option(min=12, max=4096, help="side of the smallest face, in pixels")]
 
 
 def checked_profile(name: str) -> str:
@@ -59,6 +59,11 @@ def clips_folder(dataset: str, profile: str) -> Path:
     folder = datasets.load(dataset, checked_profile(profile)).folder
     assert folder is not None  # what is loaded lies in the store
     return folder
+
+
+def say(sentence: str) -> None:
+    """A sentence to the user, beside what the command gives."""
+    typer.echo(f"famf: {sentence}", err=True)
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, writing
-from famf_lib.experiments import parameters
+from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
+from famf_lib.experiments.parameters import SEEDS
+from famf_lib.support.wording import counted
 
 
 def enroll(
@@ -20,7 +21,7 @@ def enroll(
     text: Text = "",
     fps: Fps = 5.0,
     min_face: MinFace = 40,
-    seed: Annotated[int, typer.Option(min=0, max=parameters.SEEDS[-1], help="of the training")] = 1,
+    seed: Annotated[int, typer.Option(min=SEEDS[0], max=SEEDS[-1], help="of the training")] = 1,
 ) -> None:
     """Train a classifier of the persons in a folder of videos and pictures, for famf identify.
 
@@ -33,14 +34,16 @@ def enroll(
         raise ValueError(f"--out: {out} found, expected a file that ends in .safetensors")
     enrolment.files_of(folder)
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
-    clipset = enrolment.gather(folder, stages, fps=fps, say=_say)
+    clipset = enrolment.gather(folder, stages, fps=fps, say=say)
     with writing(out):
         made = enrolment.enroll(clipset, out, seed=seed)
     if made.tried:
         typer.echo(f"tried on clips that were held out: {made.right} of {made.tried} given to their person")
     else:
         typer.echo("not tried: no person has two videos, or pictures for two clips")
-    typer.echo(f"{made.file}: {made.persons:,} persons, {made.clips:,} clips, {made.faces:,} faces")
+    typer.echo(
+        f"{made.file}: {counted(made.persons, 'person')}, {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}"
+    )
 
 
 def identify(
@@ -76,7 +79,7 @@ def identify(
     opened = checkpoint.open(saved_file(run))
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if opened.card.embedder is None:
-        _say("the model does not say which network made its face vectors: the answer means nothing if it is another")
+        say("the model does not say which network made its face vectors: the answer means nothing if it is another")
     with progress("looking", 1) as bar:
         found = identification.identify(
             video,
@@ -88,17 +91,13 @@ def identify(
             report=lambda time: bar.to(0, f"{time:.0f} s"),
         )
     if found.video.unheard and "audio" not in found.answers[0].clip.vectors:
-        _say(f"{video}: its sound cannot be decoded, so its clip has no audio")
+        say(f"{video}: its sound cannot be decoded, so its clip has no audio")
     for name in found.lacking:
-        _say(f"{name}: this video was not asked for it, so the model gets zero vectors (Sec. 4.3)")
+        say(f"{name}: this video was not asked for it, so the model gets zero vectors (Sec. 4.3)")
     for answer in found.answers:
         persons = ", ".join(f"{who} {p:.3f}" for who, p in zip(answer.persons, answer.probabilities, strict=True))
-        line = f"{answer.name}: {persons}; {len(answer.weights):,} faces"
+        line = f"{answer.name}: {persons}; {counted(len(answer.weights), 'face')}"
         typer.echo("".join(c if c.isprintable() else "?" for c in line))
     if out is not None:
         with writing(out):
             typer.echo(answer_page.write(found, out))
-
-
-def _say(sentence: str) -> None:
-    typer.echo(f"famf: {sentence}", err=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from famf_book.commands import completion
-from famf_book.commands.options import Device, Profile, Seeds, checked_profile, checked_seeds
+from famf_book.commands.options import Device, Profile, Seeds, checked_profile, checked_seeds, say
 
 
 def sweep(
@@ -24,7 +24,12 @@ def sweep(
     scheduler: Annotated[
         str, typer.Option(help="tcp://host:8786 of a Dask scheduler, or the file it wrote; otherwise this machine")
     ] = "",
-    workers: Annotated[int, typer.Option(min=0, help="on this machine; otherwise one a core, or one a GPU")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, max=1024, help="on this machine; otherwise one a core, or one a GPU")
+    ] = 0,
+    wait: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="end after so long without a worker; otherwise wait")
+    ] = None,
     pages: Annotated[
         Path | None, typer.Option("--notebooks", help="also execute the notebooks, into this folder")
     ] = None,
@@ -33,14 +38,18 @@ def sweep(
     from famf_book import sweep
     from famf_lib.experiments.catalogue import EXPERIMENTS
 
-    if pages is not None and pages.exists() and not pages.is_dir():  # asked for before hours of training
-        raise ValueError(f"--notebooks: {pages} is a file, expected a folder")
+    if pages is not None:  # asked for before hours of training
+        found = next(path for path in (pages, *pages.parents) if path.exists())
+        if not found.is_dir():
+            raise ValueError(f"--notebooks: {found} is a file, expected a folder")
+    if wait is not None and not wait >= 0:
+        raise ValueError(f"--wait: {wait} found, expected minutes, 0 or more")
     profile = checked_profile(profile)
     numbers = checked_seeds(seeds) if seeds else None
     tasks = sweep.grid(experiments or list(EXPERIMENTS), dataset or ["synthetic"], profile, numbers)
     executed = sweep.pages(tasks, pages, profile, numbers) if pages else []
-    with sweep.cluster(scheduler, workers, device) as (client, kind):
-        made = sweep.sweep(tasks, client, kind, executed)
+    with sweep.cluster(scheduler, workers, device, wait=wait, say=say) as (client, kind):
+        made = sweep.sweep(tasks, client, kind, executed, wait=wait, say=say)
     made = made.sort_values(["dataset", "experiment"], kind="stable")
     rows = made.groupby(["dataset", "experiment", "label"], sort=False)["mean_ap"].agg(["count", "mean"])
     rows.columns = ["runs", "mAP"]

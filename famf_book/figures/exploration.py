@@ -16,6 +16,7 @@ from PIL import Image
 
 from famf_book import pictures, portraits
 from famf_book.explore import START, WHOLE, Answer, Explored, Explorer, Ruin
+from famf_lib.support.wording import counted
 
 PERSONS = 6  # of the ranking
 LEVELS = 10  # of an occlusion: an obstacle is drawn for each once
@@ -104,7 +105,7 @@ def _in_words(now: Answer) -> str:
     (first, p), *_ = now.ranking(1)
     lightest, heaviest = now.weights.min(), now.weights.max()
     return (
-        f"{len(now.weights)} faces with weights from {lightest:.2f} to {heaviest:.2f}; "
+        f"{counted(len(now.weights), 'face')} with weights from {lightest:.2f} to {heaviest:.2f}; "
         f"the most probable person is {escape(first)}, with {p:.2f}"
     )
 
@@ -123,7 +124,8 @@ def faces(album: Album, clip: Explored, ruin: Ruin, now: Answer, before: Answer)
     ]
     return (
         f'<p class="x-title">Weights of the faces <span class="x-note">{clip.rows.size} of the '
-        f"{int(clip.clipset.counts[clip.clip])} faces of {escape(clip.name)}, as the model draws them</span></p>"
+        f"{counted(int(clip.clipset.counts[clip.clip]), 'face')} of {escape(clip.name)}, as the model draws them"
+        "</span></p>"
         f'<div class="x-faces">{"".join(cells)}</div>'
     )
 

@@ -22,6 +22,7 @@ from famf_book import answer_page, pictures
 from famf_book.plots import OURS, PALETTE, WIDTH
 from famf_lib.data import imfdb
 from famf_lib.experiments.settings import RESULTS
+from famf_lib.support import rasters
 from famf_lib.support.files import sources
 from famf_lib.training import checkpoint
 from famf_video import enrolment, identification, registry
@@ -103,7 +104,7 @@ def cast(seed: int) -> Cast:
     contents = imfdb.pictures(source, {path for person in actors for path in chosen[person][: 4 * (KNOWN + SHOWN)]})
     own = {}
     for person in actors:
-        opened = [Image.open(io.BytesIO(contents[p])).convert("RGB") for p in chosen[person] if p in contents]
+        opened = [rasters.open(io.BytesIO(contents[p])).convert("RGB") for p in chosen[person] if p in contents]
         own[person] = [picture for picture in opened if HEIGHT[0] <= picture.height <= HEIGHT[1]][: KNOWN + SHOWN]
     name = max(actors, key=lambda person: len(own[person]))
     return Cast({person: of[:KNOWN] for person, of in own.items()}, own[name][KNOWN:], name)

@@ -23,6 +23,7 @@ from famf_lib.experiments import results as sources
 from famf_lib.experiments.probes import FIFTHS, ask_all, face_weights
 from famf_lib.experiments.results import Results
 from famf_lib.experiments.run_store import Run
+from famf_lib.support.wording import counted
 
 EASIER = {
     "norm": "longer in vector",
@@ -246,7 +247,7 @@ def answer(table: pd.DataFrame, label: str, blind: pd.DataFrame | None = None) -
     text += (
         f" The rank correlation of weight and {'quality' if main == 'quality' else 'length of the vector'} within a "
         f"person is {one['mean']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}], and positive in {(seeds > 0).sum()} of "
-        f"{len(seeds)} seeds"
+        f"{counted(len(seeds), 'seed')}"
     )
     if blind is not None:
         before = blind[(blind["label"] == label) & (blind["trait"] == main)].iloc[0]

@@ -13,11 +13,16 @@ from filelock import FileLock
 from famf_lib.data import chimera, imfdb, imported, iqiyi, synthetic
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.splits import Protocol
+from famf_lib.experiments.parameters import Refusal
 from famf_lib.support.files import store
 
 
-class DatasetAbsent(LookupError):
+class DatasetAbsent(Refusal, LookupError):
     """The dataset is not here; the message says how to get it."""
+
+
+class DatasetUnknown(Refusal, ValueError):
+    """There is no dataset of that name."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ def get(name: str) -> Dataset:
     """The dataset of that name.
 
     Raises:
-        ValueError: no such dataset.
+        DatasetUnknown: no such dataset.
     """
     if name in DATASETS:
         return DATASETS[name]
@@ -81,7 +86,7 @@ def get(name: str) -> Dataset:
         return Dataset(name, title, protocol, modalities, key=lambda profile: key)
     if name == iqiyi.NAME:
         return Dataset(name, iqiyi.TITLE, "given", iqiyi.MODALITIES, iqiyi.absence)
-    raise ValueError(f"dataset: {name!r} is not known, expected one of {', '.join(names())}")
+    raise DatasetUnknown(f"dataset: {name!r} is not known, expected one of {', '.join(names())}")
 
 
 def load(name: str, profile: str = "standard") -> ClipSet:

@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from PIL import Image
 
 from famf_lib.data import npz
 from famf_lib.data.clipset import HELD, ClipSet, held
+from famf_lib.support import rasters
 from famf_lib.support.files import sources
 from famf_lib.support.fingerprint import source_fingerprint
 
@@ -330,9 +330,9 @@ def _read(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
 def _size(picture: bytes) -> tuple[int, int]:
     """Width and height from the header, (0, 0) for what is no picture."""
     try:
-        with Image.open(BytesIO(picture)) as opened:
+        with rasters.open(BytesIO(picture)) as opened:
             return opened.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except rasters.RasterError:
         return 0, 0
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 
 from famf_lib.data import clipset as features
 from famf_lib.data.clipset import CHECKSUMS, FILES, PIECE, ClipSet
+from famf_lib.support.wording import counted
 
 WIDTH, LABEL = 80, 13  # characters of a line, and of what stands before the colon of it
 MODALITIES = 6  # that have a line of their own
@@ -35,7 +36,9 @@ def summary(clipset: ClipSet, title: str = "") -> str:
     lines += _line("clips", f"{len(clips):,}: {', '.join(parts)}", 2)
     a_clip = f"{counts.min():,} to {counts.max():,} a clip, median {np.median(counts):,g}, mean {counts.mean():,.1f}"
     without = int((counts == 0).sum())
-    lines += _line("faces", f"{counts.sum():,} of {clipset.dim} numbers; {a_clip}; {without:,} clips without a face", 2)
+    lines += _line(
+        "faces", f"{counts.sum():,} of {clipset.dim} numbers; {a_clip}; {counted(without, 'clip')} without a face", 2
+    )
     if len(clipset.faces):
         low, median, high = np.quantile(norms(clipset), [0.05, 0.5, 0.95])
         lines += _line("face norms", f"median {median:.4g}; 5 to 95 %: {low:.4g} to {high:.4g}")

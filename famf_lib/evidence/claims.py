@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from famf_lib.evidence.bootstrap import LEVEL, Estimate
+from famf_lib.support.wording import counted
 
 MARGIN = 0.005
 """A difference in mAP below half a point is none to speak of; the paper's own differences are 0.005 to 0.06."""
@@ -118,9 +119,8 @@ class Comparison:
         """The outcome in words, every number from the estimate."""
         ours = self.ours
         paper = f" The paper has {self.paper:+.4f}." if self.paper is not None else ""
-        number = (
-            f"{ours.mean:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}] over {ours.seeds} seeds and {ours.persons:,} persons"
-        )
+        over = f"{counted(ours.seeds, 'seed')} and {counted(ours.persons, 'person')}"
+        number = f"{ours.mean:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}] over {over}"
         if not ours.persons:  # worked out, and not from runs
             number = f"{ours.mean:+.4f}"
         return f"{self.effect}: {number}. “{self.claim}”: **{self.outcome}**.{paper}"

@@ -25,6 +25,10 @@ from famf_lib.training.train import pick_device
 Key = TypeVar("Key", bound=Hashable)
 
 
+class ExperimentRefused(parameters.Refusal, ValueError):
+    """An experiment that has nothing to see on a dataset."""
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """The runs of an experiment, by (label, seed), what its probes found, and where both come from.
@@ -97,7 +101,7 @@ def obtain(
         there = ", ".join(source.modalities)
         found = f"{there} and no other modality" if there else "faces alone"
         expected = "expected a dataset with the modalities that it is about"
-        raise ValueError(f"{experiment.name}: {dataset} has {found}, {expected}")
+        raise ExperimentRefused(f"{experiment.name}: {dataset} has {found}, {expected}")
     if absence := source.absence():
         recorded = find_recording(experiment.name, dataset, profile)
         if recorded is None or (protocol or source.protocol) != source.protocol:

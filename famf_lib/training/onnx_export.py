@@ -134,7 +134,7 @@ def _graph(opened: SavedModel) -> "ONNXProgram":
 def _difference(opened: SavedModel, file: Path) -> float:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
     worst = torch.zeros(())
     for seed, (clips, faces) in enumerate(SIZES):
         arguments = _inputs(opened.card, clips, faces, seed)

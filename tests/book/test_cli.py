@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
-from famf_book.cli import _of_the_system
+from famf_book.cli import _of_the_system, app
 from famf_lib.support.files import ROOT
 
 
@@ -40,6 +41,27 @@ def test_bad_input_is_one_sentence(arguments, sentence):
     assert done.returncode == 1
     assert done.stderr.startswith("famf: ") and sentence in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["sweep", "--workers", 30 * "9"], "--workers"),
+        (["sweep", "--wait", "nan"], "--wait: nan found"),
+        (["sweep", "--wait", "-1"], "--wait: -1.0 found"),
+        (["sweep", "--notebooks", "README.md/below"], "--notebooks: README.md is a file"),
+        (["enroll", "book", "--out", "m.safetensors", "--seed", str(2**32)], "--seed"),
+        (["enroll", "book", "--out", "m.safetensors", "--min-face", 30 * "9"], "--min-face"),
+        (["runs", "--last", "nan"], "--last"),
+    ],
+)
+def test_a_hostile_number_or_place_is_refused_before_anything_runs(arguments, found, monkeypatch):
+    monkeypatch.setattr("famf_book.sweep.grid", None)
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "300"})
+    said = done.stderr if isinstance(done.exception, SystemExit) else str(done.exception)
+    assert done.exit_code and isinstance(done.exception, (SystemExit, ValueError))
+    assert found in said
 
 
 @pytest.mark.parametrize("command", [["predict", 300 * "a", "synthetic"], ["data", "info", 300 * "a"]])
@@ -87,6 +109,24 @@ def test_data_list_names_what_is_absent_and_how_to_get_it(tmp_path):
     lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert "here" in lines["synthetic"].split()
     assert "absent" in lines["imfdb"].split() and "data/README.md" in lines["imfdb"]
+
+
+@pytest.mark.parametrize("home", ["/dev/null/nobody", "", None])
+def test_the_lab_starts_without_a_home(tmp_path, home):
+    """Jupyter itself says where it would write: all of it is there, and below the checkout."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HOME", "JUPYTER", "XDG", "IPYTHON"))}
+    code = (
+        "import os, sys; from pathlib import Path; from famf_lib import cli;"
+        f"cli.ROOT = Path({str(tmp_path)!r}); cli.os.path.expanduser = lambda path: os.environ.get('HOME', path);"
+        "execv = os.execv; words = ['-m', 'jupyter', '--runtime-dir'];"
+        "cli.os.execv = lambda program, given: execv(program, [program, *words]);"
+        "sys.argv = ['famf', 'lab']; cli.main()"
+    )
+    environment |= {"PYTHONPATH": str(ROOT)} | ({} if home is None else {"HOME": home})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path / "_build" / "lab" / "home"))
+    assert (tmp_path / "_build" / "lab" / "home").is_dir()
 
 
 def test_clean_never_touches_data_of_the_user(tmp_path):

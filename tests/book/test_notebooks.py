@@ -217,7 +217,19 @@ def test_plain_papermill_stops_at_a_typo(tmp_path, name, code):
     done = subprocess.run([*command, "--no-progress-bar"], capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     if code:
-        assert "NotebookError: there is no parameter 'sedes' in this notebook; the closest is 'seeds'" in done.stderr
+        said = done.stderr.split('Exception encountered at "In [')[1].splitlines()[1:]
+        (sentence,) = filter(None, said)  # and not the way there
+        expected = "NotebookError: there is no parameter 'sedes' in this notebook; the closest is 'seeds'"
+        assert sentence.startswith(expected)
+
+
+def test_a_dataset_that_is_not_known_is_one_sentence(tmp_path):
+    path = write(tmp_path / "a.ipynb", GUARD, "from famf_lib import datasets\n\ndatasets.get('martian')")
+    command = [sys.executable, "-m", "papermill", str(path), str(tmp_path / "b.ipynb"), "--no-progress-bar"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    said = done.stderr.split('Exception encountered at "In [')[1].splitlines()[1:]
+    (sentence,) = filter(None, said)
+    assert sentence.startswith("DatasetUnknown: dataset: 'martian' is not known, expected one of synthetic, imfdb")
 
 
 @pytest.mark.parametrize(

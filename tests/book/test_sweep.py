@@ -1,6 +1,8 @@
 """Sweeps: the grid is done once, with the numbers of a run alone, whoever is killed meanwhile."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -9,8 +11,10 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from famf_book import notebooks, sweep
+from famf_book.cli import app
 from famf_lib.data import imported
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import run_store
@@ -164,8 +168,62 @@ def test_a_scheduler_that_does_not_answer_gives_its_sentence(monkeypatch):
             pass
 
 
+@pytest.fixture
+def scheduler(tmp_path):
+    """A scheduler without workers, in a process of its own; its file."""
+    file = tmp_path / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    process = subprocess.Popen([*command, "--no-dashboard", "--scheduler-file", file], stderr=subprocess.DEVNULL)
+    while not file.is_file() or not file.stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.05)
+    yield file
+    process.terminate()
+    process.wait()
+
+
+def test_without_workers_it_says_what_it_waits_for_and_ends_when_asked(kept, scheduler, monkeypatch):
+    monkeypatch.setattr(sweep, "EVERY", 0.2)
+    said = []
+    with pytest.raises(ValueError, match=r"^--wait: no worker at tcp://127\.0\.0\.1:\d+ for 0\.1 minutes, expected"):
+        with sweep.cluster(str(scheduler), wait=0.1, say=said.append):
+            pass
+    assert len(said) > 1 and all("no worker at tcp://127.0.0.1" in sentence for sentence in said)
+    done = CliRunner().invoke(
+        app, ["sweep", "attention", "-d", "mine", "--profile", "quick", "--scheduler", str(scheduler), "--wait", "0.01"]
+    )
+    assert done.exit_code == 1 and str(done.exception).startswith("--wait: no worker") and "famf: no" in done.stderr
+
+
+def test_after_the_only_worker_died_it_says_so_and_ends_when_asked(kept, scheduler, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "EVERY", 0.2)
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", scheduler, "--no-nanny"]
+    tasks = sweep.grid(["attention"], ["mine"], "quick", [1])
+    worker = subprocess.Popen([*command, "--nthreads", "1", "--no-dashboard"], stderr=subprocess.DEVNULL, cwd=tmp_path)
+    said = []
+    try:
+        with sweep.cluster(str(scheduler), device="cpu") as (client, kind):
+            worker.kill()
+            worker.wait()
+            with pytest.raises(ValueError, match="^--wait: no worker at tcp://"):
+                sweep.sweep(tasks, client, kind, wait=0.1, say=said.append)
+    finally:
+        worker.kill()
+    assert said
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"address": 5}', '{"address": "nonsense"}', "\0\x80"])
+def test_a_file_that_no_scheduler_wrote_gives_its_sentence(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(sweep, "TIMEOUT", "0.2s")
+    file = tmp_path / "scheduler.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="^--scheduler: .*, expected .*file"):
+        with sweep.cluster(str(file)):
+            pass
+
+
 def test_a_gpu_that_no_worker_offers_gives_its_sentence(client):
-    with pytest.raises(ValueError, match="^--scheduler: none of 1 workers offers a GPU, expected --resources GPU=1$"):
+    with pytest.raises(ValueError, match="^--scheduler: none of 1 worker offers a GPU, expected --resources GPU=1$"):
         with sweep.cluster(client.scheduler.address, device="cuda"):
             pass
     with sweep.cluster(client.scheduler.address) as (_, kind):

@@ -270,8 +270,8 @@ def test_the_command_ranks_and_scores_its_own_file(run, imported, tmp_path):
     assert said == [
         f"mAP {run.mean_ap:.4f}, rank-1 {run.rank_1:.4f}",
         "3 persons, 127 clips ranked, 83 of them noise",
-        "1 persons without a clip in the gallery, left out",
-        "1 persons of the gallery without a training clip, left out; with 0 for each of them",
+        "1 person without a clip in the gallery, left out",
+        "1 person of the gallery without a training clip, left out; with 0 for each of them",
         f"mAP {official_mean:.4f}, as the official evaluation counts",
         str(out),
     ]
@@ -282,7 +282,7 @@ def test_the_command_ranks_and_scores_its_own_file(run, imported, tmp_path):
         f"mAP {official_mean:.4f}",
         "4 ids of the ground truth: 3 answered, 1 not",
         f"44 clips of the ground truth: {pd.read_csv(table)['hits'].sum()} listed for their id",
-        "1 ids that are not in the ground truth, not scored",
+        "1 id not in the ground truth, not scored",
         str(table),
     ]
     written = pd.read_csv(table, dtype={"person": str})

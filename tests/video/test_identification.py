@@ -1,6 +1,7 @@
 """Enrolling persons and finding them in videos: with a detector and an embedder that see colours, and real ones."""
 
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,50 @@ def test_files_that_cannot_be_used_stop_none_of_the_others(folder):
     assert len(said) == 5
 
 
+def test_what_is_left_out_by_its_ending_is_said_and_whose_all_is(folder, tmp_path):
+    for name in ("Ann/1.HEIC", "Ann/2.heic", "Dee/1.heic", "Dee/notes.txt", "group.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (folder / "Ann" / "0.mp4").rename(folder / "Ann" / "0.MTS")
+    said = []
+    files = enrolment.files_of(folder, said.append)
+    assert [len(of) for of in files.values()] == [17, 2, 2] and folder / "Ann" / "0.MTS" in files["Ann"]
+    assert len(said) == 3
+    assert said[0].startswith(f"{folder}: 4 files left out by ending (3 .heic, 1 .txt), expected")
+    assert said[1] == f"{folder}: no video or picture of Dee can be read, so the model does not know them"
+    assert said[2] == f"{folder}: 1 in no person's folder left out, group.jpg the first"
+    for person in list(COLOURS)[1:]:
+        (folder / person).rename(tmp_path / person)
+    with pytest.raises(EnrolmentError, match=r"pictures of Ann found, .*; 4 files left out by ending \(3 \.heic"):
+        gather(folder, stages())
+
+
+def test_a_video_of_a_camcorder_is_enrolled(folder):
+    """AVCHD: a transport stream, whose ending cameras write in capitals."""
+    for path in [*folder.rglob("*.mp4")]:
+        path.unlink()
+    for person in list(COLOURS)[:2]:
+        shown = [picture(person, 0.8, 10 + n // 2) for n in range(50)]
+        video_files.write(folder / person / "00001.ts", shown).rename(folder / person / "00001.MTS")
+    clipset = gather(folder, stages(), fps=10.0)
+    assert clipset.clips["group"].str.endswith(".MTS").sum() == 2 * 2
+
+
+def test_a_deep_picture_shows_its_face_and_what_is_none_is_left_out(tmp_path):
+    deep = picture("Ann").max(axis=2).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    (tmp_path / "eps.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 11\n%%EndComments\nshowpage\n%%EOF\n"
+    )
+    said = []
+    clip = stills.clip_of([tmp_path / "eps.jpg", tmp_path / "deep.png"], stages(), said.append)
+    assert clip.frames.tolist() == [1]
+    np.testing.assert_allclose(clip.boxes, [[30, 20, 30 + SIDE, 20 + SIDE]])
+    assert len(said) == 1 and said[0].startswith(
+        f"{tmp_path / 'eps.jpg'}: no picture can be read here (cannot identify"
+    )
+
+
 def test_a_folder_that_will_not_do_is_one_sentence(tmp_path):
     with pytest.raises(EnrolmentError, match="no such folder found"):
         gather(tmp_path / "nowhere", stages())
@@ -184,6 +229,17 @@ def test_enrolled_persons_are_found_again_in_videos_that_were_not_seen(folder, t
         (answer,) = found.answers
         assert answer.persons[0] == person and sum(answer.probabilities) == pytest.approx(1, abs=1e-5)
         assert len(answer.weights) == len(answer.clip.faces) == 20
+
+
+def test_few_faces_are_enrolled_without_a_warning(tmp_path, quick):
+    for person in list(COLOURS)[:2]:
+        (tmp_path / "known" / person).mkdir(parents=True)
+        for n in range(5):  # the same picture, so that there are fewer different faces than clusters
+            Image.fromarray(picture(person)).save(tmp_path / "known" / person / f"{n}.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = enroll(gather(tmp_path / "known", stages()), tmp_path / "m.safetensors")
+    assert made.persons == 2 and made.faces == 10
 
 
 def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, quick, monkeypatch):

@@ -42,8 +42,24 @@ def test_a_folder_stands_for_its_videos(tmp_path):
     assert labels.videos([single, tmp_path / "v"]) == [single, a, b, deep]
     with pytest.raises(LabelsError, match=r"a\.MKV: named twice, expected every video once"):
         labels.videos([a, tmp_path / "v"])
-    with pytest.raises(LabelsError, match="none: no video in it, expected files that end in .mp4"):
+    with pytest.raises(
+        LabelsError, match=r"none: no video in it, 1 file left out by ending \(1 .txt\), expected videos \(.mp4"
+    ):
         labels.videos([*touched(tmp_path, "none/a.txt")[0].parents][:1])
+
+
+def test_what_a_folder_holds_besides_is_said(tmp_path):
+    videos = touched(tmp_path, "v/ann/1.MTS", "v/ann/2.m2ts", "v/ann/3.3g2", "v/ann/deep/4.VOB", "v/bo/1.mp4")
+    touched(tmp_path, "v/ann/a.txt", "v/b.TXT", "v/cy/1.Heic", "v/cy/deep/README", "v/.hidden.doc")
+    said = []
+    assert labels.videos([tmp_path / "v"], said.append) == videos
+    assert len(said) == 1 and said[0].startswith(f"{tmp_path / 'v'}: 4 files left out by ending")
+    assert "(2 .txt, 1 .heic, 1 without)" in said[0] and said[0].endswith("nothing is left of cy, cy/deep")
+    said.clear()
+    labels.videos(videos, said.append)
+    assert not said
+    with pytest.raises(LabelsError, match=r"cy: no video in it, .*\(1 \.heic, 1 without\)"):
+        labels.videos([tmp_path / "v" / "cy"])
 
 
 def test_persons_by_folders(tmp_path):

@@ -78,8 +78,8 @@ def test_labels(videos, tmp_path):
     assert clips["person"].dropna().to_dict() == {"ann/1": "Ann", "bo/2": "Bo", "ann/1#2": "Green"}
     assert clips["split"].dropna().to_dict() == {"ann/1": "train", "bo/2": "val"}
     assert said == [
-        "labels: 2 clips have none, 'bo/1' the first: they are of unknown persons",
-        "labels: 1 belong to no clip here, 'cy' the first",
+        "labels: none for 2 clips, 'bo/1' the first: the person is unknown there",
+        "labels: 1 label of no clip here, 'cy' the first",
     ]
 
 
@@ -97,7 +97,7 @@ def test_a_bad_video_stops_no_other(videos, tmp_path):
     assert said[:3] == list(found.failed.values()) and all("expected" in sentence for sentence in said[:3])
     assert said[3:] == [
         f"{faceless}: no face found, so its clip has none",
-        f"{damaged}: 1 damaged pieces of pictures left out",
+        f"{damaged}: 1 piece of damaged pictures left out",
     ]
     clips = ClipSet.open(tmp_path / "out")
     assert clips.counts.tolist() == [9, 0, 4] and inspection.faults(tmp_path / "out") == []
