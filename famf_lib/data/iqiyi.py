@@ -9,11 +9,9 @@ The pickles are read item by item without running anything in them (``famf_lib.d
 straight to disk, so that the memory in use does not grow with them.
 """
 
-import gc
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -29,7 +27,7 @@ from jaxtyping import Float16, Float32, Int64
 from famf_lib.data import imported, iqiyi_text, pickles
 from famf_lib.data.clipset import SPLITS, ClipSet, Modality, Writer, finite, writing
 from famf_lib.data.iqiyi_text import Faults
-from famf_lib.data.pickles import Array, Records, brief
+from famf_lib.data.pickles import brief
 from famf_lib.paper import IQIYI
 from famf_lib.support.files import clear_unfinished
 from famf_lib.support.progress import progress
@@ -80,18 +78,6 @@ PUBLISHED = {
 }
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Millions of lists come and go, and none of them holds itself: looking for such ones takes a fifth of the time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
-
-
 @dataclass
 class Found:
     """What an import found. ``counts`` stands beside what is published, ``notes`` counts what was skipped or is odd."""
@@ -137,7 +123,7 @@ def import_folder(folder: Path, name: str = NAME, faults: Faults = "stop") -> tu
     """
     target = imported.place(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"), _no_collection():  # two imports of one name come one after the other
+    with FileLock(f"{target}.lock"):  # two imports of one name come one after the other
         clear_unfinished(target)
         found = _Import(Path(folder), faults).into(target)
     return imported.open(name), found
@@ -247,7 +233,7 @@ class _Import:
         def report(done: int) -> None:
             self.bar.to((self.read + done) >> 20, f"{kind} of {split}")
 
-        for key, value in pickles.items(path, report, packed=True):
+        for key, value in pickles.items(path, report):
             name = key.decode("latin-1") if type(key) is bytes else key
             if type(name) is not str or not name.isascii() or not name.isprintable() or not name.strip():
                 self._fault(path, "clips without a name", f"the name {brief(name)} found", "text in ASCII")
@@ -285,53 +271,41 @@ class _Import:
         path, fields = self.pickles[kind, split], FIELDS[kind]
         rows: list[int] = []
         counts: list[int] = []
-        parts: list[Any] = []  # Records, and lists of records
+        records: list[Any] = []
         for row, value in self._items(kind, split):
             sound = self._sound(path, self.names[row], value, fields)
             rows.append(row)
-            counts.append(sum(map(len, sound)))
-            for part in sound:
-                _append(parts, part)
-            if sum(map(len, parts)) >= BATCH:
-                yield self._checked(path, np.repeat(rows, counts), parts, fields)
-                rows, counts, parts = [], [], []
-        if parts:
-            yield self._checked(path, np.repeat(rows, counts), parts, fields)
+            counts.append(len(sound))
+            records += sound
+            if len(records) >= BATCH:
+                yield self._checked(path, np.repeat(rows, counts), records, fields)
+                rows, counts, records = [], [], []
+        if records:
+            yield self._checked(path, np.repeat(rows, counts), records, fields)
 
     def _sound(self, path: Path, name: str, records: Any, fields: tuple[str, ...]) -> list[Any]:
-        """The records of a clip that have the form they should have, in ``Records`` and lists.
-
-        Their values are looked at for many clips at once.
-        """
+        """The records of a clip that have the right form. Their values are checked for many clips at once."""
         if type(records) not in (list, tuple):
             self._fault(path, "clips without a list", f"clip {name}: {brief(records)} found", "a list of records")
             return []
         sound: list[Any] = []
-        n = 0
-        for one in records:
-            if type(one) is Records and one.scores.shape[1] == len(fields) - 3 and one.form[:2] == ("<f2", (DIM,)):
-                _append(sound, one)
-                n += len(one)
+        for n, record in enumerate(records):
+            if type(record) not in (list, tuple) or len(record) != len(fields):
+                found, kind = record, "records of another form"
+                expected = f"{len(fields)} fields: {', '.join(fields)}"
+            elif not _is_vector(vector := record[-1]):
+                found, kind, expected = vector, "vectors of another length", f"a vector of {DIM} floats"
+            else:
+                sound.append(record)
                 continue
-            for record in one if type(one) is Records else [one]:
-                if type(record) not in (list, tuple) or len(record) != len(fields):
-                    found, kind = record, "records of another form"
-                    expected = f"{len(fields)} fields: {', '.join(fields)}"
-                elif type(vector := record[-1]) is not Array or vector.shape != (DIM,) or vector.dtype[1] != "f":
-                    found, kind, expected = vector, "vectors of another length", f"a vector of {DIM} floats"
-                else:
-                    _append(sound, [record])
-                    n += 1
-                    continue
-                self._fault(path, kind, f"record {n} of clip {name}: {brief(found)} found", expected)
-                n += 1
+            self._fault(path, kind, f"record {n} of clip {name}: {brief(found)} found", expected)
         return sound
 
     def _checked(
-        self, path: Path, rows: np.ndarray, parts: list[Any], fields: tuple[str, ...]
+        self, path: Path, rows: np.ndarray, records: list[Any], fields: tuple[str, ...]
     ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
         """The records whose values are what they should be, as columns."""
-        columns = _columns(parts, fields)
+        columns = _columns(records, fields)
         vectors, box = columns.pop("vector"), columns["box"]
         low, high = box[:, :2], box[:, 2:]
         ordered = ((low >= 0) & (low <= high) & (high < np.inf)).all(axis=1)  # NaN is in no order
@@ -350,7 +324,7 @@ class _Import:
         kept = np.ones(len(rows), dtype=bool)
         for kind, name, sound, expected in checks:
             for n in np.flatnonzero(kept & ~sound).tolist():
-                found = brief(_record(parts, n)[fields.index(name)])
+                found = brief(records[n][fields.index(name)])
                 found = "NaN, infinity or a number beyond 65504" if name == "vector" else found
                 self._fault(path, kind, f"{name} of a record of clip {self.names[rows[n]]}: {found} found", expected)
             kept &= sound
@@ -372,9 +346,9 @@ class _Import:
             return np.concatenate(rows), np.concatenate(means)
         path, rows, vectors = self.pickles[kind, split], [], []
         for row, vector in self._items(kind, split):
-            if vector is None or vector == []:  # a clip without it
+            if vector is None or (type(vector) is list and not vector):  # a clip without it
                 continue
-            if type(vector) is Array and vector.shape == (DIM,) and vector.dtype[1] == "f":
+            if _is_vector(vector):
                 rows.append(row)
                 vectors.append(vector)
             else:
@@ -419,40 +393,12 @@ class _Import:
                 counts[f"{split}: clips without {kind}"] = int((~modality.present.numpy()[its]).sum())
 
 
-def _append(parts: list[Any], part: Any) -> None:
-    """Adds records to those that came before, in one with the last where they go together."""
-    last = parts[-1] if parts else None
-    if type(last) is Records and type(part) is Records and (both := last.followed_by(part)):
-        parts[-1] = both
-    elif type(last) is list and type(part) is list:
-        last += part
-    else:
-        parts.append(part)
+def _is_vector(value: Any) -> bool:
+    return type(value) is np.ndarray and value.shape == (DIM,) and value.dtype.kind == "f"
 
 
-def _record(parts: list[Any], n: int) -> Any:
-    """Record n of all."""
-    for part in parts:
-        if n < len(part):
-            return part[n]
-        n -= len(part)
-    raise IndexError
-
-
-def _columns(parts: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The values of records of a sound form, field by field; -1 or NaN where a value is not of its kind."""
-    columns = [_packed(part, fields) if type(part) is Records else _plain(part, fields) for part in parts]
-    return {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
-
-
-def _packed(records: Records, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
-        box, scores = records.boxes.astype(np.float32), records.scores.astype(np.float32)
-    found = {"frame": records.frames, "box": box, "vector": records.vectors}
-    return found | {name: scores[:, n] for n, name in enumerate(fields[2:-1])}
-
-
-def _plain(records: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _columns(records: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The values of records of the right form, field by field; -1 or NaN where a value is not of its kind."""
     frames, boxes, *scores, vectors = zip(*records, strict=True)
     found = {"frame": _integers(frames), "box": _floats(boxes, 4), "vector": _vectors(vectors)}
     return found | {name: _floats(score, 1)[:, 0] for name, score in zip(fields[2:-1], scores, strict=True)}
@@ -471,7 +417,7 @@ def _ascii(value: Any) -> bytes:
 
 def _floats(values: Sequence[Any], width: int) -> Float32[np.ndarray, "n {width}"]:
     """Numbers, ``width`` of them in a value; NaN for a value that is something else."""
-    parts = [v.numpy().tolist() if type(v) is Array else v for v in values] if width > 1 else values
+    parts = [v.tolist() if type(v) is np.ndarray else v for v in values] if width > 1 else values
     if width > 1 and LISTS.issuperset(map(type, parts)) and {width}.issuperset(map(len, parts)):
         parts = list(chain.from_iterable(parts))
     if len(parts) != width * len(values) or not NUMBERS.issuperset(map(type, parts)):  # one by one, to find which
@@ -486,12 +432,12 @@ def _floats(values: Sequence[Any], width: int) -> Float32[np.ndarray, "n {width}
 
 def _numbers(value: Any, width: int) -> list[int | float]:
     given = value if width > 1 else [value]
-    given = given.numpy().tolist() if type(given) is Array else given
+    given = given.tolist() if type(given) is np.ndarray else given
     sound = type(given) in LISTS and len(given) == width and NUMBERS.issuperset(map(type, given))
     return list(given) if sound else [math.nan] * width
 
 
-def _vectors(arrays: Sequence[Array]) -> Float16[np.ndarray, "n D"]:
+def _vectors(arrays: Sequence[np.ndarray]) -> Float16[np.ndarray, "n D"]:
     """Vectors of ``DIM`` floats as one array; infinite where float16 cannot hold a number."""
     with np.errstate(over="ignore"):
-        return np.array([array.numpy() for array in arrays]).astype(np.float16).reshape(len(arrays), DIM)
+        return np.array(arrays).astype(np.float16).reshape(len(arrays), DIM)
