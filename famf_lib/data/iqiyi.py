@@ -1,12 +1,12 @@
-"""iQIYI-VID-2019: the official files (``data/README.md``), read with care and turned into a ClipSet.
+"""iQIYI-VID-2019: imports the official files (``data/README.md``) as a ClipSet.
 
-The files are handed out by iQIYI under an agreement. ``famf data import iqiyi FOLDER`` reads them once. ::
+iQIYI hands out the files under an agreement. ``famf data import iqiyi FOLDER`` reads them once. ::
 
     train_gt.txt  val_gt.txt                      in FOLDER, or in FOLDER/feat
     {face,head,body,audio}_{train,val,test}.pickle    in FOLDER/feat, or in FOLDER; also with _v2 before the dot
 
-The pickles are read item by item without running anything in them (``famf_lib.data.pickles``), and the faces go
-straight to disk, so that the memory in use does not grow with them.
+The pickles are read without running any code that they name (``famf_lib.data.pickles``). A child process holds one file
+at a time; this process writes the faces to disk as they arrive, and its memory does not grow with their number.
 """
 
 import math
@@ -42,9 +42,9 @@ FIELDS = {
 }
 MODALITIES = ("head", "body", "audio")
 OWN = "text"
-"""Not among the official files. A user's own, in the form of the audio's, is read where it lies beside them."""
+"""Not among the official files. If a user adds such files, in the form of the audio files, they are read too."""
 NUMBERS, LISTS = {int, float}, {list, tuple}
-BATCH = 8192  # faces that are looked at together
+BATCH = 8192  # faces that are checked together
 COLUMNS = pa.schema(
     [
         ("frame", pa.int32()),
@@ -56,7 +56,7 @@ COLUMNS = pa.schema(
 
 
 class IqiyiError(ValueError):
-    """An official file that is not what it should be: the file, the clip, what was found and what was expected."""
+    """A fault in an official file: the file, the clip, what was found and what was expected."""
 
 
 def absence() -> str | None:
@@ -80,13 +80,13 @@ PUBLISHED = {
 
 @dataclass
 class Found:
-    """What an import found. ``counts`` stands beside what is published, ``notes`` counts what was skipped or is odd."""
+    """What an import found: ``counts`` to compare with the published ones, and ``notes`` on skipped or odd content."""
 
     counts: dict[str, int | float] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
 
     def table(self) -> pd.DataFrame:
-        """A row a number: what is published, where it is, what was found, and whether they differ by more than 1 %."""
+        """One row per count: published (if it is), found, and whether the two differ by more than 1 %."""
         rows = pd.DataFrame({"published": PUBLISHED, "found": self.counts}).reindex(self.counts)
         known = rows["published"].notna()
         rows["differs"] = known & ((rows["found"] - rows["published"]).abs() > 0.01 * rows["published"])
@@ -112,7 +112,7 @@ def import_folder(folder: Path, name: str = NAME, faults: Faults = "stop") -> tu
 
     Clips come in the order of the face pickles, then those without faces. Training clips that the ground truth does not
     name are noise and take no part in training; those of the validation set stay in the gallery (Sec. 4.1). A clip has
-    one vector a modality: the mean of its heads, and likewise of its bodies.
+    one vector per modality: the mean over its heads, and the mean over its bodies.
 
     Args:
         faults: stop at the first fault of a line, a clip or a face, or skip it and count it. A pickle that is damaged
@@ -130,7 +130,7 @@ def import_folder(folder: Path, name: str = NAME, faults: Faults = "stop") -> tu
 
 
 class _Import:
-    """One import: the files that there are, and the clips that were met so far."""
+    """One import: the files in the folder, and the clips read so far."""
 
     def __init__(self, folder: Path, faults: Faults):
         if not folder.is_dir():
@@ -209,7 +209,7 @@ class _Import:
         return path
 
     def _row(self, name: str, split: str) -> int:
-        """The row of a clip, a new one if the clip was not met before."""
+        """The row of a clip; a new clip gets a new row."""
         row = self.rows.setdefault(name, len(self.names))
         if row == len(self.names):
             self.names.append(name)
@@ -221,7 +221,7 @@ class _Import:
         return self.persons["train"].get(name) or self.persons["val"].get(name)
 
     def _fault(self, path: Path, kind: str, found: str, expected: str) -> None:
-        """Stops, or counts what is skipped."""
+        """Raises an error, or counts the fault as skipped."""
         if self.faults == "stop":
             raise IqiyiError(f"{path}: {found}, expected {expected}")
         self.found.notes[f"skipped: {kind}"] += 1
@@ -267,7 +267,7 @@ class _Import:
             out.add(vectors, pa.Table.from_arrays(arrays, schema=COLUMNS))
 
     def _records(self, kind: str, split: str) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]]:
-        """The records of a pickle, some thousands of whole clips at a time: rows (n,), columns and vectors (n, D)."""
+        """Yields the records of whole clips, some thousands at a time: rows (n,), columns and vectors (n, D)."""
         path, fields = self.pickles[kind, split], FIELDS[kind]
         rows: list[int] = []
         counts: list[int] = []
@@ -304,7 +304,7 @@ class _Import:
     def _checked(
         self, path: Path, rows: np.ndarray, records: list[Any], fields: tuple[str, ...]
     ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-        """The records whose values are what they should be, as columns."""
+        """The records whose values are sound, as columns."""
         columns = _columns(records, fields)
         vectors, box = columns.pop("vector"), columns["box"]
         low, high = box[:, :2], box[:, 2:]
@@ -332,7 +332,7 @@ class _Import:
             return rows, columns, vectors
         return rows[kept], {name: column[kept] for name, column in columns.items()}, vectors[kept]
 
-    # --- one vector a clip ---
+    # --- one vector per clip ---
 
     def _vectors(self, kind: str, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Rows (n,) and vectors (n, D) of the clips of a pickle that have the modality."""
@@ -365,7 +365,7 @@ class _Import:
         vectors = torch.zeros(len(self.names), DIM, dtype=torch.float16)
         present = torch.zeros(len(self.names), dtype=torch.bool)
         while parts:
-            rows, given = parts.pop()  # one after the other, so that what was copied can go
+            rows, given = parts.pop()  # frees each part after its copy
             vectors[torch.from_numpy(rows)] = torch.from_numpy(given)
             present[torch.from_numpy(rows)] = True
         return Modality(vectors, present)
@@ -398,14 +398,14 @@ def _is_vector(value: Any) -> bool:
 
 
 def _columns(records: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The values of records of the right form, field by field; -1 or NaN where a value is not of its kind."""
+    """The values of records of the right form, by field; -1 or NaN for a value of the wrong type."""
     frames, boxes, *scores, vectors = zip(*records, strict=True)
     found = {"frame": _integers(frames), "box": _floats(boxes, 4), "vector": _vectors(vectors)}
     return found | {name: _floats(score, 1)[:, 0] for name, score in zip(fields[2:-1], scores, strict=True)}
 
 
 def _integers(values: Sequence[Any]) -> Int64[np.ndarray, " n"]:
-    """Whole numbers of up to nine digits, which a file may hold as text; -1 for whatever is none."""
+    """Whole numbers of up to nine digits, as int or text in the file; -1 for anything else."""
     digits = np.array([v[:10] if type(v) is bytes else _ascii(v)[:10] for v in values])
     sound = np.char.isdigit(digits) & (np.char.str_len(digits) < 10)
     return np.where(sound, digits, b"-1").astype(np.int64)
@@ -416,17 +416,19 @@ def _ascii(value: Any) -> bytes:
 
 
 def _floats(values: Sequence[Any], width: int) -> Float32[np.ndarray, "n {width}"]:
-    """Numbers, ``width`` of them in a value; NaN for a value that is something else."""
+    """``width`` numbers per value; NaN for a value that is something else."""
     parts = [v.tolist() if type(v) is np.ndarray else v for v in values] if width > 1 else values
     if width > 1 and LISTS.issuperset(map(type, parts)) and {width}.issuperset(map(len, parts)):
         parts = list(chain.from_iterable(parts))
-    if len(parts) != width * len(values) or not NUMBERS.issuperset(map(type, parts)):  # one by one, to find which
+    if len(parts) != width * len(values) or not NUMBERS.issuperset(
+        map(type, parts)
+    ):  # one by one, to find the faulty ones
         parts = list(chain.from_iterable(_numbers(value, width) for value in values))
     try:
         found = np.array(parts, dtype=np.float64)
     except OverflowError:  # a whole number that no float can hold
         found = np.array([v if abs(v) < 1e300 else math.inf for v in parts], dtype=np.float64)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which is refused
         return found.astype(np.float32).reshape(len(values), width)
 
 
@@ -438,6 +440,6 @@ def _numbers(value: Any, width: int) -> list[int | float]:
 
 
 def _vectors(arrays: Sequence[np.ndarray]) -> Float16[np.ndarray, "n D"]:
-    """Vectors of ``DIM`` floats as one array; infinite where float16 cannot hold a number."""
+    """Vectors of ``DIM`` floats as one array; a number beyond float16 becomes infinite."""
     with np.errstate(over="ignore"):
         return np.array(arrays).astype(np.float16).reshape(len(arrays), DIM)

@@ -65,7 +65,7 @@ def items(path: Path, progress: Callable[[int], None] | None = None) -> Iterator
                     progress(done)
                 if item:
                     yield item
-            with suppress(subprocess.TimeoutExpired):  # where it has not ended, it was not understood
+            with suppress(subprocess.TimeoutExpired):  # after a malformed message the child may still run
                 process.wait(timeout=2)
         finally:
             process.kill()
@@ -76,7 +76,7 @@ def items(path: Path, progress: Callable[[int], None] | None = None) -> Iterator
 
 
 def _messages(pipe: BinaryIO) -> Iterator[Any]:
-    """The messages of the child until it ends. One that is incomplete or malformed is not returned, and is the last."""
+    """The messages of the child, until it ends or a message is incomplete or malformed."""
     while len(head := pipe.read(HEAD.size)) == HEAD.size:
         lengths = HEAD.unpack(head)
         if sum(lengths) > ITEM:
@@ -89,7 +89,7 @@ def _messages(pipe: BinaryIO) -> Iterator[Any]:
 
 
 def _printable(words: str) -> str:
-    """In one line: they may be the file's own."""
+    """The words in one line, without control characters: they may come from the file."""
     return "".join(c if c.isprintable() else "?" for c in words)
 
 
@@ -119,7 +119,7 @@ class _Brief(reprlib.Repr):
 
 
 def brief(value: Any) -> str:
-    """A value as short as it can be told, for a message."""
+    """A short form of a value, for messages."""
     return _brief.repr(value)
 
 

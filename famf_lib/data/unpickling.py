@@ -2,7 +2,7 @@
 
 ``famf_lib.data.pickles`` starts this script and reads the output. A pickle can call any function that it names, so
 ``find_class`` imports nothing: it returns methods of this module for the few names that arrays of numbers need, and
-refuses every other name. What a hostile file can still waste, memory and time, the limits of this process bound.
+refuses every other name. A hostile file can still waste memory and time: this process has limits on both.
 
 The output is a sequence of messages: the lengths of two parts, a JSON list, and the bytes of the arrays in it. JSON has
 no bytes, tuples and arrays: an object with one key stands for each of them.
@@ -23,13 +23,13 @@ from contextlib import suppress
 from typing import Any
 
 HEAD = struct.Struct("<II")  # before a message: bytes of JSON, bytes of arrays
-ITEM = 64 << 20  # bytes of one message; some 30,000 faces need as much
-VALUE = 64  # bytes of memory that the reader of a message needs for a value at least
-DEPTH = 32  # lists within lists
-GROWTH = 8, 64 << 20  # all messages may have 8 times the bytes of the file and 64 MB: parts can be used repeatedly
+ITEM = 64 << 20  # bytes of one message at most: some 30,000 faces of one clip
+VALUE = 64  # bytes of memory that the parent needs for one value
+DEPTH = 32  # levels of nested lists
+GROWTH = 8, 64 << 20  # the messages of a file may have 8 times its size and 64 MB: a file can use a value repeatedly
 FORMATS = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q"}
 FORMATS |= {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "b1": "?"}
-"""The types of numbers, by numpy's code, as ``struct`` names them. All other types (objects, text) are refused."""
+"""From numpy's codes of number types to those of ``struct``. All other types (objects, text) are refused."""
 NAMES = {
     **{f"numpy.{core}.multiarray._reconstruct": "empty" for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": "scalar" for core in ("core", "_core")},
@@ -39,7 +39,7 @@ NAMES = {
     "_codecs.encode": "encoded",  # Python 3 writes bytes for Python 2 as a call of it
     "__builtin__.bytes": "no_bytes",
 }
-"""The method of ``Unpickler`` that stands for each name that a file may ask for."""
+"""The names that a file may ask for, each with the method of ``Unpickler`` that it gets."""
 
 
 class RefusedError(Exception):
@@ -85,9 +85,9 @@ class Array:
 
 
 class Unpickler(pickle.Unpickler):
-    """Python's own, for numbers, text, bytes, lists, tuples and arrays.
+    """Python's own unpickler, restricted to numbers, text, bytes, lists, tuples and arrays.
 
-    ``find_class`` returns bound methods, since a file can set attributes of what it is given: those have none to set.
+    ``find_class`` returns bound methods: a file can set attributes of functions and classes, but not of those.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -128,7 +128,7 @@ def text(value: Any) -> str:
 
 
 class Source(io.FileIO):
-    """The file. It reports how much has been read: this is half of the work."""
+    """The file. It reports how much has been read; reading is half of the work."""
 
     def readinto(self, buffer: Any) -> int | None:
         count = super().readinto(buffer)
@@ -138,7 +138,7 @@ class Source(io.FileIO):
 
 
 class Plain:
-    """Turns the values of one item into what JSON can hold. ``raw`` collects the bytes of its arrays."""
+    """Converts the values of one item for JSON. ``raw`` collects the bytes of its arrays."""
 
     def __init__(self) -> None:
         self.raw: list[bytes] = []
@@ -147,6 +147,8 @@ class Plain:
     def __call__(self, value: Any, depth: int = 0) -> Any:
         kind = type(value)
         self.cost += VALUE
+        if depth > DEPTH or self.cost > ITEM:  # a list that holds itself is endless; shared lists can double each time
+            raise RefusedError("a value that is nested too deep or too large", f"{DEPTH} lists and {ITEM >> 20} MB")
         if kind is float or kind is int or kind is bool or value is None:
             return value
         if kind is bytes or kind is bytearray or kind is str:
@@ -158,8 +160,6 @@ class Plain:
             return {"array": [value.dtype, value.shape]}
         if kind is not list and kind is not tuple:
             raise RefusedError(f"a value of type {kind.__name__}", "arrays, numbers, text, lists and tuples")
-        if depth == DEPTH or self.cost > ITEM:  # what holds itself is endless, or grows with every list
-            raise RefusedError("a value that is nested too deep or too large", f"{DEPTH} lists and {ITEM >> 20} MB")
         inner = [self(one, depth + 1) for one in value]
         return inner if kind is list else {"tuple": inner}
 
@@ -168,7 +168,7 @@ encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
 def send(*message: Any, raw: bytes = b"") -> int:
-    """Writes a message; the bytes of it."""
+    """Writes a message and returns its size in bytes."""
     content = encode(message).encode()
     if (size := len(content) + len(raw)) > ITEM:
         raise RefusedError(f"a value of {size >> 20} MB", f"{ITEM >> 20} MB at most")
@@ -199,8 +199,9 @@ def read(path: str) -> None:
 
 def main(path: str, memory: str, seconds: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())  # the other end of standard input closes when the parent ends: then
-    fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)  # SIGIO ends this process, whatever it is doing
+    with suppress(OSError):  # standard input closes when the parent ends: SIGIO then ends this process, even in a load
+        fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)
     gc.disable()  # nothing becomes garbage before the end
     for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds), (resource.RLIMIT_CORE, 0)):
         with suppress(ValueError):  # the user's own limit is lower, or the system has none of that kind
