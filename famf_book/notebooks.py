@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from famf_lib.experiments import parameters as rules
+from famf_lib.support.errors import Refusal
 from famf_lib.support.files import written_whole
 
 INJECTED = "# Parameters\n"  # how the cell begins in which papermill puts the values given
@@ -36,7 +37,7 @@ QUIET = {
 UNWATCHED = {"FAMF_PROGRESS": "silent", "TQDM_DISABLE": "1"}  # of a kernel whose progress nobody sees
 
 
-class NotebookError(rules.Refusal, Exception):
+class NotebookError(Refusal, Exception):
     """A notebook that breaks the contract above, a parameter that it does not have, or a cell that failed."""
 
 

@@ -1,5 +1,5 @@
 """Writes pickles as Python 2 did, which no dump of Python 3 reproduces: text as SHORT_BINSTRING or BINSTRING, numpy's
-module under its old name, and a PUT behind nearly everything."""
+module under its old name, and a PUT after nearly everything."""
 
 import struct
 from collections.abc import Iterable

@@ -243,7 +243,7 @@ def metric_table(found: Mapping[str, dict]) -> pd.DataFrame:
 
 
 def import_table(told: dict) -> pd.DataFrame:
-    """A row a step: seconds and peak memory of its process."""
+    """One row per step: seconds, and peak memory of its process and child process."""
     memory = told["peak memory, MiB"]
     rows = {
         step: {"wall time (s)": f"{s:.1f}", "peak (MiB)": f"{memory[step]:,}"} for step, s in told["seconds"].items()

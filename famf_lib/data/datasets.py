@@ -13,7 +13,7 @@ from filelock import FileLock
 from famf_lib.data import chimera, imfdb, imported, iqiyi, synthetic
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.splits import Protocol
-from famf_lib.experiments.parameters import Refusal
+from famf_lib.support.errors import Refusal
 from famf_lib.support.files import store
 
 

@@ -1,19 +1,17 @@
-"""iQIYI-VID-2019: the official files (``data/README.md``), read with care and turned into a ClipSet.
+"""iQIYI-VID-2019: imports the official files (``data/README.md``) as a ClipSet.
 
-The files are handed out by iQIYI under an agreement. ``famf data import iqiyi FOLDER`` reads them once. ::
+iQIYI hands out the files under an agreement. ``famf data import iqiyi FOLDER`` reads them once. ::
 
     train_gt.txt  val_gt.txt                      in FOLDER, or in FOLDER/feat
     {face,head,body,audio}_{train,val,test}.pickle    in FOLDER/feat, or in FOLDER; also with _v2 before the dot
 
-The pickles are read item by item without running anything in them (``famf_lib.data.pickles``), and the faces go
-straight to disk, so that the memory in use does not grow with them.
+The pickles are read without running any code that they name (``famf_lib.data.pickles``). A child process holds one file
+at a time; this process writes the faces to disk as they arrive, and its memory does not grow with their number.
 """
 
-import gc
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -29,7 +27,7 @@ from jaxtyping import Float16, Float32, Int64
 from famf_lib.data import imported, iqiyi_text, pickles
 from famf_lib.data.clipset import HELD, SPLITS, ClipSet, Modality, Writer, held, writing
 from famf_lib.data.iqiyi_text import Faults
-from famf_lib.data.pickles import Array, Records, brief
+from famf_lib.data.pickles import brief
 from famf_lib.paper import IQIYI
 from famf_lib.support.files import clear_unfinished
 from famf_lib.support.progress import progress
@@ -44,10 +42,10 @@ FIELDS = {
 }
 MODALITIES = ("head", "body", "audio")
 OWN = "text"
-"""Not among the official files. A user's own, in the form of the audio's, is read where it lies beside them."""
+"""Not among the official files. If a user adds such files, in the form of the audio files, they are read too."""
 NUMBERS, LISTS = {int, float}, {list, tuple}
 UNHELD = "vectors that float16 does not hold"
-BATCH = 8192  # faces that are looked at together
+BATCH = 8192  # faces that are checked together
 COLUMNS = pa.schema(
     [
         ("frame", pa.int32()),
@@ -59,7 +57,7 @@ COLUMNS = pa.schema(
 
 
 class IqiyiError(ValueError):
-    """An official file that is not what it should be: the file, the clip, what was found and what was expected."""
+    """A fault in an official file: the file, the clip, what was found and what was expected."""
 
 
 def absence() -> str | None:
@@ -81,27 +79,15 @@ PUBLISHED = {
 }
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Millions of lists come and go, and none of them holds itself: looking for such ones takes a fifth of the time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
-
-
 @dataclass
 class Found:
-    """What an import found. ``counts`` stands beside what is published, ``notes`` counts what was skipped or is odd."""
+    """What an import found: ``counts`` to compare with the published ones, and ``notes`` on skipped or odd content."""
 
     counts: dict[str, int | float] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
 
     def table(self) -> pd.DataFrame:
-        """A row a number: what is published, where it is, what was found, and whether they differ by more than 1 %."""
+        """One row per count: published (if it is), found, and whether the two differ by more than 1 %."""
         rows = pd.DataFrame({"published": PUBLISHED, "found": self.counts}).reindex(self.counts)
         known = rows["published"].notna()
         rows["differs"] = known & ((rows["found"] - rows["published"]).abs() > 0.01 * rows["published"])
@@ -127,7 +113,7 @@ def import_folder(folder: Path, name: str = NAME, faults: Faults = "stop") -> tu
 
     Clips come in the order of the face pickles, then those without faces. Training clips that the ground truth does not
     name are noise and take no part in training; those of the validation set stay in the gallery (Sec. 4.1). A clip has
-    one vector a modality: the mean of its heads, and likewise of its bodies.
+    one vector per modality: the mean over its heads, and the mean over its bodies.
 
     Args:
         faults: stop at the first fault of a line, a clip or a face, or skip it and count it. A pickle that is damaged
@@ -138,14 +124,14 @@ def import_folder(folder: Path, name: str = NAME, faults: Faults = "stop") -> tu
     """
     target = imported.place(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"), _no_collection():  # two imports of one name come one after the other
+    with FileLock(f"{target}.lock"):  # two imports of one name come one after the other
         clear_unfinished(target)
         found = _Import(Path(folder), faults).into(target)
     return imported.open(name), found
 
 
 class _Import:
-    """One import: the files that there are, and the clips that were met so far."""
+    """One import: the files in the folder, and the clips read so far."""
 
     def __init__(self, folder: Path, faults: Faults):
         if not folder.is_dir():
@@ -224,7 +210,7 @@ class _Import:
         return path
 
     def _row(self, name: str, split: str) -> int:
-        """The row of a clip, a new one if the clip was not met before."""
+        """The row of a clip; a new clip gets a new row."""
         row = self.rows.setdefault(name, len(self.names))
         if row == len(self.names):
             self.names.append(name)
@@ -236,7 +222,7 @@ class _Import:
         return self.persons["train"].get(name) or self.persons["val"].get(name)
 
     def _fault(self, path: Path, kind: str, found: str, expected: str) -> None:
-        """Stops, or counts what is skipped."""
+        """Raises an error, or counts the fault as skipped."""
         if self.faults == "stop":
             raise IqiyiError(f"{path}: {found}, expected {expected}")
         self.found.notes[f"skipped: {kind}"] += 1
@@ -248,7 +234,7 @@ class _Import:
         def report(done: int) -> None:
             self.bar.to((self.read + done) >> 20, f"{kind} of {split}")
 
-        for key, value in pickles.items(path, report, packed=True):
+        for key, value in pickles.items(path, report):
             name = key.decode("latin-1") if type(key) is bytes else key
             if type(name) is not str or not name.isascii() or not name.isprintable() or not name.strip():
                 self._fault(path, "clips without a name", f"the name {brief(name)} found", "text in ASCII")
@@ -282,57 +268,45 @@ class _Import:
             out.add(vectors, pa.Table.from_arrays(arrays, schema=COLUMNS))
 
     def _records(self, kind: str, split: str) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]]:
-        """The records of a pickle, some thousands of whole clips at a time: rows (n,), columns and vectors (n, D)."""
+        """Yields the records of whole clips, some thousands at a time: rows (n,), columns and vectors (n, D)."""
         path, fields = self.pickles[kind, split], FIELDS[kind]
         rows: list[int] = []
         counts: list[int] = []
-        parts: list[Any] = []  # Records, and lists of records
+        records: list[Any] = []
         for row, value in self._items(kind, split):
             sound = self._sound(path, self.names[row], value, fields)
             rows.append(row)
-            counts.append(sum(map(len, sound)))
-            for part in sound:
-                _append(parts, part)
-            if sum(map(len, parts)) >= BATCH:
-                yield self._checked(path, np.repeat(rows, counts), parts, fields)
-                rows, counts, parts = [], [], []
-        if parts:
-            yield self._checked(path, np.repeat(rows, counts), parts, fields)
+            counts.append(len(sound))
+            records += sound
+            if len(records) >= BATCH:
+                yield self._checked(path, np.repeat(rows, counts), records, fields)
+                rows, counts, records = [], [], []
+        if records:
+            yield self._checked(path, np.repeat(rows, counts), records, fields)
 
     def _sound(self, path: Path, name: str, records: Any, fields: tuple[str, ...]) -> list[Any]:
-        """The records of a clip that have the form they should have, in ``Records`` and lists.
-
-        Their values are looked at for many clips at once.
-        """
+        """The records of a clip that have the right form. Their values are checked for many clips at once."""
         if type(records) not in (list, tuple):
             self._fault(path, "clips without a list", f"clip {name}: {brief(records)} found", "a list of records")
             return []
         sound: list[Any] = []
-        n = 0
-        for one in records:
-            if type(one) is Records and one.scores.shape[1] == len(fields) - 3 and one.form[:2] == ("<f2", (DIM,)):
-                _append(sound, one)
-                n += len(one)
+        for n, record in enumerate(records):
+            if type(record) not in (list, tuple) or len(record) != len(fields):
+                found, kind = record, "records of another form"
+                expected = f"{len(fields)} fields: {', '.join(fields)}"
+            elif not _is_vector(vector := record[-1]):
+                found, kind, expected = vector, "vectors of another length", f"a vector of {DIM} floats"
+            else:
+                sound.append(record)
                 continue
-            for record in one if type(one) is Records else [one]:
-                if type(record) not in (list, tuple) or len(record) != len(fields):
-                    found, kind = record, "records of another form"
-                    expected = f"{len(fields)} fields: {', '.join(fields)}"
-                elif type(vector := record[-1]) is not Array or vector.shape != (DIM,) or vector.dtype[1] != "f":
-                    found, kind, expected = vector, "vectors of another length", f"a vector of {DIM} floats"
-                else:
-                    _append(sound, [record])
-                    n += 1
-                    continue
-                self._fault(path, kind, f"record {n} of clip {name}: {brief(found)} found", expected)
-                n += 1
+            self._fault(path, kind, f"record {n} of clip {name}: {brief(found)} found", expected)
         return sound
 
     def _checked(
-        self, path: Path, rows: np.ndarray, parts: list[Any], fields: tuple[str, ...]
+        self, path: Path, rows: np.ndarray, records: list[Any], fields: tuple[str, ...]
     ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-        """The records whose values are what they should be, as columns."""
-        columns = _columns(parts, fields)
+        """The records whose values are sound, as columns."""
+        columns = _columns(records, fields)
         vectors, box = columns.pop("vector"), columns["box"]
         low, high = box[:, :2], box[:, 2:]
         ordered = ((low >= 0) & (low <= high) & (high < np.inf)).all(axis=1)  # NaN is in no order
@@ -351,7 +325,7 @@ class _Import:
         kept = np.ones(len(rows), dtype=bool)
         for kind, name, sound, expected in checks:
             for n in np.flatnonzero(kept & ~sound).tolist():
-                found = brief(_record(parts, n)[fields.index(name)])
+                found = brief(records[n][fields.index(name)])
                 found = "numbers too large, too small or not finite" if name == "vector" else found
                 self._fault(path, kind, f"{name} of a record of clip {self.names[rows[n]]}: {found} found", expected)
             kept &= sound
@@ -359,7 +333,7 @@ class _Import:
             return rows, columns, vectors
         return rows[kept], {name: column[kept] for name, column in columns.items()}, vectors[kept]
 
-    # --- one vector a clip ---
+    # --- one vector per clip ---
 
     def _vectors(self, kind: str, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Rows (n,) and vectors (n, D) of the clips of a pickle that have the modality."""
@@ -373,9 +347,9 @@ class _Import:
             return np.concatenate(rows), np.concatenate(means)
         path, rows, vectors = self.pickles[kind, split], [], []
         for row, vector in self._items(kind, split):
-            if vector is None or vector == []:  # a clip without it
+            if vector is None or (type(vector) is list and not vector):  # a clip without it
                 continue
-            if type(vector) is Array and vector.shape == (DIM,) and vector.dtype[1] == "f":
+            if _is_vector(vector):
                 rows.append(row)
                 vectors.append(vector)
             else:
@@ -392,7 +366,7 @@ class _Import:
         vectors = torch.zeros(len(self.names), DIM, dtype=torch.float16)
         present = torch.zeros(len(self.names), dtype=torch.bool)
         while parts:
-            rows, given = parts.pop()  # one after the other, so that what was copied can go
+            rows, given = parts.pop()  # frees each part after its copy
             vectors[torch.from_numpy(rows)] = torch.from_numpy(given)
             present[torch.from_numpy(rows)] = True
         return Modality(vectors, present)
@@ -420,47 +394,19 @@ class _Import:
                 counts[f"{split}: clips without {kind}"] = int((~modality.present.numpy()[its]).sum())
 
 
-def _append(parts: list[Any], part: Any) -> None:
-    """Adds records to those that came before, in one with the last where they go together."""
-    last = parts[-1] if parts else None
-    if type(last) is Records and type(part) is Records and (both := last.followed_by(part)):
-        parts[-1] = both
-    elif type(last) is list and type(part) is list:
-        last += part
-    else:
-        parts.append(part)
+def _is_vector(value: Any) -> bool:
+    return type(value) is np.ndarray and value.shape == (DIM,) and value.dtype.kind == "f"
 
 
-def _record(parts: list[Any], n: int) -> Any:
-    """Record n of all."""
-    for part in parts:
-        if n < len(part):
-            return part[n]
-        n -= len(part)
-    raise IndexError
-
-
-def _columns(parts: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The values of records of a sound form, field by field; -1 or NaN where a value is not of its kind."""
-    columns = [_packed(part, fields) if type(part) is Records else _plain(part, fields) for part in parts]
-    return {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
-
-
-def _packed(records: Records, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
-        box, scores = records.boxes.astype(np.float32), records.scores.astype(np.float32)
-    found = {"frame": records.frames, "box": box, "vector": records.vectors}
-    return found | {name: scores[:, n] for n, name in enumerate(fields[2:-1])}
-
-
-def _plain(records: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _columns(records: list[Any], fields: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The values of records of the right form, by field; -1 or NaN for a value of the wrong type."""
     frames, boxes, *scores, vectors = zip(*records, strict=True)
     found = {"frame": _integers(frames), "box": _floats(boxes, 4), "vector": _vectors(vectors)}
     return found | {name: _floats(score, 1)[:, 0] for name, score in zip(fields[2:-1], scores, strict=True)}
 
 
 def _integers(values: Sequence[Any]) -> Int64[np.ndarray, " n"]:
-    """Whole numbers of up to nine digits, which a file may hold as text; -1 for whatever is none."""
+    """Whole numbers of up to nine digits, as int or text in the file; -1 for anything else."""
     digits = np.array([v[:10] if type(v) is bytes else _ascii(v)[:10] for v in values])
     sound = np.char.isdigit(digits) & (np.char.str_len(digits) < 10)
     return np.where(sound, digits, b"-1").astype(np.int64)
@@ -471,30 +417,32 @@ def _ascii(value: Any) -> bytes:
 
 
 def _floats(values: Sequence[Any], width: int) -> Float32[np.ndarray, "n {width}"]:
-    """Numbers, ``width`` of them in a value; NaN for a value that is something else."""
-    parts = [v.numpy().tolist() if type(v) is Array else v for v in values] if width > 1 else values
+    """``width`` numbers per value; NaN for a value that is something else."""
+    parts = [v.tolist() if type(v) is np.ndarray else v for v in values] if width > 1 else values
     if width > 1 and LISTS.issuperset(map(type, parts)) and {width}.issuperset(map(len, parts)):
         parts = list(chain.from_iterable(parts))
-    if len(parts) != width * len(values) or not NUMBERS.issuperset(map(type, parts)):  # one by one, to find which
+    if len(parts) != width * len(values) or not NUMBERS.issuperset(
+        map(type, parts)
+    ):  # one by one, to find the faulty ones
         parts = list(chain.from_iterable(_numbers(value, width) for value in values))
     try:
         found = np.array(parts, dtype=np.float64)
     except OverflowError:  # a whole number that no float can hold
         found = np.array([v if abs(v) < 1e300 else math.inf for v in parts], dtype=np.float64)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which is refused
         return found.astype(np.float32).reshape(len(values), width)
 
 
 def _numbers(value: Any, width: int) -> list[int | float]:
     given = value if width > 1 else [value]
-    given = given.numpy().tolist() if type(given) is Array else given
+    given = given.tolist() if type(given) is np.ndarray else given
     sound = type(given) in LISTS and len(given) == width and NUMBERS.issuperset(map(type, given))
     return list(given) if sound else [math.nan] * width
 
 
-def _vectors(arrays: Sequence[Array]) -> Float16[np.ndarray, "n D"]:
+def _vectors(arrays: Sequence[np.ndarray]) -> Float16[np.ndarray, "n D"]:
     """Vectors of ``DIM`` floats as one array; infinite where float16 cannot hold one."""
-    full = np.array([array.numpy() for array in arrays]).reshape(len(arrays), DIM)
+    full = np.array(arrays).reshape(len(arrays), DIM)
     with np.errstate(over="ignore"):
         half = full.astype(np.float16)
     half[~held(torch.from_numpy(half), full).numpy()] = np.inf

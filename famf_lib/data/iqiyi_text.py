@@ -2,12 +2,12 @@
 
 ::
 
-    train_gt.txt   NAME.mp4 ID                   one line a clip
-    val_gt.txt     ID NAME.mp4 NAME.mp4 …        one line a person
-    submission     ID NAME.mp4 NAME.mp4 …        one line a person, best first, 100 clips at most
+    train_gt.txt   NAME.mp4 ID                   one line per clip
+    val_gt.txt     ID NAME.mp4 NAME.mp4 …        one line per person
+    submission     ID NAME.mp4 NAME.mp4 …        one line per person, best first, 100 clips at most
 
-Everywhere else clips are named without ``.mp4``, as in the pickles. A name is kept as it stands, never rebuilt from the
-number in it: some have seven digits, others eight.
+Everywhere else clips are named without ``.mp4``, as in the pickles. Names are never rebuilt from the number in them:
+some have seven digits, others eight.
 """
 
 import re
@@ -24,13 +24,13 @@ from famf_lib.support.files import written_whole
 Faults = Literal["stop", "skip"]
 SUFFIX = ".mp4"
 END = re.escape(SUFFIX)
-LONGEST_LINE = 1 << 20  # bytes. A person of the lists has 100 clips at most, 3 kB; whatever is longer is another file
+LONGEST_LINE = 1 << 20  # bytes. A person in these lists has 100 clips at most, 3 kB; a longer line is of another file
 BOM = b"\xef\xbb\xbf"
 TRAIN_LINE, VAL_LINE = "NAME.mp4 ID", "ID NAME.mp4 NAME.mp4 …"
 
 
 class OfficialFileError(ValueError):
-    """A file that is not what it should be: one sentence with the file, the line, what was found and expected."""
+    """A fault in a file: one sentence with the file, the line, what was found and what was expected."""
 
 
 def read_train(path: Path, faults: Faults = "stop", notes: Counter[str] | None = None) -> dict[str, str]:
@@ -38,11 +38,11 @@ def read_train(path: Path, faults: Faults = "stop", notes: Counter[str] | None =
 
     Args:
         faults: stop at the first faulty line, or skip it and count it.
-        notes: collects how many faults of each kind were skipped, and what was odd but no fault (line ends of Windows,
-            a byte-order mark).
+        notes: collects how many faults of each kind were skipped, and what is odd but not a fault (line ends of
+            Windows, a byte-order mark).
 
     Raises:
-        OfficialFileError: the file cannot be read, has a fault, or has no line that is fit to be read.
+        OfficialFileError: the file cannot be read, has a fault, or has no usable line.
     """
     lines = _Lines(Path(path), TRAIN_LINE, faults, notes)
     persons: dict[str, str] = {}
@@ -59,12 +59,12 @@ def read_train(path: Path, faults: Faults = "stop", notes: Counter[str] | None =
 
 
 def read_val(path: Path, faults: Faults = "stop", notes: Counter[str] | None = None) -> dict[str, list[str]]:
-    """The clips of each person, from ``val_gt.txt``. No clip stands twice; clips that it does not name are noise.
+    """The clips of each person, from ``val_gt.txt``. No clip occurs twice; clips that the file omits are noise.
 
-    With ``faults="skip"`` a faulty name is left out alone, the others of its line stay. See ``read_train``.
+    With ``faults="skip"`` only a faulty name is left out, not the whole line. See ``read_train``.
 
     Raises:
-        OfficialFileError: the file cannot be read, has a fault, or has no line that is fit to be read.
+        OfficialFileError: the file cannot be read, has a fault, or has no usable line.
     """
     lines = _Lines(Path(path), VAL_LINE, faults, notes)
     clips: dict[str, list[str]] = {}
@@ -91,12 +91,12 @@ def read_val(path: Path, faults: Faults = "stop", notes: Counter[str] | None = N
 
 
 def read_submission(path: Path) -> dict[str, list[str]]:
-    """The ranked clips of each person, best first, as they stand: the evaluation sees to repetitions and the cut.
+    """The ranked clips of each person, best first, as in the file: the evaluation handles repetitions and the limit.
 
-    An id is any word, since datasets other than iQIYI-VID have names for persons. It may have no clips.
+    An id can be any word, since other datasets have names for persons. It may have no clips.
 
     Raises:
-        OfficialFileError: the file cannot be read or has a fault. None is skipped: what is scored is the whole file.
+        OfficialFileError: the file cannot be read or has a fault. No fault is skipped, since the whole file is scored.
     """
     lines = _Lines(Path(path), VAL_LINE, encoding="utf-8")
     ranked: dict[str, list[str]] = {}
@@ -112,10 +112,10 @@ def read_submission(path: Path) -> dict[str, list[str]]:
 
 
 def write_submission(path: Path, ranked: Mapping[str, Iterable[str]]) -> Path:
-    """Writes ranked clips, best first, as a submission: whole or not at all.
+    """Writes ranked clips, best first, as a submission. The file is written whole or not at all.
 
     Raises:
-        OfficialFileError: as ``check_writable``, or the place cannot be written to.
+        OfficialFileError: see ``check_writable``, or the file cannot be written.
     """
     path, ranked = Path(path), {person: list(names) for person, names in ranked.items()}
     check_writable(path, chain(ranked, *ranked.values()))
@@ -129,10 +129,10 @@ def write_submission(path: Path, ranked: Mapping[str, Iterable[str]]) -> Path:
 
 
 def check_writable(path: Path, names: Iterable[str]) -> None:
-    """Whether ``write_submission`` can hold these persons and clips: asked before the long work of ranking them.
+    """Checks that ``write_submission`` can write these persons and clips, before the long work of ranking them.
 
     Raises:
-        OfficialFileError: the path is a folder; a name that would fall apart, because words end at spaces there.
+        OfficialFileError: the path is a folder, or a name has spaces, which separate names in the file.
     """
     if Path(path).is_dir():
         raise OfficialFileError(f"{path}: a folder found, expected the name of a file to write")
@@ -144,7 +144,7 @@ def check_writable(path: Path, names: Iterable[str]) -> None:
 
 @dataclass
 class _Lines:
-    """The lines of a file as lists of words, one line in memory at a time, and what is done about faults in them."""
+    """The lines of a file as lists of words, one line in memory at a time, and the treatment of faults in them."""
 
     path: Path
     form: str
@@ -167,13 +167,13 @@ class _Lines:
             raise OfficialFileError(f"{self.path}: it cannot be read ({error.strerror}), expected a file") from error
 
     def _words(self, line: bytes) -> list[str]:
-        """The words of a line, none where it is faulty."""
+        """The words of a line; no words if it is faulty."""
         if self.number == 1 and line.startswith(BOM):
             self._note("byte-order marks")
             line = line[len(BOM) :]
         if line.endswith(b"\r\n"):
             self._note("lines that end as on Windows")
-        # Bytes that are not of the encoding become surrogates, which are as unprintable as control characters.
+        # Bytes outside the encoding become surrogates, which isprintable rejects like control characters.
         words = [word.decode(self.encoding, "surrogateescape") for word in line.split()]
         if not words:
             self.fault("blank lines", f"a blank line found, expected {self.form}")
@@ -201,7 +201,7 @@ class _Lines:
         return None
 
     def fault(self, kind: str, sentence: str) -> None:
-        """Stops with the sentence, or counts the fault and goes on."""
+        """Raises an error with the sentence, or counts the fault."""
         if self.faults == "stop":
             raise OfficialFileError(f"{self.path}, line {self.number}: {sentence}")
         self._note(kind)
@@ -211,7 +211,7 @@ class _Lines:
             self.notes[kind] += 1
 
     def checked(self, read: dict) -> dict:
-        """What was read, unless that is nothing."""
+        """The same dict; an error if it is empty."""
         if not read:
             found = f"{self.number} lines and none fit to be read" if self.number else "an empty file"
             raise OfficialFileError(f"{self.path}: {found} found, expected lines of the form {self.form}")

@@ -15,13 +15,6 @@ PROTOCOLS = ("given", "groups", "random")
 SEEDS = range(2**32)  # what NumPy and PyTorch both take
 
 
-class Refusal:
-    """Of an error that the input is to blame for: a notebook shows its sentence, without the way there."""
-
-    def _render_traceback_(self) -> list[str]:  # IPython asks for it
-        return [f"{type(self).__name__}: {self}"]
-
-
 ALLOWED: dict[str, tuple[str, ...] | range] = {
     "profile": PROFILES,
     "device": DEVICES,

@@ -19,13 +19,14 @@ from famf_lib.experiments.probes import ask_all
 from famf_lib.experiments.run_store import Run, RunSpec, obtain_all
 from famf_lib.experiments.settings import Profile, setting
 from famf_lib.support import provenance
+from famf_lib.support.errors import Refusal
 from famf_lib.support.files import ROOT, written_whole
 from famf_lib.training.train import pick_device
 
 Key = TypeVar("Key", bound=Hashable)
 
 
-class ExperimentRefused(parameters.Refusal, ValueError):
+class ExperimentRefused(Refusal, ValueError):
     """An experiment that has nothing to see on a dataset."""
 
 

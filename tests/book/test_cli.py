@@ -116,7 +116,7 @@ def test_the_lab_starts_without_a_home(tmp_path, home):
     """Jupyter itself says where it would write: all of it is there, and below the checkout."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HOME", "JUPYTER", "XDG", "IPYTHON"))}
     code = (
-        "import os, sys; from pathlib import Path; from famf_lib import cli;"
+        "import os, sys; from pathlib import Path; from famf_book import cli;"
         f"cli.ROOT = Path({str(tmp_path)!r}); cli.os.path.expanduser = lambda path: os.environ.get('HOME', path);"
         "execv = os.execv; words = ['-m', 'jupyter', '--runtime-dir'];"
         "cli.os.execv = lambda program, given: execv(program, [program, *words]);"

@@ -224,7 +224,7 @@ def test_plain_papermill_stops_at_a_typo(tmp_path, name, code):
 
 
 def test_a_dataset_that_is_not_known_is_one_sentence(tmp_path):
-    path = write(tmp_path / "a.ipynb", GUARD, "from famf_lib import datasets\n\ndatasets.get('martian')")
+    path = write(tmp_path / "a.ipynb", GUARD, "from famf_lib.data import datasets\n\ndatasets.get('martian')")
     command = [sys.executable, "-m", "papermill", str(path), str(tmp_path / "b.ipynb"), "--no-progress-bar"]
     done = subprocess.run(command, capture_output=True, text=True)
     said = done.stderr.split('Exception encountered at "In [')[1].splitlines()[1:]

@@ -284,12 +284,10 @@ def test_a_clip_of_another_split_or_of_two(folder):
 
 
 def test_a_clip_that_comes_twice(folder):
-    path = folder / "feat" / "audio_train.pickle"
-    content = path.read_bytes()
+    """With ``.mp4`` and without it: a pickle of a dict has no key twice."""
     key = list(MADE["train"])[1]
-    path.write_bytes(content.replace(list(MADE["train"])[2], key))
-    if len(key) != len(list(MADE["train"])[2]):
-        pytest.fail("the two names must be of one length")
+    changed(folder, lambda made: made["train"].__setitem__(key + b".mp4", {"person": 1, "audio": clip(made)["audio"]}))
+    (folder / "train_gt.txt").write_bytes(b"".join(b"%s.mp4 3\n" % name for name in MADE["train"]))
     with pytest.raises(IqiyiError, match=f"clip {key.decode()} found a second time, expected it once"):
         import_folder(folder)
 
@@ -316,12 +314,12 @@ def test_frames_out_of_order_are_sorted(folder):
         (
             lambda f: os.truncate(f / "feat" / "body_train.pickle", 40_000),
             PickleError,
-            r"body_train.pickle: .* at byte [\d,]+, expected a whole pickle",
+            "body_train.pickle: the file ends in the middle of its content, expected a whole pickle",
         ),
         (
             lambda f: (f / "feat" / "audio_val.pickle").write_bytes(b"cos\nsystem\n(U\x05touchtR."),
             PickleError,
-            "it asks for os.system at byte",
+            "audio_val.pickle: it asks for os.system, expected arrays of numbers",
         ),
         (
             lambda f: (f / "val_gt.txt").write_text("3 IQIYI_VID_VAL_0000000 \n"),
