@@ -73,7 +73,7 @@ def _inputs(page) -> dict:
 def _recorded() -> dict:
     from famf_lib.experiments.settings import RESULTS
 
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(RESULTS.glob("*.json"))}
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(RESULTS.glob("[!.]*"))}
 
 
 @cache  # it reads the user's files whole, and many pages show the same dataset

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -159,7 +158,10 @@ def recording(experiment: str, dataset: str, profile: Profile) -> Path:
 
 
 def record(results: Results, experiment: str, dataset: str, profile: Profile, command: str) -> Path:
-    """Writes the numbers of an experiment to ``results/``: values a person by position, without names or pictures."""
+    """Writes the numbers of an experiment to ``results/``, with five digits and without names or pictures of persons.
+
+    The runs are a JSON file, whose path is returned. The answers of each probe are a Parquet file beside it.
+    """
     content = {
         "experiment": experiment,
         "dataset": dataset,
@@ -181,44 +183,21 @@ def record(results: Results, experiment: str, dataset: str, profile: Profile, co
             }
             for (label, seed), one in results.runs.items()
         ],
-        "answers": {probe: _columns(table) for probe, table in results.answers.items()},
+        "answers": list(results.answers),
     }
     target = recording(experiment, dataset, profile)
+    for probe, table in results.answers.items():
+        floats = table.select_dtypes("floating").astype(float).round(5)
+        with written_whole(_answers(target, probe)) as new:
+            table.assign(**floats).to_parquet(new, index=False, compression="zstd", compression_level=19)
     with written_whole(target) as new:
         new.write_text(json.dumps(content, separators=(",", ":")) + "\n")
     return target
 
 
-def _columns(table: pd.DataFrame) -> dict[str, Any]:
-    """A table as small JSON: floats of five digits, words as places in a list, and runs of equal values once."""
-    columns = {}
-    for name, column in table.items():
-        if column.dtype.kind == "f":
-            columns[name] = {"values": _runs([None if np.isnan(v) else round(v, 5) for v in column.tolist()])}
-        elif column.dtype.kind in "iub":
-            columns[name] = {"values": _runs(column.tolist())}
-        else:
-            codes, words = pd.factorize(column)
-            columns[name] = {"values": _runs(codes.tolist()), "words": words.tolist()}
-    return columns
-
-
-def _runs(values: list) -> list | dict[str, list]:
-    """The values, or where it is shorter each value of a run of equal ones and how often it stands there."""
-    found = [(value, len(list(same))) for value, same in groupby(values)]
-    if 2 * len(found) >= len(values):
-        return values
-    return {"each": [value for value, _ in found], "times": [times for _, times in found]}
-
-
-def _table(columns: dict[str, Any]) -> pd.DataFrame:
-    table = {}
-    for name, column in columns.items():
-        values = column["values"]
-        if isinstance(values, dict):
-            values = [v for v, n in zip(values["each"], values["times"], strict=True) for _ in range(n)]
-        table[name] = np.array(column["words"], dtype=object)[values] if "words" in column else values
-    return pd.DataFrame(table)
+def _answers(recording: Path, probe: str) -> Path:
+    """The table of a probe's answers beside its recording."""
+    return recording.with_name(f"{recording.stem}-{probe}.parquet")
 
 
 def full_size(experiment: str, dataset: str, profile: Profile) -> Results | None:
@@ -250,5 +229,5 @@ def find_recording(experiment: str, dataset: str, profile: Profile) -> Results |
         for line in content["runs"]
     }
     recorded = {key: content[key] for key in ("command", "origin", "device") if key in content}
-    answers = {probe: _table(columns) for probe, columns in content.get("answers", {}).items()}
+    answers = {probe: pd.read_parquet(_answers(place, probe)) for probe in content["answers"]}
     return Results(runs, content["data"], content["profile"], answers, recorded)

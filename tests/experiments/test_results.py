@@ -27,14 +27,28 @@ def test_recording_gives_the_numbers_back(results_folder, tiny, few):
     fresh = results.obtain("table-1", "synthetic", "quick", [1, 2], "cpu")
     path = results.record(fresh, "table-1", "synthetic", "quick", "famf run table-1")
     assert "person" not in json.dumps(json.loads(path.read_text())["runs"][0]["ap"])
-    assert not any(p in path.read_text() for p in datasets.load("synthetic", "quick").persons), "a person's name"
+    written = {one.name: one.read_bytes() for one in results_folder.iterdir()}
+    assert sorted(written) == [
+        "table-1-synthetic-quick-answers.parquet",
+        "table-1-synthetic-quick-weights.parquet",
+        "table-1-synthetic-quick.json",
+    ]
+    names = datasets.load("synthetic", "quick").persons
+    assert not any(name.encode() in content for name in names for content in written.values()), "a person's name"
     recorded = results.find_recording("table-1", "synthetic", "quick")
     for key, run in fresh.runs.items():
         assert recorded.runs[key].mean_ap == pytest.approx(run.mean_ap, abs=1e-5)
         assert recorded.runs[key].spec == run.spec
     assert set(recorded.answers) == {"answers", "weights"}
     for probe, table in fresh.answers.items():
-        pd.testing.assert_frame_equal(recorded.answers[probe], table, atol=1e-5, check_dtype=False)
+        again = recorded.answers[probe]
+        pd.testing.assert_frame_equal(again, table, atol=1e-5, check_dtype=False)
+        kinds = [dtype.kind for dtype in table.dtypes]
+        assert [dtype.kind for dtype in again.dtypes] == kinds, "a seed stays a whole number, a right answer a bool"
+        for column in again.select_dtypes("floating"):
+            assert all(np.isnan(v) or v == round(v, 5) for v in again[column].tolist())
+    results.record(fresh, "table-1", "synthetic", "quick", "famf run table-1")
+    assert {one.name: one.read_bytes() for one in results_folder.iterdir()} == written, "the same bytes again"
     assert report.beside_recording(fresh, recorded) == "All 2 runs give the numbers that were recorded."
     key = next(iter(fresh.runs))
     content = json.loads(path.read_text())
