@@ -1,8 +1,8 @@
-"""Frame aggregation: the faces of a clip (B, N, D), any number of them, become K tokens (B, K, D').
+"""Frame aggregation: any number of faces of a clip (B, N, D) become K tokens (B, K, D').
 
-Every aggregation sums residuals to K cluster centres, weighted by how much each face belongs to each cluster (Eq. 1):
-V_k = Σ_i α_k(x_i) (x_i − c_k). How such sums are computed is the subject of ``kernels``. A mask (B, N) marks the faces
-that count; what lies under it, NaN included, changes nothing.
+The VLAD family sums the residuals of the faces to K cluster centres, weighted by a soft assignment (Eq. 1):
+V_k = Σ_i α_k(x_i) (x_i − c_k). ``kernels`` computes such sums. A mask (B, N) marks the faces that count; the values of
+masked faces, even NaN, have no effect.
 """
 
 import math
@@ -23,7 +23,7 @@ Attention = Literal["sigmoid", "softmax", "none"]
 
 
 class Aggregation(nn.Module):
-    """What all aggregations share. A subclass defines ``tokens`` (K), ``width`` (D') and ``forward``.
+    """The base class of all aggregations. A subclass defines ``tokens`` (K), ``width`` (D') and ``forward``.
 
     Args:
         dim: D, the length of a face vector.
@@ -41,11 +41,11 @@ class Aggregation(nn.Module):
         raise NotImplementedError
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
-        """How much of each face enters the tokens; 0 where the mask is off. The numbers over the faces in Fig. 3."""
+        """The weight of each face in the tokens; 0 for masked faces. Fig. 3 prints these numbers above the faces."""
         raise NotImplementedError
 
     def initialise(self, faces: Float[Tensor, "S D"], seed: int) -> None:
-        """Sets what is best set from data, given a sample of training faces. By default nothing."""
+        """Initialises parameters from a sample of training faces. The default does nothing."""
 
 
 def normalise(v: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
@@ -61,7 +61,7 @@ def normalise(v: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
 
 
 class MeanPooling(Aggregation):
-    """The mean of a clip's faces, as a single token: the baseline that the paper leaves out."""
+    """The mean of a clip's faces as a single token: a baseline that the paper does not report."""
 
     tokens = 1
 
@@ -84,9 +84,9 @@ class NetVLAD(Aggregation):
     Args:
         dim: D.
         clusters: K.
-        normalisation: none is Eq. 1 as printed; cluster scales each V_k to unit norm, whole the K of them together;
-            cluster+whole does one after the other, as NetVLAD was published.
-        centres: kmeans starts a_k, b_k and c_k from the training faces, as published; random does not look at them.
+        normalisation: none is Eq. 1 as printed; cluster scales each V_k to unit norm, whole scales all K together;
+            cluster+whole does both in this order, as NetVLAD was published.
+        centres: kmeans initialises a_k, b_k and c_k from the training faces, as published; random ignores them.
     """
 
     def __init__(
@@ -103,17 +103,17 @@ class NetVLAD(Aggregation):
         return self.tokens
 
     def assign(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N K"]:
-        """α_k(x_i) of Eq. 2 for the clusters that are kept; 0 for a face that the mask hides."""
+        """α_k(x_i) of Eq. 2 for the K clusters of the output; 0 for masked faces."""
         return soft_assignment(x, mask, self.assignment.weight, self.assignment.bias, self.tokens)
 
     def cluster_attention(self) -> Float[Tensor, " K"] | None:
-        """φ(c_k). None, where clusters have no weight of their own, stands for 1."""
+        """φ(c_k) of each cluster, or None if all are 1."""
         return None
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K D"]:
         a, b, c = self.assignment.weight, self.assignment.bias, self.centres  # (A, D), (A,), (K, D)
         phi = self.cluster_attention()  # (K,), or None for 1
-        if self.normalisation.startswith("cluster"):  # then φ acts after it: scaling a cluster would cancel φ
+        if self.normalisation.startswith("cluster"):  # φ acts after this normalisation, which would cancel it
             v = normalise(residual_sums(x, mask, a, b, c))  # (B, K, D)
             v = v if phi is None else v * phi[:, None]
         else:
@@ -121,24 +121,24 @@ class NetVLAD(Aggregation):
         return _whole(v) if self.normalisation.endswith("whole") else v
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
-        """Σ_k α_k(x_i) φ(c_k), over the clusters that are kept: what Eq. 3 gives face i to say."""
+        """Σ_k α_k(x_i) φ(c_k) over the K clusters of the output: the weight that Eq. 3 gives to face i."""
         alpha, phi = self.assign(x, mask), self.cluster_attention()
         return alpha.sum(dim=-1) if phi is None else alpha @ phi.to(alpha.dtype)
 
     @torch.no_grad()
     def initialise(self, faces: Float[Tensor, "S D"], seed: int) -> None:
-        """Centres by k-means; a_k = 2s c_k and b_k = −s|c_k|², so that α falls with the squared distance to c_k.
+        """Sets the centres by k-means, and a_k = 2s c_k, b_k = −s|c_k|², so that α falls with the squared distance.
 
-        The sharpness s makes the nearest cluster on average 100 times as heavy as the second (NetVLAD, Sec. 3.1).
+        The sharpness s gives the nearest cluster on average 100 times the weight of the second (NetVLAD, Sec. 3.1).
         """
         if self.start == "random":
             return
-        from sklearn.cluster import KMeans  # a second to import, and needed once a training
+        from sklearn.cluster import KMeans  # takes a second to import and is needed once per training
 
         sample = faces.float().cpu()
         if len(sample) < self.assigned():
             raise ValueError(
-                f"clusters: {self.assigned()} of them from {len(sample)} training faces, expected more faces"
+                f"clusters: {self.assigned()} requested for {len(sample)} training faces, expected more faces"
             )
         found = KMeans(self.assigned(), n_init=1, random_state=seed).fit(sample.numpy())
         centres = torch.from_numpy(found.cluster_centers_).float()
@@ -151,10 +151,10 @@ class NetVLAD(Aggregation):
 
 
 class GhostVLAD(NetVLAD):
-    """GhostVLAD (Zhong et al. 2018): G more clusters take part in the softmax and are dropped from the output.
+    """GhostVLAD (Zhong et al. 2018): G extra clusters take part in the softmax and are dropped from the output.
 
     Args:
-        ghosts: G. What a ghost cluster attracts is lost to the others: meant for poor faces.
+        ghosts: G. The faces assigned to a ghost cluster lose weight in the output; it is meant to attract poor faces.
     """
 
     def __init__(
@@ -173,10 +173,11 @@ class GhostVLAD(NetVLAD):
 
 
 class AttentionVLAD(NetVLAD):
-    """AttentionVLAD, Eq. 3 and 4: NetVLAD with a weight φ(c_k) a cluster from a fully-connected layer on its centre.
+    """AttentionVLAD, Eq. 3 and 4: NetVLAD with a weight φ(c_k) for each cluster, computed from its centre by a linear
+    layer.
 
     Args:
-        attention: what follows that layer. The paper does not say; sigmoid gives weights in 0..1 as in its Fig. 3.
+        attention: the activation after that layer. The paper names none; sigmoid gives weights in 0..1, as in Fig. 3.
     """
 
     def __init__(
@@ -199,16 +200,16 @@ class AttentionVLAD(NetVLAD):
 
 
 class NeXtVLAD(Aggregation):
-    """NeXtVLAD (Lin et al. 2018): faces are expanded to λD, cut into G groups of λD/G, and each group is aggregated.
+    """NeXtVLAD (Lin et al. 2018): faces are expanded to λD, split into G groups of λD/G, and each group is aggregated.
 
-    A sigmoid attention weighs each group of each face; the groups share one set of K centres and are summed.
+    A sigmoid attention weights each group of each face; the groups share K centres and are summed.
 
     Args:
         dim: D.
         clusters: K.
         expansion: λ.
-        groups: G; λD has to be a multiple of it. By default 8, or as many of these as divide λD.
-        normalisation: as for NetVLAD. Published with cluster, followed by batch normalisation.
+        groups: G, a divisor of λD. The default is the greatest common divisor of 8 and λD.
+        normalisation: as for NetVLAD. It was published with cluster, followed by batch normalisation.
     """
 
     def __init__(
@@ -234,14 +235,14 @@ class NeXtVLAD(Aggregation):
     def assign(
         self, expanded: Float[Tensor, "B N E"], mask: Bool[Tensor, "B N"] | None
     ) -> Float[Tensor, "B N {self.groups} {self.tokens}"]:
-        """α_gk(x_i) of each group, times the group's attention: the weights of the sum."""
+        """α_gk(x_i) of each group times the attention of the group: the weights of the sum."""
         alpha = self.assignment(expanded).unflatten(-1, (self.groups, self.tokens)).softmax(dim=-1)
         alpha = alpha * self.attention(expanded).sigmoid()[..., None]
         return alpha if mask is None else alpha * mask[..., None, None]
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K W"]:
         expanded = self.expand(hide(x, mask))  # (B, N, λD)
-        alpha = self.assign(expanded, mask).flatten(1, 2)  # (B, N·G, K): a group of a face is one more descriptor
+        alpha = self.assign(expanded, mask).flatten(1, 2)  # (B, N·G, K): each group of a face is one descriptor
         descriptors = expanded.unflatten(-1, (self.groups, self.width)).flatten(1, 2)  # (B, N·G, λD/G)
         v = torch.bmm(alpha.transpose(1, 2).to(descriptors.dtype), descriptors)
         v = v.to(self.centres.dtype) - alpha.sum(dim=1)[..., None] * self.centres
@@ -250,7 +251,7 @@ class NeXtVLAD(Aggregation):
         return _whole(v) if self.normalisation.endswith("whole") else v
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
-        """The attention of a face, averaged over its groups (the softmax over clusters adds up to 1)."""
+        """The attention of a face, averaged over its groups (the softmax over clusters sums to 1)."""
         return self.assign(self.expand(hide(x, mask)), mask).sum(dim=-1).mean(dim=-1)
 
 
@@ -272,4 +273,4 @@ AGGREGATIONS: dict[str, type[Aggregation]] = {
     "nextvlad": NeXtVLAD,
     "attentionvlad": AttentionVLAD,
 }
-"""What a configuration may name. An aggregation of your own takes part once it stands here."""
+"""The names that a configuration may use. Add your own aggregation here to use it."""

@@ -1,4 +1,4 @@
-"""Which modules a model is made of, with which options: a configuration that is checked before anything runs."""
+"""The configuration of a model: its modules and their options, checked before anything runs."""
 
 import inspect
 from typing import Any, Literal
@@ -11,10 +11,10 @@ from famf_lib.models.fusion import FUSIONS
 
 
 class Config(BaseModel):
-    """A frozen configuration; an unknown key or a bad value is refused with one sentence.
+    """A frozen configuration that refuses an unknown key or a bad value with one sentence.
 
     Raises:
-        ValueError: the sentence, which names the key, what was found and what was expected.
+        ValueError: a sentence with the key, what was found and what was expected.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,7 +27,7 @@ class Config(BaseModel):
 
 
 def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
-    """The first complaint of pydantic as one sentence."""
+    """Pydantic's first error as one sentence."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden" and model is not None:
@@ -38,15 +38,15 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
 
 
 class ModelConfig(Config):
-    """Which modules, with which options. The readings of what the paper leaves open are options of the modules.
+    """The modules of a model and their options. Where the paper leaves a detail open, its readings are options.
 
     Args:
         aggregation: a name in ``aggregation.AGGREGATIONS``; its options are the arguments of that class.
-        fusion: a name in ``fusion.FUSIONS``, likewise.
-        modalities: the clip-level modalities beside the face. Table 1 is audio and body (the 0.8824 of Table 2).
-        features: unit scales every feature vector to unit norm first; raw leaves it as the extractor gave it.
-        hidden: width of the classifier (Sec. 4.3: 4,096).
-        activation: between the layers of the classifier. The paper names none; without one it would be linear.
+        fusion: a name in ``fusion.FUSIONS``; its options are the arguments of that class.
+        modalities: the modalities besides the face. Table 1 uses audio and body (the 0.8824 of Table 2).
+        features: unit scales every feature vector to unit norm first; raw leaves it as the extractor returned it.
+        hidden: the width of the classifier (Sec. 4.3: 4,096).
+        activation: the activation between the layers of the classifier. The paper names none.
     """
 
     aggregation: str = "attentionvlad"
@@ -65,14 +65,14 @@ class ModelConfig(Config):
             if name not in known:
                 raise ValueError(f"{field}: {name!r} is not known, expected one of {', '.join(known)}")
             options = _options(known[name], getattr(self, f"{field}_options"), f"{field}_options")
-            object.__setattr__(self, f"{field}_options", options)  # frozen for the caller, not for its own validation
+            object.__setattr__(self, f"{field}_options", options)  # frozen for callers, but not during validation
         return self
 
 
 def _options(module: type[nn.Module], options: dict[str, Any], field: str) -> dict[str, Any]:
-    """The options, each of the type that the module's signature asks for (a list from JSON becomes a tuple).
+    """The options, converted to the types in the module's signature (a list from JSON becomes a tuple).
 
-    Those that are not given get their defaults: configurations that mean the same are equal, whatever was spelt out.
+    Missing options get their defaults, so that configurations that mean the same are equal.
     """
     arguments = {k: p for k, p in inspect.signature(module).parameters.items() if k != "dim"}
     checked = {k: p.default for k, p in arguments.items() if p.default is not inspect.Parameter.empty}

@@ -11,18 +11,18 @@ from famf_lib.models.fusion import FUSIONS
 
 
 class FAMF(nn.Module):
-    """The whole model: faces (B, N, D) and M modalities (B, D_m) of a clip → a logit a person (B, C).
+    """The whole model: faces (B, N, D) and M other modalities (B, D_m) → one logit per person (B, C).
 
     Args:
-        config: which modules.
+        config: the modules and their options.
         dim: D, the length of a face vector and of a token.
-        modality_dims: D_m of each modality of ``config.modalities``. Where D_m is not D a linear layer projects it, and
-            likewise the tokens of an aggregation whose width is not D: behind Concat it changes nothing that the
-            classifier's first layer could not do.
+        modality_dims: D_m of each modality in ``config.modalities``. A linear layer projects a modality whose D_m is
+            not D, and the tokens of an aggregation whose width is not D. With Concat such a projection adds nothing
+            that the first layer of the classifier could not learn.
         persons: C.
 
     Raises:
-        ValueError: a modality of the configuration that the data do not have.
+        ValueError: the data lack a modality of the configuration.
     """
 
     def __init__(self, config: ModelConfig, dim: int, modality_dims: dict[str, int], persons: int):
@@ -40,17 +40,17 @@ class FAMF(nn.Module):
 
     @property
     def token_names(self) -> list[str]:
-        """What each row of the attention matrix stands for: the clusters of the face, then the modalities."""
+        """The names of the rows of the attention matrix: the clusters of the face, then the modalities."""
         return [f"face {k + 1}" for k in range(self.aggregation.tokens)] + list(self.config.modalities)
 
     def scaled(self, vectors: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
-        """Feature vectors as the modules get them: as they are, or of unit norm."""
+        """The feature vectors that the modules receive: raw, or scaled to unit norm."""
         return normalise(vectors) if self.config.features == "unit" else vectors
 
     def tokens(self, batch: Batch) -> Float[Tensor, "B T D"]:
-        """K tokens of the face and one a modality; zeros where a clip has no face or lacks the modality (Sec. 4.3)."""
+        """K tokens of the face and one per modality; zeros if a clip has no face or lacks the modality (Sec. 4.3)."""
         faces = self.to_token(self.aggregation(self.scaled(batch.faces), batch.mask))
-        if self.aggregation.width != self.dim:  # the projection's bias is no face
+        if self.aggregation.width != self.dim:  # without a face, the projection's bias must not count
             if batch.mask is not None:
                 faces = faces * batch.mask.any(dim=1)[:, None, None]
             elif batch.faces.shape[1] == 0:
@@ -63,7 +63,7 @@ class FAMF(nn.Module):
         return torch.cat([faces, *others], dim=1)
 
     def forward(self, batch: Batch) -> Float[Tensor, "B C"]:
-        """A logit a person for each clip."""
+        """One logit per person for each clip."""
         return self.classifier(self.fusion(self.tokens(batch)).flatten(1))
 
     def attention(self, batch: Batch) -> Float[Tensor, "B T T"]:
@@ -75,7 +75,7 @@ class FAMF(nn.Module):
         return self.aggregation.face_weights(self.scaled(batch.faces), batch.mask)
 
     def initialise(self, faces: Float[Tensor, "S D"], seed: int) -> None:
-        """Lets the aggregation look at a sample of training faces."""
+        """Initialises the aggregation from a sample of training faces."""
         self.aggregation.initialise(self.scaled(faces), seed)
 
 

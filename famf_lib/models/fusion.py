@@ -1,7 +1,7 @@
-"""Multi-modal fusion: the K tokens of the face and those of M other modalities, (B, T, D), are mixed; the shape stays.
+"""Multi-modal fusion: the K tokens of the face and the M tokens of other modalities (B, T, D) are mixed; T = K + M.
 
-The attention of both MMA and MLMA is a softmax of the Gram matrix Z = (WX)ᵀ(WX) of projected tokens (Eq. 6). A 1×1
-convolution over the D channels, the tokens being the positions, is a linear layer: that is what stands here.
+MMA and MLMA both use as attention a softmax of the Gram matrix Z = (WX)ᵀ(WX) of projected tokens (Eq. 6). A 1×1
+convolution over D channels, with the tokens as positions, is a linear layer, and is written as one here.
 """
 
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ Activation = Literal["none", "relu"]
 
 
 class Fusion(nn.Module):
-    """What all fusions share.
+    """The base class of all fusions.
 
     Args:
         dim: D, the length of a token.
@@ -30,20 +30,20 @@ class Fusion(nn.Module):
         self.dim = dim
 
     def forward(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Each token after the fusion, in the same order."""
+        """The fused tokens, in the same order."""
         raise NotImplementedError
 
     def attention(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T T"]:
-        """A[i, j]: the weight of token j in fused token i."""
+        """The attention matrix: A[i, j] is the weight of token j in fused token i."""
         raise NotImplementedError
 
     def penalty(self) -> Float[Tensor, ""] | float:
-        """What the fusion adds to the loss."""
+        """A term that is added to the loss."""
         return 0.0
 
 
 class Concat(Fusion):
-    """The tokens stay as they are; the classifier behind sees them side by side."""
+    """No fusion: the classifier receives the concatenated tokens."""
 
     def forward(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return tokens
@@ -53,11 +53,11 @@ class Concat(Fusion):
 
 
 class GramAttention(Fusion):
-    """Y_i = Σ_j A_ij X_j with A a softmax of the Gram matrix Z of projected tokens, Eq. 5 and 6.
+    """Y_i = Σ_j A_ij X_j, where A is a softmax of the Gram matrix Z of the projected tokens (Eq. 5 and 6).
 
     Args:
-        axis: source: the weights of one sum over j add up to 1, as in SAGAN, which Eq. 5 takes after. target: over i,
-            as Eq. 5 is printed. Z is symmetric, so the two attention matrices are each other's transpose.
+        axis: source normalises over j, so that the weights of each sum add up to 1, as in SAGAN, which Eq. 5 follows;
+            target normalises over i, as Eq. 5 is printed. Z is symmetric: one matrix is the transpose of the other.
     """
 
     def __init__(self, dim: int, axis: Axis):
@@ -65,13 +65,13 @@ class GramAttention(Fusion):
         self.axis = axis
 
     def project(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
-        """W X, without a bias: an absent modality, a zero vector, stays one."""
+        """W X. There is no bias, so an absent modality, which is a zero vector, stays zero."""
         raise NotImplementedError
 
     def attention(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T T"]:
         projected = self.project(tokens)
         projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
-        with torch.autocast(tokens.device.type, enabled=False):  # an exponential of products: float32 or better
+        with torch.autocast(tokens.device.type, enabled=False):  # the exponential of a product needs float32
             gram = torch.bmm(projected, projected.transpose(1, 2))  # (B, T, T)
         return gram.softmax(dim=2 if self.axis == "source" else 1)
 
@@ -80,14 +80,14 @@ class GramAttention(Fusion):
 
 
 class MMA(GramAttention):
-    """Multi-Modal Attention (Liu et al. 2018): one convolution, a residual with a learned scale, an L2 term.
+    """Multi-Modal Attention (Liu et al. 2018): one convolution, a residual with a learned scale γ, and an L2 term.
 
-    The learned scale starts at 0, as in SAGAN: training begins with the tokens as they are.
+    γ starts at 0, as in SAGAN, so that training starts from the unfused tokens.
 
     Args:
-        hidden: channels behind the convolution.
-        residual: whether the tokens are added to γ times the fused ones.
-        penalty: weight of |W|² in the loss.
+        hidden: output channels of the convolution.
+        residual: whether the output is X + γY instead of Y.
+        penalty: the weight of |W|² in the loss.
         axis: see GramAttention.
     """
 
@@ -116,8 +116,8 @@ class MLMA(GramAttention):
     """Multi-Layer Multi-Modal Attention, Eq. 5 and 6: two consecutive convolutions, no residual, no L2 term.
 
     Args:
-        hidden: channels behind the first and the second convolution (Sec. 4.3: 128 and 32).
-        activation: between the two. Eq. 6 prints none, which makes the two one matrix of rank ≤ 32.
+        hidden: output channels of the first and the second convolution (Sec. 4.3: 128 and 32).
+        activation: the function between them. Eq. 6 has none, so that their product is one matrix of rank ≤ 32.
         axis: see GramAttention.
     """
 
@@ -145,4 +145,4 @@ def _channels(value: int) -> int:
 
 
 FUSIONS: dict[str, type[Fusion]] = {"concat": Concat, "mma": MMA, "mlma": MLMA}
-"""What a configuration may name. A fusion of your own takes part once it stands here."""
+"""The names that a configuration may use. Add your own fusion here to use it."""

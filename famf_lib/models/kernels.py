@@ -1,11 +1,11 @@
 """The residual sums of Eq. 1 to 3, Σ_i φ_k α_k(x_i) (x_i − c_k), in two forms that give the same numbers.
 
-They are computed as Σ_i w_ik x_i − (Σ_i w_ik) c_k, with w = φ α: (B, N, K, D) is never materialised.
+Both compute Σ_i w_ik x_i − (Σ_i w_ik) c_k with w = φ α, so that (B, N, K, D) is never materialised.
 
-*Plain*: two matrix products, differentiated by autograd. This is the reference, and the form of every training in the
-book. *Chunked*: where the faces want a gradient, because the network before them is trained too, a CPU goes through the
-batch in chunks of clips that stay in the cache, backward too: large tensors in between cost more than the products.
-``benchmarks/aggregation_kernels.py`` measures what that gives.
+*Plain*: two matrix products, differentiated by autograd. This is the reference, and the form that every training in the
+book uses. *Chunked*: if the faces need a gradient, because the network that computes them is trained as well, a CPU
+processes chunks of clips that fit the cache, in the backward pass too, because large intermediate tensors cost more
+than the products. ``benchmarks/aggregation_kernels.py`` measures both.
 """
 
 import math
@@ -18,11 +18,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 CHUNK = 2**18  # numbers of faces in a chunk: 1 MiB in float32
-FEWEST = 3  # chunks in a batch, for them to be faster than the whole
+FEWEST = 3  # chunks in a batch, from which on chunks are faster
 
 
 def hide(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
-    """The faces, with zeros where the mask is off. (Multiplying by 0 would keep a NaN.)"""
+    """The faces, with zeros for masked ones. (Multiplying by 0 would keep a NaN.)"""
     return x if mask is None else x.masked_fill(~mask[..., None], 0.0)
 
 
@@ -33,7 +33,7 @@ def soft_assignment(
     bias: Float[Tensor, " A"],
     kept: int,
 ) -> Float[Tensor, "B N {kept}"]:
-    """α_k(x_i) of Eq. 2, a softmax over A clusters of which the first ones are kept; 0 where the mask is off."""
+    """α_k(x_i) of Eq. 2: a softmax over A clusters, of which the first ``kept`` are returned; 0 for masked faces."""
     alpha = F.linear(hide(x, mask), weight, bias).softmax(dim=-1)[..., :kept]
     return alpha if mask is None else alpha * mask[..., None]
 
@@ -46,9 +46,9 @@ def residual_sums(
     centres: Float[Tensor, "K D"],
     phi: Float[Tensor, " K"] | None = None,
 ) -> Float[Tensor, "B K D"]:
-    """Σ_i φ_k α_k(x_i) (x_i − c_k), where α are the first K of a softmax over A clusters; φ = 1 where there is none.
+    """Σ_i φ_k α_k(x_i) (x_i − c_k), where α are the first K of a softmax over A clusters; φ is 1 if it is None.
 
-    Chunked where that is faster, see above; else ``plain_residual_sums``, bit by bit.
+    Chunked if that is faster (see above); otherwise exactly ``plain_residual_sums``.
     """
     if _chunks_pay(x, centres):
         return chunked_residual_sums(x, mask, weight, bias, centres, phi)
@@ -63,7 +63,7 @@ def plain_residual_sums(
     centres: Float[Tensor, "K D"],
     phi: Float[Tensor, " K"] | None = None,
 ) -> Float[Tensor, "B K D"]:
-    """``residual_sums`` as two matrix products over the whole batch, differentiated by autograd: the reference."""
+    """``residual_sums`` as two matrix products over the whole batch, differentiated by autograd: the reference form."""
     alpha = soft_assignment(x, mask, weight, bias, len(centres))
     v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), hide(x, mask))  # (B, K, D)
     v = v.to(centres.dtype) - alpha.sum(dim=1)[..., None] * centres
@@ -78,12 +78,12 @@ def chunked_residual_sums(
     centres: Float[Tensor, "K D"],
     phi: Float[Tensor, " K"] | None = None,
 ) -> Float[Tensor, "B K D"]:
-    """``residual_sums`` chunk by chunk, with a gradient written by hand. A second derivative is that of the plain form.
+    """``residual_sums`` chunk by chunk, with a hand-written gradient. Second derivatives use the plain form.
 
-    Where matrix products are autocast, those here are; the softmax and the sums keep the precision of the centres.
+    Under autocast its matrix products are autocast too; the softmax and the sums keep the precision of the centres.
     """
     product = x.dtype
-    if torch.is_autocast_enabled(x.device.type) and product != torch.float64:  # which no autocast touches
+    if torch.is_autocast_enabled(x.device.type) and product != torch.float64:  # autocast leaves float64 alone
         product = torch.get_autocast_dtype(x.device.type)
     phi = centres.new_ones(len(centres)) if phi is None else phi
     with torch.autocast(x.device.type, enabled=False):
@@ -91,14 +91,14 @@ def chunked_residual_sums(
 
 
 def _chunks_pay(x: Float[Tensor, "B N D"], centres: Float[Tensor, "K D"]) -> bool:
-    """Whether chunks are the faster form. They are not in training, which has no use for the gradient of the faces."""
+    """Whether chunks are faster. In training on given faces they are not, since the faces need no gradient."""
     if not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
-        return False  # a compiler and an exporter want plain operations, for any B
+        return False  # a compiler or exporter needs plain operations for any B
     return x.device.type == "cpu" and x.dtype == centres.dtype and x.numel() >= FEWEST * CHUNK
 
 
 class _ResidualSums(torch.autograd.Function):
-    """Gives α of all A clusters as well, for backward, as (A, B, N): a softmax over rows is faster than within them."""
+    """Returns the sums and, for backward, α of all A clusters as (A, B, N): a softmax over the first axis is faster."""
 
     @staticmethod
     def forward(
@@ -110,7 +110,9 @@ class _ResidualSums(torch.autograd.Function):
         for rows in _chunks(x):
             faces, alpha, sums = _faces(x, mask, rows, product), alphas[:, rows], v[rows]
             logits = torch.addmm(b, a, faces.flatten(0, 1).T).to(alpha.dtype)  # (A, b·N)
-            powers = logits.sub_(logits.amax(dim=0)).exp_()  # softmax itself rounds otherwise with other threads
+            powers = logits.sub_(
+                logits.amax(dim=0)
+            ).exp_()  # softmax() rounds differently with other numbers of threads
             torch.div(powers.view_as(alpha), powers.sum(dim=0).view(alpha.shape[1:]), out=alpha)
             if mask is not None:
                 alpha *= mask[rows]
@@ -134,7 +136,7 @@ class _ResidualSums(torch.autograd.Function):
         if not torch.is_grad_enabled():
             with torch.autocast(x.device.type, enabled=False):
                 return _gradients(x, mask, weight, centres, phi, alphas, dv, ctx.product, ctx.needs_input_grad[0])
-        with _autocast_to(ctx.product, x):  # a second derivative will be asked for
+        with _autocast_to(ctx.product, x):  # a second derivative is needed
 
             def plain(x: Tensor, *parameters: Tensor) -> Tensor:
                 return plain_residual_sums(x, mask, *parameters)
@@ -162,7 +164,7 @@ def _gradients(
     product: torch.dtype,
     of_faces: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Of all arguments of ``_ResidualSums``. A face that is hidden has α = 0, and that makes all of its own zero."""
+    """The gradients of all arguments of ``_ResidualSums``. A masked face has α = 0, so its gradient is zero."""
     dx = torch.empty_like(x) if of_faces else None
     d_weight, d_centres, d_phi = torch.zeros_like(weight), torch.zeros_like(centres), torch.zeros_like(phi)
     d_bias = weight.new_zeros(len(weight))
@@ -193,7 +195,7 @@ def _gradients(
 
 
 def _product_into(target: Tensor, first: Tensor, second: Tensor) -> None:
-    """The batched product, in the precision of ``second``; without a copy where that is the target's."""
+    """Writes the batched product, in the precision of ``second``; without a copy if the target has it too."""
     if target.dtype == second.dtype:
         torch.bmm(first, second, out=target)
     else:
@@ -201,7 +203,7 @@ def _product_into(target: Tensor, first: Tensor, second: Tensor) -> None:
 
 
 def _chunks(x: Float[Tensor, "B N D"]) -> Iterator[slice]:
-    """Of the clips, equal ones that fit the cache. Only the shape decides, so that the sums are always the same."""
+    """Equal slices of clips that fit the cache. They depend on the shape only, so that sums are reproducible."""
     clips, faces, dim = x.shape
     step = max(1, math.ceil(clips / max(1, math.ceil(clips * faces * dim / CHUNK))))
     return (slice(begin, begin + step) for begin in range(0, clips, step))

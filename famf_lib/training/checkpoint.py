@@ -1,8 +1,8 @@
-"""A trained model in one file: its weights, how it is put together, the names of its persons, and where it comes from.
+"""A trained model in one file: its weights, its configuration, the names of its persons, and its origin.
 
-It is a safetensors file, which runs no code when read. The tensors are the state of the model; the metadata are the
-entry ``format`` and one for each field of ``Card``, written as JSON. The header says how large every tensor is, so a
-model is put together without memory first, and takes some only when all sizes agree with the file.
+The file is in safetensors format, and reading it runs no code. Its tensors are the state of the model; its metadata are
+``format`` and one JSON entry for each field of ``Card``. Memory is allocated only after the sizes in the file's header
+agree with the configuration.
 """
 
 import json
@@ -23,28 +23,28 @@ from famf_lib.training.evaluation import EvaluationConfig
 
 FORMAT = "famf-model-1"
 MODALITIES = 100  # the paper has 4
-LENGTH = 300  # characters of a complaint: what a damaged file holds may be long
+LENGTH = 300  # characters of an error message: a damaged file may hold long text
 
 Size = Annotated[int, Field(ge=1)]
 
 
 class SavedModelError(ValueError):
-    """A file that holds no saved model, or one that contradicts itself."""
+    """The file is not a saved model, or it contradicts itself."""
 
 
 class Card(Config):
-    """What is known of a saved model besides its weights.
+    """The metadata of a saved model.
 
     Args:
-        config: its modules and their options.
+        config: the modules and their options.
         dim: D, the length of a face vector.
         modality_dims: D_m of each modality of the configuration.
-        persons: the name of every class, in their order.
-        evaluation: how it was scored; ``faces`` is N.
-        seed: of its training.
-        run: the key of the run that trained it.
-        data: the fingerprint of the ClipSet it was trained on.
-        embedder: the checksum of the network that made its face vectors, where it is known.
+        persons: the names of the classes, in order.
+        evaluation: how it was evaluated; ``faces`` is N.
+        seed: the seed of the training.
+        run: the key of the training run.
+        data: the fingerprint of the ClipSet that it was trained on.
+        embedder: the checksum of the network that computed the face vectors, if known.
     """
 
     config: ModelConfig
@@ -60,34 +60,34 @@ class Card(Config):
     @model_validator(mode="after")
     def _fields_agree(self) -> "Card":
         names = self.config.modalities
-        if len(names) > MODALITIES:  # each is a module, and takes memory whatever its size
+        if len(names) > MODALITIES:  # each is a module and takes memory
             raise ValueError(f"modalities: {len(names)} found, expected {MODALITIES} at most")
         if sorted(self.modality_dims) != sorted(names):
             found, expected = (", ".join(map(repr, m)) or "none" for m in (self.modality_dims, names))
             raise ValueError(f"modality_dims: those of {found} found, expected those of {expected}")
         if len(set(self.persons)) < len(self.persons):
-            raise ValueError("persons: a name stands twice, expected every name once")
+            raise ValueError("persons: a name appears twice, expected every name once")
         return self
 
     def metadata(self) -> dict[str, str]:
-        """The card as a file carries it."""
+        """The card as metadata of a file."""
         fields = self.model_dump(mode="json")
         return {"format": FORMAT} | {name: json.dumps(value) for name, value in fields.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """A model that was opened, ready to answer, and its card."""
+    """An opened model in evaluation mode, and its card."""
 
     model: FAMF
     card: Card
 
 
 def save(path: Path, model: FAMF, card: Card) -> Path:
-    """Writes the file whole or not at all."""
+    """Writes the file atomically."""
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     with written_whole(path) as new:
-        new.write_bytes(as_bytes(state, card.metadata()))  # of a full disk its own writer has an error of its own
+        new.write_bytes(as_bytes(state, card.metadata()))  # safetensors' own writer reports a full disk in another way
     return Path(path)
 
 
@@ -104,8 +104,8 @@ def open(path: Path | str, device: torch.device | str = "cpu") -> SavedModel:
             state = _state(file, model, card)
     except SavedModelError as error:
         raise SavedModelError(f"{path}: {error}") from None
-    except Exception as error:  # whatever the reader of safetensors says of bytes that are no such file
-        raise SavedModelError(f"{path}: no saved model can be opened here ({_plain(error)})") from error
+    except Exception as error:  # safetensors raises various errors for damaged files
+        raise SavedModelError(f"{path}: this is not a saved model ({_plain(error)})") from error
     model.to_empty(device=device).load_state_dict(state)
     return SavedModel(model.eval(), card)
 
@@ -113,14 +113,14 @@ def open(path: Path | str, device: torch.device | str = "cpu") -> SavedModel:
 def _card(metadata: dict[str, str]) -> Card:
     if metadata.get("format") != FORMAT:
         found = _plain(repr(metadata.get("format")))
-        raise SavedModelError(f"the format is {found}, expected {FORMAT!r}: a model that this version has saved")
+        raise SavedModelError(f"the format is {found}, expected {FORMAT!r}, the format of this version")
     values = {}
     for name, text in metadata.items():
         if name != "format":
             try:
                 values[name] = json.loads(text)
             except (ValueError, RecursionError) as error:
-                raise SavedModelError(f"{_plain(name)}: not JSON ({_plain(error)}), expected a value in it") from None
+                raise SavedModelError(f"{_plain(name)}: not valid JSON ({_plain(error)}), expected JSON") from None
     if missing := [name for name, of in Card.model_fields.items() if of.is_required() and name not in values]:
         raise SavedModelError(f"{missing[0]} is missing, expected {', '.join(Card.model_fields)}")
     try:
@@ -130,21 +130,21 @@ def _card(metadata: dict[str, str]) -> Card:
 
 
 def _skeleton(card: Card) -> FAMF:
-    """The model with the shapes of its tensors and nothing in them."""
+    """The model with tensors that have shapes but no storage."""
     try:
         with torch.device("meta"):
             return FAMF(card.config, card.dim, card.modality_dims, len(card.persons))
-    except Exception as error:  # a size that no tensor can have, a name that no module can have
-        raise SavedModelError(f"config: no model can be put together from it ({_plain(error)})") from None
+    except Exception as error:  # impossible sizes or module names
+        raise SavedModelError(f"config: no model can be built from it ({_plain(error)})") from None
 
 
 def _state(file: safe_open, model: FAMF, card: Card) -> dict[str, Tensor]:
-    """The tensors of the file, each of the shape and type that the model expects."""
+    """The tensors of the file, checked to have the shapes and types that the model expects."""
     expected, there = model.state_dict(), set(file.keys())
     if missing := [name for name in expected if name not in there]:
         raise SavedModelError(f"tensor {missing[0]!r} is missing, expected one for each of the model's {len(expected)}")
     if extra := sorted(there - set(expected)):
-        raise SavedModelError(f"tensor {_plain(extra[0])!r} found, expected none but the model's {len(expected)}")
+        raise SavedModelError(f"tensor {_plain(extra[0])!r} found, expected only the model's {len(expected)}")
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in expected}
     bias = shapes[list(expected)[-1]]  # of the classifier's last layer: (C,)
     if bias != (len(card.persons),):
@@ -162,6 +162,6 @@ def _state(file: safe_open, model: FAMF, card: Card) -> dict[str, Tensor]:
 
 
 def _plain(message: object) -> str:
-    """A short line that a terminal can show, whatever bytes a file brought into it."""
+    """A short printable line, whatever bytes the message contains."""
     line = "".join(c if c.isprintable() else " " for c in str(message)).strip()
     return line if len(line) <= LENGTH else f"{line[:LENGTH]} …"

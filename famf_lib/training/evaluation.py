@@ -1,4 +1,4 @@
-"""Scoring a trained model: the gallery is ranked for every person, batch by batch."""
+"""Evaluates a trained model: ranks the gallery for every person, batch by batch."""
 
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -19,12 +19,12 @@ EVALUATION_BATCH = 1_024  # clips
 
 
 class EvaluationConfig(Config):
-    """How a model is scored.
+    """How a model is evaluated.
 
     Args:
         faces: N at test time; it may differ from training (Sec. 4.3).
-        k: the cut of mAP (Sec. 4.2).
-        rank_by: probability: a clip that looks like nobody in particular ranks low for everybody. logit: the raw score.
+        k: the cutoff of mAP (Sec. 4.2).
+        rank_by: the score of a clip for a person: its probability, or its raw logit.
     """
 
     faces: int = Field(24, ge=1)
@@ -33,7 +33,7 @@ class EvaluationConfig(Config):
 
 
 def evaluate(model: FAMF, evaluation: EvaluationConfig, clipset: ClipSet, split: Split, seed: int) -> Scores:
-    """Ranks the gallery of the split, noise clips included, for every person: mAP at k and rank-1."""
+    """mAP at k and rank-1 of the gallery, noise clips included, ranked for every person."""
     return rank(model, evaluation, clipset, split, seed).compute()
 
 
@@ -46,7 +46,7 @@ def rank(
     seed: int,
     report: Callable[[int], None] | None = None,
 ) -> Ranking:
-    """The ranking that ``evaluate`` scores. ``report`` is called after every batch with the number of clips done."""
+    """Ranks the gallery. ``report`` is called after every batch with the number of clips done."""
     device = clipset.faces.device
     ranking = Ranking(len(split.persons), evaluation.k, device)
     classes = split.gallery_classes.to(device)
@@ -62,9 +62,9 @@ def rank(
 def logits_of(
     model: FAMF, faces: int, clipset: ClipSet, clips: Int64[Tensor, " G"], seed: int
 ) -> Iterator[tuple[Int64[Tensor, " B"], Float[Tensor, "B C"]]]:
-    """The logits of clips, batch by batch, with the positions in ``clips`` that they belong to.
+    """Yields the logits of clips batch by batch, with their positions in ``clips``.
 
-    In float32 whatever the training: with bfloat16's eight bits many clips would share a score.
+    They are computed in float32 even after training in bfloat16, whose eight bits would give many clips equal scores.
     """
     device = clipset.faces.device
     sampler = Sampler(clipset, clips, faces, model.config.modalities)

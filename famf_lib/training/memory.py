@@ -1,10 +1,10 @@
-"""The memory of one training step at any size, counted without making it.
+"""The memory of one training step at any size, counted without running it.
 
-The step runs on tensors that have a shape and no content (PyTorch's fake tensors), while every tensor that an operation
-makes is counted until the last reference to it goes. The paper's full size takes a second and no memory to speak of.
+The step runs on PyTorch's fake tensors, which have shapes but no storage, and every tensor is counted from its creation
+until its last reference is gone. The paper's full size takes a second and almost no memory.
 
-What is counted is what PyTorch hands out to tensors. Not counted: the clips themselves, what a kernel uses inside
-itself, and what an allocator loses to rounding and to gaps.
+The count is of storage that PyTorch allocates for tensors. It excludes the clips themselves, workspace inside kernels,
+and what an allocator loses to rounding and fragmentation.
 """
 
 import weakref
@@ -26,18 +26,18 @@ from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.training.train import TrainingConfig, autocast
 
-CPU = torch.device("cpu")  # where the fake tensors are said to lie
+CPU = torch.device("cpu")  # the device of the fake tensors
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of one training step.
+    """The memory of one training step, in bytes.
 
     Args:
-        parameters: the weights; their gradients take as much again.
-        optimiser: Adam's two moments of every weight, and the number of steps of every tensor.
-        activations: what forward leaves behind: logits, loss, and what backward will read, of the batch too.
-        peak: the most that is held at any moment of the step, all of the above included.
+        parameters: the weights; their gradients take the same again.
+        optimiser: Adam's two moments of every weight, and a step count per tensor.
+        activations: what the forward pass keeps: logits, loss, and everything that the backward pass needs.
+        peak: the maximum over the step, including all of the above.
     """
 
     parameters: int
@@ -55,18 +55,17 @@ def peak_of_step(
     persons: int,
     aggregation: Callable[..., Aggregation] | None = None,
 ) -> StepMemory:
-    """What a step of ``training.train`` needs: its second one, when the optimiser has its state, every clip with faces.
+    """The memory of a step of ``train.train`` once the optimiser has its state, if every clip has faces.
 
     Args:
-        training: batch size, faces and precision count; ``auto`` is the precision of this machine's CPU.
+        training: its batch size, faces and precision matter; ``auto`` is resolved for this machine's CPU.
         dim: D, the length of a face vector.
         modality_dims: D_m of each modality.
         persons: C.
-        aggregation: takes the place of the configuration's class, with the same arguments: what would another way to
-            compute the same tokens need?
+        aggregation: replaces the configuration's class (same arguments), to measure another implementation.
 
     Raises:
-        ValueError: a modality of the configuration is not in ``modality_dims``; the aggregation has other tokens.
+        ValueError: a modality of the configuration is not in ``modality_dims``; the aggregation gives tokens of another shape.
     """
     with FakeTensorMode(), Allocations() as held:
         famf = FAMF(model, dim, modality_dims, persons).train()
@@ -74,24 +73,24 @@ def peak_of_step(
             famf.aggregation = _in_place_of(famf.aggregation, aggregation(dim, **model.aggregation_options))
         optimiser = torch.optim.Adam(famf.parameters(), fused=True)
 
-        def step() -> int:  # as in ``training.train``, names included: what it made goes when it ends
+        def step() -> int:  # as in ``train.train``: tensors live as long as they do there
             with autocast(CPU, training):
                 logits = famf(_batch(model, training, dim, modality_dims))
             classes = torch.empty(training.batch_size, dtype=torch.int64)
             loss = F.cross_entropy(logits.float(), classes) + famf.fusion.penalty()
-            behind_forward = held.now
+            after_forward = held.now
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            return behind_forward
+            return after_forward
 
         for _ in range(2):
             held.peak = held.now
-            behind_forward = step()
+            after_forward = step()
         parameters = _bytes(famf.parameters())
         state = _bytes(value for of_one in optimiser.state.values() for value in of_one.values())
-        lasting = 2 * parameters + state + _bytes(famf.buffers())  # twice: with the gradients of the step before
-        return StepMemory(parameters, state, behind_forward - lasting, held.peak)
+        lasting = 2 * parameters + state + _bytes(famf.buffers())  # twice: the gradients of the previous step remain
+        return StepMemory(parameters, state, after_forward - lasting, held.peak)
 
 
 def _batch(model: ModelConfig, training: TrainingConfig, dim: int, modality_dims: dict[str, int]) -> Batch:
@@ -117,12 +116,12 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 class Allocations(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make: those alive ``now`` and their ``peak``."""
+    """Counts the bytes of all storages that operations create: those alive ``now``, and their ``peak``."""
 
     def __init__(self):
         super().__init__()
         self.now = self.peak = 0
-        self.known = weakref.WeakSet()  # views share a storage, and it counts once
+        self.known = weakref.WeakSet()  # views share a storage, which counts once
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -145,9 +144,9 @@ class Allocations(TorchDispatchMode):
 
 
 class ResidualsMaterialised(AttentionVLAD):
-    """AttentionVLAD as public NetVLAD code computes it: every residual x_i − c_k is written down, (B, N, K, D).
+    """AttentionVLAD as public NetVLAD code computes it, with all residuals x_i − c_k materialised (B, N, K, D).
 
-    The tokens are those of ``AttentionVLAD``. It is here to be measured, and no configuration can name it.
+    Its tokens equal those of ``AttentionVLAD``. It exists to be measured, and no configuration can name it.
     """
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K D"]:

@@ -1,12 +1,12 @@
-"""A saved model as an ONNX graph, for programs that know no PyTorch; checked against PyTorch before it is left behind.
+"""Exports a saved model as an ONNX graph, and checks it against PyTorch before it is kept.
 
-The graph has, for B clips of N faces each, B and N being free ::
+For B clips of N faces each (B and N are free) the graph has ::
 
-    faces (B, N, D) float32         mask (B, N) bool                what lies under a mask that is off changes nothing
+    faces (B, N, D) float32         mask (B, N) bool                masked faces have no effect
     m (B, D_m) float32              m.present (B,) bool             of each modality m
     → logits (B, C)                 probabilities (B, C)            weights (B, N)
 
-Its metadata are those of the saved model (see ``saved``).
+Its metadata are those of the saved model (see ``checkpoint``).
 """
 
 import logging
@@ -30,21 +30,21 @@ from famf_lib.training.checkpoint import Card, SavedModel
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
 
-PACKAGES = ("onnxscript", "onnxruntime")  # the first writes a graph, the second runs it
+PACKAGES = ("onnxscript", "onnxruntime")  # the first writes the graph, the second runs it
 OUTPUTS = ("logits", "probabilities", "weights")
-SIZES = ((3, 5), (1, 1), (7, 2), (2, 11))  # B and N of the batches that are compared; the graph is made with the first
-TOLERANCE = 1e-4  # of the largest number; trained models are 1e-6 apart: both are float32, and add in another order
+SIZES = ((3, 5), (1, 1), (7, 2), (2, 11))  # B and N of the batches that are compared; the first is used for the export
+TOLERANCE = 1e-4  # relative to the largest number; trained models differ by 1e-6, by the order of float32 additions
 
 
 class ExportError(ValueError):
-    """A model that cannot be written in the other format, or comes out with other numbers."""
+    """The model cannot be exported, or the export gives other numbers."""
 
 
 def onnx(opened: SavedModel, path: Path) -> float:
-    """Writes the graph, whole or not at all; the largest difference from PyTorch, as a share of the largest number.
+    """Writes the graph atomically; returns the largest difference from PyTorch relative to the largest number.
 
     Raises:
-        ExportError: a package is missing, a name stands for two things, or the graph gives other numbers.
+        ExportError: a package is missing, a name is ambiguous, or the graph gives other numbers.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ExportError(f"{missing[0]}: not installed, expected it for ONNX: pip install {' '.join(PACKAGES)}")
@@ -54,16 +54,18 @@ def onnx(opened: SavedModel, path: Path) -> float:
     with written_whole(path) as new:
         _graph(opened).save(new, external_data=False)
         worst = _difference(opened, new)
-        if not worst <= TOLERANCE:  # NaN is none either
-            raise ExportError(f"{path}: {worst:.1e} apart from PyTorch, expected {TOLERANCE:.0e} at most; not kept")
+        if not worst <= TOLERANCE:  # also catches NaN
+            raise ExportError(
+                f"{path}: differs from PyTorch by {worst:.1e}, expected at most {TOLERANCE:.0e}; not kept"
+            )
     return worst
 
 
 def copy(source: Path, path: Path) -> Path:
-    """Writes a copy of a saved model, whole or not at all.
+    """Copies a saved model atomically.
 
     Raises:
-        SavedModelError: the source is none.
+        SavedModelError: the source is not a saved model.
     """
     checkpoint.open(source)
     _check_file(path)
@@ -78,7 +80,7 @@ def _check_file(path: Path) -> None:
 
 
 class _Graph(nn.Module):
-    """The model with tensors for arguments: those of a Batch, the modalities in the order of the configuration."""
+    """The model with the tensors of a Batch as arguments, modalities in the order of the configuration."""
 
     def __init__(self, model: FAMF):
         super().__init__()
@@ -94,7 +96,7 @@ class _Graph(nn.Module):
 
 
 def _inputs(card: Card, clips: int, faces: int, seed: int = 0) -> tuple[Tensor, Tensor, tuple, tuple]:
-    """Random arguments of ``_Graph``. Some faces are masked, all of one clip; nothing but NaN lies under an absence."""
+    """Random arguments of ``_Graph``. Some faces, and all faces of one clip, are masked; absent values are NaN."""
     draw = torch.Generator().manual_seed(seed)
     mask = torch.rand(clips, faces, generator=draw) < 0.8
     mask[clips // 2] = clips == 1
@@ -115,7 +117,7 @@ def _names(card: Card) -> list[str]:
 def _graph(opened: SavedModel) -> "ONNXProgram":
     card = opened.card
     free, a_clip = {0: "clips", 1: "faces"}, tuple({0: "clips"} for _ in card.config.modalities)
-    arguments = slice(4 if a_clip else 2)  # the exporter cannot take empty ones
+    arguments = slice(4 if a_clip else 2)  # the exporter rejects empty tuples
     with _quiet():
         program = torch.onnx.export(
             _Graph(opened.model).eval(),
@@ -126,7 +128,7 @@ def _graph(opened: SavedModel) -> "ONNXProgram":
             verbose=False,
         )
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # lines of code with the folders of this machine
+        node.metadata_props.clear()  # it holds source lines with paths of this machine
     program.model.metadata_props.update(card.metadata())
     return program
 
@@ -150,7 +152,7 @@ def _difference(opened: SavedModel, file: Path) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter has to say of itself."""
+    """Silences the exporter's own messages."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,8 +1,7 @@
-"""What a saved model says of clips: their persons, ranked, and the weight of each face.
+"""The predictions of a saved model for clips: the most probable persons, and the weight of each face.
 
-The numbers are those of an evaluation: N faces a clip, N as the model was scored with, drawn by the stream of random
-numbers that the model's own seed gives. The draw depends on which clips are asked about together, as it does there.
-The weights are of all faces of a clip, drawn or not.
+They are computed as in an evaluation: N faces per clip (the model's own N), drawn with the model's own seed. As there,
+the draw depends on which clips are predicted together. The weights are of all faces of a clip, drawn or not.
 """
 
 import json
@@ -26,7 +25,7 @@ from famf_lib.training.checkpoint import Card, SavedModel
 from famf_lib.training.evaluation import logits_of
 
 ENDINGS = (".parquet", ".jsonl")
-FACES_AT_ONCE = 16_384  # whose weights are worked out together, or those of one longer clip
+FACES_AT_ONCE = 16_384  # faces whose weights are computed together, or those of one longer clip
 SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -36,21 +35,21 @@ SCHEMA = pa.schema(
         ("weights", pa.list_(pa.float32())),
     ]
 )
-"""A row a clip. ``persons`` and ``probabilities``: the most probable first; over all persons they add up to 1.
-``weights``: of the faces of the clip in their order, which are the rows from ``first_face`` on of faces.parquet."""
+"""One row per clip. ``persons`` and ``probabilities``: the most probable first; over all persons they sum to 1.
+``weights``: those of the clip's faces in their order, which are the rows of faces.parquet from ``first_face`` on."""
 
 
 class PredictionError(ValueError):
-    """Clips that a model cannot be asked about, or a place where its answers cannot be written."""
+    """The clips do not fit the model, or the predictions cannot be written."""
 
 
 def fitting(clipset: ClipSet, card: Card) -> tuple[ClipSet, list[str]]:
-    """The ClipSet as the model can eat it, and the modalities it wants that the ClipSet lacks.
+    """The ClipSet with all modalities of the model, and the names of those that it lacked.
 
-    Those are absent from every clip, which the model takes for zero vectors (Sec. 4.3).
+    A missing modality is marked as absent in every clip; the model then uses zero vectors (Sec. 4.3).
 
     Raises:
-        PredictionError: vectors of another length than those the model was trained on, or of another network.
+        PredictionError: the vectors have another length than in training, or come from another network.
     """
     made = clipset.info.get("embedder")
     if made and card.embedder and made != card.embedder:
@@ -71,12 +70,12 @@ def fitting(clipset: ClipSet, card: Card) -> tuple[ClipSet, list[str]]:
 
 
 def predict(opened: SavedModel, clipset: ClipSet, top: int = 5) -> Iterator[pa.Table]:
-    """The ``top`` persons of every clip and the weights of its faces, as tables of ``SCHEMA``, a batch of clips each.
+    """Yields the ``top`` persons of every clip and the weights of its faces, one table of ``SCHEMA`` per batch.
 
-    Model and ClipSet lie on one device; the ClipSet is a ``fitting`` one.
+    The model and the ClipSet are on the same device; the ClipSet comes from ``fitting``.
 
     Raises:
-        PredictionError: a damaged model gives no numbers.
+        PredictionError: the model is damaged and its probabilities are not finite.
     """
     clips, card = torch.arange(len(clipset)), opened.card
     if len(clips) == 0:
@@ -89,10 +88,12 @@ def predict(opened: SavedModel, clipset: ClipSet, top: int = 5) -> Iterator[pa.T
 def _table(
     opened: SavedModel, clipset: ClipSet, rows: Int64[Tensor, " B"], logits: Float[Tensor, "B C"], top: int
 ) -> pa.Table:
-    """The table of successive clips."""
+    """The table of consecutive clips."""
     probability = logits.softmax(dim=1)
     if not probability.isfinite().all():
-        raise PredictionError(f"model: run {opened.card.run!r} gives no numbers, expected probabilities; it is damaged")
+        raise PredictionError(
+            f"model: run {opened.card.run!r} gives NaN or infinity, expected probabilities; it is damaged"
+        )
     best = logits.topk(min(top, logits.shape[1]), dim=1).indices
     ends = np.arange(len(rows) + 1, dtype=np.int32) * best.shape[1]
     persons = pa.array(opened.card.persons, pa.string()).take(pa.array(best.flatten().cpu().numpy()))
@@ -110,9 +111,9 @@ def _table(
 
 @torch.inference_mode()
 def face_weights(model: FAMF, clipset: ClipSet, offsets: Int64[Tensor, " B_plus_1"]) -> Float32[Tensor, " F"]:
-    """The weights of all faces of successive clips, ``offsets`` being where each begins and the last one ends."""
+    """The weights of all faces of consecutive clips; ``offsets`` gives the first face of each clip and the end."""
     counts = offsets.diff()
-    order, start = counts.argsort(descending=True), 0  # clips of like length together: little of a piece is padding
+    order, start = counts.argsort(descending=True), 0  # clips of similar length together, to keep padding small
     weights = torch.empty(int(counts.sum()), device=offsets.device)
     while start < len(order) and (longest := int(counts[order[start]])):
         clips = order[start : start + max(FACES_AT_ONCE // longest, 1)]
@@ -126,12 +127,12 @@ def face_weights(model: FAMF, clipset: ClipSet, offsets: Int64[Tensor, " B_plus_
 
 
 def write(tables: Iterable[pa.Table], path: Path, report: Callable[[int], None] = lambda clips: None) -> Path:
-    """Writes the tables as they come, whole or not at all: Parquet, or JSON lines, by the ending of the name.
+    """Writes the tables atomically, as they arrive: to Parquet or JSON lines, by the ending of the name.
 
     ``report`` is called after every table with the number of clips written.
 
     Raises:
-        PredictionError: a name of another ending, or a folder; nothing has been worked out by then.
+        PredictionError: the name has another ending, or is a folder; raised before anything is computed.
     """
     if path.suffix not in ENDINGS:
         raise PredictionError(f"{path}: ends in {path.suffix!r}, expected {' or '.join(ENDINGS)}")

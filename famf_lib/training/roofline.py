@@ -1,9 +1,9 @@
-"""The floor under a training: what it has to compute and to move at the least, part by part, counted and not run.
+"""A roofline model of a training: the least time that each part needs, counted without running it.
 
-A part takes as long as its matrix products at the rate of the machine, or as long as its bytes take to move, whichever
-is longer. Products are counted by PyTorch on tensors without content. Of bytes each input of a part is read once and
-each result is written once, forward and backward, at the precision in which it is kept; what a part could keep to
-itself, such as the projected tokens behind an attention matrix, does not count.
+A part takes the time of its matrix products at the machine's rate or the time to move its bytes, whichever is longer.
+PyTorch counts the products on fake tensors. Each input of a part is read once and each result is written once, forward
+and backward, in the precision in which it is stored; intermediate results that could stay inside a part, such as the
+projected tokens of an attention matrix, do not count.
 """
 
 from dataclasses import dataclass, replace
@@ -19,13 +19,13 @@ from famf_lib.models.famf import FAMF
 from famf_lib.training.evaluation import EvaluationConfig
 from famf_lib.training.train import TrainingConfig, steps_of
 
-ADAM = 7 * 4  # bytes a weight: weight, gradient and two moments are read, weight and moments written, in float32
-KEY = 8  # bytes of what is sorted to draw the faces of an epoch
+ADAM = 7 * 4  # bytes per weight in float32: weight, gradient and two moments are read, weight and moments are written
+KEY = 8  # bytes of a sort key, for drawing the faces of an epoch
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine reaches: operations a second of matrix products in training and in float32, bytes a second."""
+    """The rates of a machine: FLOP/s of matrix products in the training precision and in float32, and bytes/s."""
 
     training: float
     float32: float
@@ -38,7 +38,7 @@ H200 = Machine(training=790e12, float32=67e12, memory=4.3e12)
 
 @dataclass(frozen=True)
 class Work:
-    """Operations of matrix products (a multiplication and an addition are two), and bytes read and written."""
+    """FLOPs of matrix products (a multiplication and an addition count as two), and bytes read and written."""
 
     flops: int
     bytes: int
@@ -54,15 +54,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Size:
-    """What decides the work of a training, its model and settings aside.
+    """The sizes that determine the work of a training, apart from its model and settings.
 
     Args:
         dim: D.
         modality_dims: D_m of each modality.
         persons: C.
-        clips: of the training.
-        faces: of all these clips together.
-        gallery: clips that are ranked.
+        clips: the number of training clips.
+        faces: the number of all their faces.
+        gallery: the number of clips to rank.
     """
 
     dim: int
@@ -74,7 +74,7 @@ class Size:
 
 
 def of_step(model: ModelConfig, training: TrainingConfig, size: Size, clips: int) -> dict[str, Work]:
-    """The parts of one step of B ``clips``; ``training.precision`` must not be ``auto``: it would be this machine's."""
+    """The parts of one step of B ``clips``. ``training.precision`` must not be auto."""
     if training.precision == "auto":
         raise ValueError("precision: 'auto' found, expected float32 or bfloat16")
     element = 2 if training.precision == "bfloat16" else 4
@@ -109,16 +109,16 @@ def of_step(model: ModelConfig, training: TrainingConfig, size: Size, clips: int
 
 
 def of_training(model: ModelConfig, training: TrainingConfig, size: Size) -> dict[str, Work]:
-    """The parts of a whole training: those of its steps, and the draw of the faces that goes before each epoch."""
+    """The parts of a whole training: those of its steps, and the draw of faces before each epoch."""
     steps = steps_of(size.clips, training.batch_size)
     parts = of_step(model, training, size, -(-size.clips // steps))
-    # Of each face a key is made and sorted, of each clip N are kept.
+    # A key per face is created and sorted; N faces per clip are kept.
     draw = Work(0, 2 * KEY * size.faces + KEY * training.faces * size.clips)
     return {"draw": draw * training.epochs} | {name: work * (steps * training.epochs) for name, work in parts.items()}
 
 
 def of_evaluation(model: ModelConfig, evaluation: EvaluationConfig, size: Size) -> Work:
-    """Ranking the gallery, in float32: faces are read, scores of all clips for all persons written and read again."""
+    """Ranking the gallery in float32: faces are read; all scores are written and read again."""
     with FakeTensorMode(), torch.no_grad():
         famf = FAMF(model, size.dim, size.modality_dims, size.persons).eval()
         batch = Batch(
@@ -133,7 +133,7 @@ def of_evaluation(model: ModelConfig, evaluation: EvaluationConfig, size: Size) 
 
 
 def _flops(forward) -> int:
-    """Of forward, and of backward where there is one."""
+    """The FLOPs of a forward pass, and of its backward pass if it has one."""
     with FlopCounterMode(display=False) as counted:
         result: Tensor = forward()
         if result.requires_grad:

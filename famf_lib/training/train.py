@@ -1,10 +1,10 @@
-"""Training and evaluating one FAMF model (Sec. 4.3), on whatever device holds the ClipSet.
+"""Trains one FAMF model (Sec. 4.3) on the device that holds the ClipSet.
 
-Both are determined by their configuration and the seed: on one machine, two runs give the same numbers, and one that
-was interrupted and resumed gives those of one that was not.
+The configuration and the seed determine the result: on one machine two trainings give the same numbers, and so does
+one that was interrupted and resumed.
 
-A GPU never waits for the host inside an epoch: faces are drawn and clips are shuffled where the ClipSet lies, and the
-host reads one number, the loss, when the epoch is over.
+Inside an epoch a GPU never waits for the host: faces are drawn and clips are shuffled on the device, and the host reads
+one number, the loss, at the end of the epoch.
 """
 
 import math
@@ -28,19 +28,19 @@ from famf_lib.models.config import Config, ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.training import cuda_graphs, resume
 
-CENTRE_SAMPLE = 8_192  # training faces that k-means looks at
+CENTRE_SAMPLE = 8_192  # training faces in the sample for k-means
 
 
 class TrainingConfig(Config):
-    """How a model is trained. The defaults are the paper's (Sec. 4.3), which does not give the number of epochs.
+    """How a model is trained. The defaults are from Sec. 4.3 of the paper, except the number of epochs, which it omits.
 
     Args:
         epochs: passes over the training clips.
-        decay_after: epochs after which the learning rates are divided by 10, and by 10 again every ``decay_every``.
-        batch_size: clips a step; an epoch is cut into equal steps of at most this many.
-        lr: learning rate of Adam; ``lr_aggregation`` that of the aggregation.
-        faces: N, the faces sampled a clip.
-        precision: of matrix products. auto is bfloat16 where ``precision_of`` says so.
+        decay_after: the epochs after which the learning rates are divided by 10, and by 10 again every ``decay_every``.
+        batch_size: the largest number of clips per step; the steps of an epoch are of equal size.
+        lr: the learning rate of Adam; ``lr_aggregation`` is that of the aggregation.
+        faces: N, the number of faces sampled per clip.
+        precision: that of matrix products; ``precision_of`` resolves auto.
     """
 
     epochs: int = Field(80, ge=1)
@@ -54,10 +54,10 @@ class TrainingConfig(Config):
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name; ``auto`` is the GPU where there is one.
+    """The device of this name; ``auto`` is the GPU if there is one.
 
     Raises:
-        ValueError: the device is not here.
+        ValueError: the device is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,11 +70,11 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def precision_of(config: TrainingConfig, device: torch.device) -> torch.dtype:
-    """The precision of matrix products in training. ``auto`` is bfloat16 where the device multiplies it fast.
+    """The precision of matrix products in training. ``auto`` is bfloat16 if the device has fast bfloat16 products.
 
-    On a CPU that is one with instructions for it: ``benchmarks/precision.py`` measures what they give. Weights, their
-    gradients, the optimiser's state, the sums of normalisations, softmax and loss are float32 in either. float32 is
-    float32 on a GPU as well: PyTorch rounds factors to TF32 only when asked to, and nothing here asks.
+    A CPU needs special instructions for them (``benchmarks/precision.py`` measures the gain). Weights, gradients, the
+    optimiser's state, normalisations, softmax and loss are always float32. float32 means float32 on a GPU as well:
+    TF32 is never switched on.
     """
     if config.precision != "auto":
         return getattr(torch, config.precision)
@@ -87,14 +87,14 @@ def precision_of(config: TrainingConfig, device: torch.device) -> torch.dtype:
 
 
 def learning_rate_factor(config: TrainingConfig, epoch: int) -> float:
-    """What the learning rates are multiplied by in epoch 0, 1, …: 1, then 0.1, 0.01 and so on (Sec. 4.3)."""
+    """The factor of the learning rates in epoch 0, 1, …: 1, then 0.1, 0.01 and so on (Sec. 4.3)."""
     if epoch < config.decay_after:
         return 1.0
     return 0.1 ** (1 + (epoch - config.decay_after) // config.decay_every)
 
 
 def steps_of(clips: int, batch_size: int) -> int:
-    """Equal steps an epoch, of two clips at the least: batch normalisation has nothing to say about a single one."""
+    """The number of equal steps per epoch. A step has at least two clips, which batch normalisation needs."""
     return min(math.ceil(clips / batch_size), clips // 2)
 
 
@@ -102,7 +102,7 @@ def build(config: ModelConfig, clipset: ClipSet, persons: int, seed: int) -> FAM
     """A model with random weights that fits the clips, on their device."""
     dims = {name: modality.vectors.shape[1] for name, modality in clipset.modalities.items()}
     device = clipset.faces.device
-    # The caller's random numbers go on as if nothing had happened.
+    # fork_rng leaves the caller's random state unchanged.
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
         return FAMF(config, clipset.dim, dims, persons)
@@ -144,7 +144,7 @@ def world_size() -> int:
 
 @dataclass
 class Trained:
-    """A trained model, the mean training loss of each epoch, and the wall time that training took."""
+    """A trained model, the mean training loss of each epoch, and the wall time of the training in seconds."""
 
     model: FAMF
     losses: list[float]
@@ -167,11 +167,12 @@ def train(
     """Trains a model with Adam and cross-entropy on the training clips of the split, on the device of the ClipSet.
 
     Args:
-        checkpoint: where the state is kept at the end of an epoch, at most every ``checkpoint_seconds``. If it is
-            there, training goes on from it, and ends with the numbers of a training that was never interrupted.
+        checkpoint: the file for the state of the training, written at the end of an epoch, at most every
+            ``checkpoint_seconds``. If it exists, training resumes from it and ends with the same numbers as a training
+            that was never interrupted.
         report: called after every epoch with the number of epochs done and the loss.
-        processes: those that train together, if there are several; each of them calls this function.
-        cuda_graph: whether a GPU gets its steps in one launch (see ``cuda_graphs``), where one process trains alone.
+        processes: the processes that train together, if there are several; each of them calls this function.
+        cuda_graph: whether a GPU runs each step as one CUDA graph (see ``cuda_graphs``) if one process trains alone.
             The numbers do not depend on it.
 
     Raises:
@@ -204,7 +205,7 @@ def train(
 
     def step(drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> None:
         own = processes.share(rows)  # (b,): all B of them in a single process
-        with autocast(device, training):  # no name holds the batch: its memory is free once backward needs it no more
+        with autocast(device, training):  # the batch gets no name, so that its memory is freed as early as possible
             logits = network(sampler.batch(drawn, own))  # faces (b, N, D), modalities (b, D_m) → (b, C)
         weight = processes.size * len(own) / len(rows)  # 1, unless the clips cannot be divided evenly
         loss = weight * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
@@ -235,9 +236,9 @@ def train(
 
 
 def _optimiser(model: FAMF, training: TrainingConfig, capturable: bool) -> torch.optim.Adam:
-    """Adam with a learning rate for the aggregation and one for the rest, which ``_set_learning_rates`` sets.
+    """Adam with one learning rate for the aggregation and one for the rest.
 
-    Capturable, the rates are tensors: a captured step would go on with the numbers that it was captured with.
+    If ``capturable``, the rates are tensors, because a CUDA graph would keep using the numbers it was captured with.
     """
     aggregation = list(model.aggregation.parameters())
     apart = {id(p) for p in aggregation}
@@ -260,7 +261,7 @@ def _set_learning_rates(optimiser: torch.optim.Adam, training: TrainingConfig, e
 
 
 def autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:
-    """Matrix products in the precision of the configuration."""
+    """Autocast to the precision of the configuration."""
     dtype = precision_of(training, device)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
@@ -268,6 +269,6 @@ def autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:
 def _initialise(model: FAMF, clipset: ClipSet, sampler: Sampler, seed: int) -> None:
     device = clipset.faces.device
     draw = generator(device, seed, START)
-    faces = sampler.draw(draw)[sampler.has_face].flatten()  # N a clip: a long clip weighs no more than a short one
+    faces = sampler.draw(draw)[sampler.has_face].flatten()  # N per clip, so that long clips do not dominate
     keep = torch.randperm(len(faces), generator=draw, device=device)[:CENTRE_SAMPLE]
     model.initialise(clipset.faces[faces[keep]].float(), seed)

@@ -572,7 +572,7 @@ def test_kmeans_follows_its_seed_and_leaves_cluster_attention_alone():
 
 
 def test_more_clusters_than_faces_are_refused():
-    with pytest.raises(ValueError, match=r"^clusters: 7 of them from 5 training faces, expected more faces$"):
+    with pytest.raises(ValueError, match=r"^clusters: 7 requested for 5 training faces, expected more faces$"):
         GhostVLAD(D, K, G).initialise(torch.randn(5, D), seed=0)
 
 
