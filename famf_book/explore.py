@@ -231,7 +231,7 @@ class Explorer:
         """The run of K clusters: read, or trained now, with its own progress unless ``report`` is given."""
         spec = self.spec(clusters)
         if report is not None:
-            return run_store.obtain(spec, self.clipset, self.device, report)
+            return run_store.get_or_train(spec, self.clipset, self.device, report)
         return results.run({clusters: spec}, self.clipset, self.device, f"K = {clusters}")[clusters]
 
     def model(self, clusters: int = START, report: Callable[[int, float], None] | None = None) -> FAMF:

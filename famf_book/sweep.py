@@ -23,7 +23,7 @@ from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments.catalogue import known, specs
 from famf_lib.experiments.probes import ask
-from famf_lib.experiments.run_store import RunSpec, cores, obtain, threads
+from famf_lib.experiments.run_store import RunSpec, cores, get_or_train, threads
 from famf_lib.experiments.settings import Profile, setting
 from famf_lib.support.files import ROOT, store
 from famf_lib.support.progress import progress
@@ -172,7 +172,7 @@ def _run(
     where = pick_device(device)
     clipset = _opened(folder, fingerprint, where)
     with threads(1 if where.type == "cpu" else None):
-        run = obtain(spec, clipset, where)
+        run = get_or_train(spec, clipset, where)
         for name in probes:
             ask(run, name, clipset)
     return run.key, run.mean_ap

@@ -22,7 +22,7 @@ from famf_lib.data.clipset import ClipSet, Modality
 from famf_lib.data.sampling import Sampler, generator
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import traits
-from famf_lib.experiments.run_store import Run, RunSpec, cores, obtain, opened, others_can, side_by_side, threads
+from famf_lib.experiments.run_store import Run, RunSpec, cores, get_or_train, opened, others_can, side_by_side, threads
 from famf_lib.models.famf import FAMF
 from famf_lib.support.files import written_whole
 from famf_lib.support.fingerprint import source_fingerprint
@@ -250,4 +250,4 @@ def ask_all(
 def _worker(spec: RunSpec, name: str, folder: Path, device: str) -> None:
     clipset, place = opened(folder), torch.device(device)
     with threads(1 if place.type == "cpu" else None):
-        ask(obtain(spec, clipset, place), name, clipset)
+        ask(get_or_train(spec, clipset, place), name, clipset)

@@ -16,7 +16,7 @@ from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import parameters, settings
 from famf_lib.experiments.catalogue import Experiment, known, specs
 from famf_lib.experiments.probes import ask_all
-from famf_lib.experiments.run_store import Run, RunSpec, obtain_all
+from famf_lib.experiments.run_store import Run, RunSpec, get_or_train_all
 from famf_lib.experiments.settings import Profile, setting
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, written_whole
@@ -137,7 +137,7 @@ def command(experiment: str, dataset: str, profile: str, seeds: Sequence[int], p
 
 def run(wanted: dict[Key, RunSpec], clipset: ClipSet, device: torch.device, label: str) -> dict[Key, Run]:
     """All of them under the names they were asked for, from the store or trained."""
-    return dict(zip(wanted, obtain_all(list(wanted.values()), clipset, device, label), strict=True))
+    return dict(zip(wanted, get_or_train_all(list(wanted.values()), clipset, device, label), strict=True))
 
 
 def _labelled(runs: dict[tuple[str, int], Run], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -200,13 +200,13 @@ def _read(folder: Path) -> Run:
         raise ValueError(f"{folder}: a damaged run ({error}); remove the folder to train it again") from error
 
 
-def obtain(
+def get_or_train(
     spec: RunSpec, clipset: ClipSet, device: torch.device, report: Callable[[int, float], None] | None = None
 ) -> Run:
     """The run: read if it was made before, otherwise trained, and resumed where an earlier attempt was interrupted.
 
     Two processes that ask at once train it once. On a CPU a run uses one thread, so that its numbers do not depend on
-    how many cores there are: runs go side by side instead (``obtain_all``).
+    how many cores there are: runs go side by side instead (``get_or_train_all``).
     """
     key = run_key(spec, clipset.fingerprint, device)
     folder = store() / "runs" / key
@@ -283,7 +283,9 @@ def threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def obtain_all(specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device, label: str = "training") -> list[Run]:
+def get_or_train_all(
+    specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device, label: str = "training"
+) -> list[Run]:
     """The runs, in the order asked for. On a CPU those that have to be trained go side by side, one a core; where
     several processes train together, or modules were added from outside, one after another.
 
@@ -297,12 +299,12 @@ def obtain_all(specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device,
                 clipset = clipset.to(device)  # once: at full size it is 4 GB
                 for done, spec in enumerate(missing.values()):
                     epochs = spec.training.epochs
-                    obtain(spec, clipset, device, lambda epoch, loss, n=done, of=epochs: bar.to(n + epoch / of))
+                    get_or_train(spec, clipset, device, lambda epoch, loss, n=done, of=epochs: bar.to(n + epoch / of))
             else:
                 tasks = [delayed(_worker)(spec, clipset.folder, device.type) for spec in missing.values()]
                 for done in side_by_side(tasks, workers):
                     bar.to(done)
-    return [obtain(spec, clipset, device) for spec in specs]
+    return [get_or_train(spec, clipset, device) for spec in specs]
 
 
 def side_by_side(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
@@ -322,7 +324,7 @@ def others_can(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device)
 
 
 def _worker(spec: RunSpec, folder: Path, device: str) -> None:
-    obtain(spec, opened(folder), torch.device(device))
+    get_or_train(spec, opened(folder), torch.device(device))
 
 
 @cache

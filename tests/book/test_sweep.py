@@ -58,7 +58,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_time(kept, store, tmp_p
         assert {path.name.split("-")[0] for path in run.folder.glob("*-*.parquet")} == probes
     monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
     for task in tasks:
-        alone = run_store.obtain(task.spec, kept, CPU)
+        alone = run_store.get_or_train(task.spec, kept, CPU)
         pd.testing.assert_series_equal(alone.ap, swept[alone.key].ap, check_exact=True)
         assert alone.losses == swept[alone.key].losses
         lines = made[made["key"] == alone.key]

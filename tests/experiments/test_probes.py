@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Batch
 from famf_lib.experiments import probes
-from famf_lib.experiments.run_store import RunSpec, obtain
+from famf_lib.experiments.run_store import RunSpec, get_or_train
 from famf_lib.training.train import evaluate
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def clips(made_up, tmp_path):
 
 @pytest.fixture
 def run(clips):
-    return obtain(SPEC, clips, CPU)
+    return get_or_train(SPEC, clips, CPU)
 
 
 def test_the_usual_conditions_give_the_runs_own_ap(run, clips):
@@ -186,7 +186,7 @@ def test_an_answer_is_asked_for_once_and_kept_with_the_run(run, clips, monkeypat
 
 
 def test_all_runs_are_asked_side_by_side(run, clips):
-    other = obtain(SPEC.model_copy(update={"seed": 2}), clips, CPU)
+    other = get_or_train(SPEC.model_copy(update={"seed": 2}), clips, CPU)
     found = probes.ask_all([run, other], ["answers", "missing"], clips, CPU, "probes")
     for probe, tables in found.items():
         for one, asked in zip((run, other), tables, strict=True):
@@ -214,7 +214,7 @@ def test_other_qualities_are_another_question(clips, tmp_path):
     other = ClipSet.open(other.save(tmp_path / "other"))
     assert other.fingerprint == clips.fingerprint and other.checksums != clips.checksums
     first, second = (
-        probes.ask(obtain(SPEC, its, CPU), "weights", its).set_index(["trait", "person"]).loc["quality", "rho"]
+        probes.ask(get_or_train(SPEC, its, CPU), "weights", its).set_index(["trait", "person"]).loc["quality", "rho"]
         for its in (clips, other)
     )
     np.testing.assert_allclose(first, -second)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from famf_book.cli import app
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import run_store
-from famf_lib.experiments.run_store import RunSpec, find, obtain, obtain_all, run_key
+from famf_lib.experiments.run_store import RunSpec, find, get_or_train, get_or_train_all, run_key
 from famf_lib.support.files import ROOT
 from famf_lib.support.fingerprint import source_fingerprint
 from famf_lib.training import checkpoint, train
@@ -82,17 +82,17 @@ def same(a, b):
 
 def test_the_same_run_is_read_and_not_trained(clips, trainings, store):
     assert find(SPEC, clips, CPU) is None
-    first = obtain(SPEC, clips, CPU)
+    first = get_or_train(SPEC, clips, CPU)
     record = first.folder / "run.json"
     before = record.stat().st_mtime_ns
-    again = obtain(RunSpec(**json.loads(SPEC.model_dump_json())), clips, CPU)
+    again = get_or_train(RunSpec(**json.loads(SPEC.model_dump_json())), clips, CPU)
     assert same(first, again) and trainings == [1] and record.stat().st_mtime_ns == before
     assert same(first, find(SPEC, clips, CPU))
     assert [p.name for p in (store / "runs").iterdir()] == [first.key], "something was left behind"
 
 
 def test_a_run_holds_what_its_training_gave(clips, store):
-    run = obtain(SPEC, clips, CPU)
+    run = get_or_train(SPEC, clips, CPU)
     parts = run.split(clips)
     threads = torch.get_num_threads()
     trained = train.train(SPEC.model, SPEC.training, clips, parts, 1)
@@ -121,10 +121,10 @@ def test_persons_without_a_clip_in_the_gallery_have_no_ap(made_up):
         face_table=clips.face_columns(),
         modalities={k: (m.vectors.numpy(), m.present.numpy()) for k, m in clips.modalities.items()},
     )
-    run = obtain(SPEC, fewer, CPU)
+    run = get_or_train(SPEC, fewer, CPU)
     assert run.ap.isna().tolist() == [False, False, True, False, False]
     assert run.mean_ap == pytest.approx(run.ap.dropna().mean())
-    assert same(run, obtain(SPEC, fewer, CPU))
+    assert same(run, get_or_train(SPEC, fewer, CPU))
 
 
 def test_a_run_that_was_recorded_elsewhere_has_no_weights(clips):
@@ -134,7 +134,7 @@ def test_a_run_that_was_recorded_elsewhere_has_no_weights(clips):
 
 
 def test_the_saved_model_knows_the_run_that_it_is_of(clips):
-    run = obtain(SPEC, clips, CPU)
+    run = get_or_train(SPEC, clips, CPU)
     card = checkpoint.open(run.file).card
     assert (card.run, card.data, card.seed) == (run.key, clips.fingerprint, SPEC.seed)
     assert (card.config, card.evaluation) == (SPEC.model, SPEC.evaluation)
@@ -148,7 +148,7 @@ def test_the_saved_model_knows_the_run_that_it_is_of(clips):
 @pytest.fixture
 def three(clips, store):
     """Folders of runs with keys of our own; the last one's model is as older builds left it."""
-    folder = obtain(SPEC, clips, CPU).folder
+    folder = get_or_train(SPEC, clips, CPU).folder
     for key in ("ab12", "abcd", "cafe"):
         shutil.copytree(folder, store / "runs" / key)
         record = json.loads((folder / "run.json").read_text()) | {"key": key}
@@ -258,15 +258,15 @@ def test_whatever_decides_a_run_changes_its_key(monkeypatch):
 
 
 def test_what_does_not_decide_a_run_leaves_its_key(made_up, trainings):
-    first = obtain(SPEC, made_up(info={"made": "today"}), CPU)
-    again = obtain(SPEC, made_up(info={"made": "tomorrow"}), CPU)
+    first = get_or_train(SPEC, made_up(info={"made": "today"}), CPU)
+    again = get_or_train(SPEC, made_up(info={"made": "tomorrow"}), CPU)
     assert same(first, again) and trainings == [1]
     spelt = within("model", aggregation_options={"clusters": 3.0}, modalities=("audio",))
     assert run_key(spelt, "data", torch.device("cpu:0")) == run_key(SPEC, "data", CPU)
 
 
 def test_other_data_are_trained_anew(made_up, trainings):
-    first, second = obtain(SPEC, made_up(), CPU), obtain(SPEC, made_up(seed=1), CPU)
+    first, second = get_or_train(SPEC, made_up(), CPU), get_or_train(SPEC, made_up(seed=1), CPU)
     assert trainings == [1, 1] and first.key != second.key and first.losses != second.losses
 
 
@@ -322,7 +322,7 @@ def report(epoch, loss):
     while epoch == int(stop) and not Path(folder, "go").exists():
         time.sleep(0.02)
 
-runs.obtain(runs.RunSpec(**json.loads(spec)), ClipSet.open(folder), torch.device("cpu"), report)
+runs.get_or_train(runs.RunSpec(**json.loads(spec)), ClipSet.open(folder), torch.device("cpu"), report)
 """
 
 
@@ -349,12 +349,12 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_numbers(kept,
         process.wait()
     assert find(SPEC, kept, CPU) is None and list(store.glob("runs/*.partial/checkpoint.pt"))
     epochs = []
-    resumed = obtain(SPEC, kept, CPU, lambda epoch, loss: epochs.append(epoch))
+    resumed = get_or_train(SPEC, kept, CPU, lambda epoch, loss: epochs.append(epoch))
     assert epochs == [3, 4, 5], "it began again"
     assert [p.name for p in (store / "runs").iterdir()] == [resumed.key]
 
     monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
-    whole = obtain(SPEC, kept, CPU)
+    whole = get_or_train(SPEC, kept, CPU)
     assert same(resumed, whole) and whole.folder != resumed.folder
     weights = whole.model(kept).state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in resumed.model(kept).state_dict().items())
@@ -365,7 +365,7 @@ def test_two_processes_that_ask_at_once_train_once(kept, trainings):
     found = []
     try:
         wait_for_epoch(process, 1)
-        asking = threading.Thread(target=lambda: found.append(obtain(SPEC, kept, CPU)))
+        asking = threading.Thread(target=lambda: found.append(get_or_train(SPEC, kept, CPU)))
         asking.start()
         time.sleep(0.5)  # it asks while the other one trains
         assert not found
@@ -384,9 +384,9 @@ def test_a_failed_run_leaves_nothing_that_looks_finished(clips, monkeypatch, sto
             raise OSError("disk full")
 
         patch.setattr(checkpoint, "save", full)
-        obtain(SPEC, clips, CPU)
+        get_or_train(SPEC, clips, CPU)
     assert find(SPEC, clips, CPU) is None
-    assert obtain(SPEC, clips, CPU).mean_ap > 0
+    assert get_or_train(SPEC, clips, CPU).mean_ap > 0
 
 
 # --- Many runs ---
@@ -395,8 +395,8 @@ MANY = [changed(seed=seed) for seed in (3, 1, 2)]
 
 
 def test_runs_come_in_the_order_asked_for_and_only_what_is_missing_is_trained(clips, trainings):
-    obtain(MANY[1], clips, CPU)
-    found = obtain_all([*MANY, MANY[0]], clips, CPU)
+    get_or_train(MANY[1], clips, CPU)
+    found = get_or_train_all([*MANY, MANY[0]], clips, CPU)
     assert [run.spec.seed for run in found] == [3, 1, 2, 3] and trainings == [1, 3, 2]
 
 
@@ -410,9 +410,9 @@ def test_interrupted_what_is_done_stays_done(clips, trainings, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(train, "evaluate", second_fails)
-        obtain_all(MANY, clips, CPU)
+        get_or_train_all(MANY, clips, CPU)
     assert [find(spec, clips, CPU) is not None for spec in MANY] == [True, False, False]
-    obtain_all(MANY, clips, CPU)
+    get_or_train_all(MANY, clips, CPU)
     assert trainings == [3, 1, 1, 2]
 
 
@@ -422,12 +422,12 @@ def test_side_by_side_they_are_what_they_are_one_after_another(kept, clips, trai
     monkeypatch.setattr(run_store, "cores", lambda: 2)
     get_reusable_executor().shutdown(wait=True)  # workers keep the environment they were started with
     try:
-        together = obtain_all(MANY[:2], kept, CPU)
+        together = get_or_train_all(MANY[:2], kept, CPU)
     finally:
         get_reusable_executor().shutdown(wait=True)
     assert trainings == [], "trained here and not in the workers"
     monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
-    apart = obtain_all(MANY[:2], clips, CPU)
+    apart = get_or_train_all(MANY[:2], clips, CPU)
     assert trainings == [3, 1] and all(same(a, b) for a, b in zip(together, apart, strict=True))
 
 
@@ -452,7 +452,7 @@ def test_the_defaults_evaluate_as_they_train():
 
 
 def test_what_is_stored_comes_by_time(store, clips):
-    keys = [obtain(changed(seed=seed), clips, CPU).key for seed in (2, 1)]
+    keys = [get_or_train(changed(seed=seed), clips, CPU).key for seed in (2, 1)]
     for key, when in zip(keys, ("2026-05-01", "2026-04-01"), strict=True):
         path = store / "runs" / key / "run.json"
         record = json.loads(path.read_text())

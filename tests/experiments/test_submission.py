@@ -154,7 +154,7 @@ def imported(clips, store):
 
 @pytest.fixture
 def run(imported):
-    return run_store.obtain(SPEC, imported, CPU)
+    return run_store.get_or_train(SPEC, imported, CPU)
 
 
 def test_official_clips_train_and_are_ranked_as_their_lists_say(clips):
@@ -296,7 +296,7 @@ def test_without_a_file_to_write_only_the_scores_are_said(run, tmp_path):
 
 
 def test_names_that_the_file_cannot_hold_stop_before_anything_is_ranked(made_up, store, tmp_path, monkeypatch):
-    run = run_store.obtain(SPEC, ClipSet.open(made_up().save(store / "imported" / "spaced")), CPU)
+    run = run_store.get_or_train(SPEC, ClipSet.open(made_up().save(store / "imported" / "spaced")), CPU)
     monkeypatch.setattr(submission, "rank", None)
     with pytest.raises(ValueError, match="the name 'person 0' cannot be written, expected printable characters and no"):
         famf("evaluate", run.key, "--out", tmp_path / "out.txt", "--device", "cpu")
