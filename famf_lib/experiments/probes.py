@@ -22,7 +22,16 @@ from famf_lib.data.clipset import ClipSet, Modality
 from famf_lib.data.sampling import Sampler, generator
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import traits
-from famf_lib.experiments.run_store import Run, RunSpec, cores, get_or_train, opened, others_can, side_by_side, threads
+from famf_lib.experiments.run_store import (
+    Run,
+    RunSpec,
+    cores,
+    get_or_train,
+    opened,
+    can_parallelise,
+    side_by_side,
+    threads,
+)
 from famf_lib.models.famf import FAMF
 from famf_lib.support.files import written_whole
 from famf_lib.support.fingerprint import source_fingerprint
@@ -233,7 +242,7 @@ def ask_all(
     asked = {(run.key, name): (run, name) for name in names for run in runs if not _place(run, name, clipset).exists()}
     if asked:
         with progress(label, len(asked)) as bar:
-            apart = others_can((run.spec for run in runs), clipset, device)
+            apart = can_parallelise((run.spec for run in runs), clipset, device)
             workers = min(len(asked), cores()) if apart else 1
             if workers == 1:
                 there = clipset.to(device)

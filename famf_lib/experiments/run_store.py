@@ -294,7 +294,7 @@ def get_or_train_all(
     missing = {run_key(spec, clipset.fingerprint, device): spec for spec in specs if not find(spec, clipset, device)}
     if missing:
         with progress(label, len(missing)) as bar:
-            workers = min(len(missing), cores()) if others_can(missing.values(), clipset, device) else 1
+            workers = min(len(missing), cores()) if can_parallelise(missing.values(), clipset, device) else 1
             if workers == 1:
                 clipset = clipset.to(device)  # once: at full size it is 4 GB
                 for done, spec in enumerate(missing.values()):
@@ -316,7 +316,7 @@ def side_by_side(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
             yield done
 
 
-def others_can(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:
+def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:
     """Whether other processes of this machine can do the work: they open the clips from disk, and know the modules of
     the library alone."""
     here = device.type != "cpu" or world_size() > 1 or clipset.folder is None
