@@ -48,7 +48,7 @@ class Variant:
     def modules(self) -> tuple[str, str]:
         return self.aggregation, self.fusion
 
-    def there(self, dataset: str) -> tuple[str, ...] | None:
+    def available_modalities(self, dataset: str) -> tuple[str, ...] | None:
         """The modalities that the row uses on a dataset; None where the dataset cannot serve it."""
         offered = datasets.get(dataset).modalities
         wanted = offered if self.modalities is None else self.modalities
@@ -69,7 +69,7 @@ class Variant:
             "aggregation_options": normalisation | dict(self.aggregation_options),
             "fusion": self.fusion,
             "fusion_options": dict(self.fusion_options),
-            "modalities": self.there(dataset),
+            "modalities": self.available_modalities(dataset),
             "features": used.features,
             "hidden": used.hidden,
         }
@@ -96,7 +96,7 @@ def specs(
     Rows that the dataset cannot serve are not among them.
     """
     protocol = protocol or datasets.get(dataset).protocol
-    served = [variant for variant in variants if variant.there(dataset) is not None]
+    served = [variant for variant in variants if variant.available_modalities(dataset) is not None]
     return {
         (variant.label, seed): variant.spec(dataset, used, seed, part, protocol)
         for variant, seed in product(served, seeds)
@@ -119,7 +119,7 @@ class Experiment:
 
     def serves(self, dataset: str) -> bool:
         """Whether there is something to see on a dataset."""
-        return not self.needs_modalities or any(variant.there(dataset) for variant in self.variants)
+        return not self.needs_modalities or any(variant.available_modalities(dataset) for variant in self.variants)
 
     def paper(self) -> dict[str, float | None]:
         """The paper's value of each row."""

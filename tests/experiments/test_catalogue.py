@@ -110,7 +110,7 @@ def test_a_row_that_a_dataset_cannot_serve_is_left_out(monkeypatch):
     partial = specs(TABLE_1, "imfdb", STANDARD, [1])
     assert len(partial) == 7 and {s.model.modalities for s in partial.values()} == {()}
     everything = Variant("all", modalities=None)
-    assert everything.there("synthetic") == ("head", "body", "audio", "text")
+    assert everything.available_modalities("synthetic") == ("head", "body", "audio", "text")
 
 
 def test_options_of_a_row_win_over_the_setting():
