@@ -82,7 +82,7 @@ def test_an_aggregation_from_outside_gets_its_row(added, tiny, results_folder, m
         run_store.stored()
     ) == 2
     with pytest.raises(ValueError, match="by-norm and mlma found, expected modules that stand in AGGREGATIONS"):
-        run_store.known(first.key)
+        run_store.open_run(first.key)
 
 
 def test_a_fusion_from_outside_gets_its_row(added, tiny, results_folder):

@@ -379,7 +379,7 @@ def untested(experiment: str, results: Results) -> list[str]:
     return [part for claim in tested for part in claim.untested(results)]
 
 
-def of(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = "auto") -> list[Entry]:
+def evaluate_claims(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = "auto") -> list[Entry]:
     """The ledger of a dataset: every claim with its parts, from the runs that its page shows.
 
     Args:

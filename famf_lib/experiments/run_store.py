@@ -150,7 +150,7 @@ def find(spec: RunSpec, clipset: ClipSet, device: torch.device) -> Run | None:
     return _read(folder) if folder.is_dir() else None
 
 
-def known(name: str | Path) -> Run:
+def open_run(name: str | Path) -> Run:
     """The run that a user means: its key in the store, the beginning of a single one, or the folder of a run.
 
     Raises:

@@ -204,13 +204,13 @@ def test_every_claim_has_its_place():
 
 def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(ledger, "CLAIMS", tuple(CLAIM[n] for n in ("2", "3", "6")))
-    rows = ledger.of("synthetic", "quick", [1], "cpu")
+    rows = ledger.evaluate_claims("synthetic", "quick", [1], "cpu")
     assert [row.claim.number for row in rows] == ["2", "3", "6"] and all(row.verdict for row in rows)
     assert rows[0].command == "famf run table-1 --dataset synthetic --profile quick --seeds 1"
     fresh = ledger.obtain("table-1", "synthetic", "quick", [1], "cpu")
     assert rows[1].parts == tuple(CLAIM["3"].comparisons(fresh)), "not the numbers of the runs"
     monkeypatch.setenv("FAMF_DATA", str(tmp_path))
-    absent = ledger.of("imfdb", "quick")
+    absent = ledger.evaluate_claims("imfdb", "quick")
     assert all(row.verdict is None and not row.parts for row in absent)
     assert "not found" in absent[0].reason and absent[2].reason == ledger.LACKING
 

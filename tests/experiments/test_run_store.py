@@ -162,16 +162,16 @@ def three(clips, store):
 
 def test_a_run_is_known_by_its_key_its_beginning_or_its_folder(three, clips, tmp_path):
     for name in ("abcd", "abc", three / "abcd"):
-        run = run_store.known(name)
+        run = run_store.open_run(name)
         assert (run.key, run.spec, run.folder) == ("abcd", SPEC, three / "abcd")
         assert run.ap.index.tolist() == run.split(clips).persons
     elsewhere = three.rename(tmp_path / "elsewhere")
-    assert run_store.known(str(elsewhere / "abcd")).file == elsewhere / "abcd" / "model.safetensors"
+    assert run_store.open_run(str(elsewhere / "abcd")).file == elsewhere / "abcd" / "model.safetensors"
 
 
 def test_a_whole_key_is_no_beginning_of_another(three):
     shutil.copytree(three / "ab12", three / "ab1")
-    assert run_store.known("ab1").folder == three / "ab1"
+    assert run_store.open_run("ab1").folder == three / "ab1"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_whole_key_is_no_beginning_of_another(three):
 )
 def test_a_run_that_is_not_known_gives_a_sentence_with_those_that_are(three, name, sentence):
     with pytest.raises(ValueError) as refusal:
-        run_store.known(name)
+        run_store.open_run(name)
     assert str(refusal.value) == sentence.format(three=three)
 
 
@@ -194,21 +194,21 @@ def test_many_runs_are_not_all_listed(store):
         (store / "runs" / f"{number:04d}").mkdir(parents=True)
         (store / "runs" / f"{number:04d}" / "run.json").touch()
     with pytest.raises(ValueError, match=r"one of the 30 in .*: 0000, 0001, .*, 0009, …$"):
-        run_store.known("x")
+        run_store.open_run("x")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"spec": 3}', '{"spec": {"seeds": 1}}'])
 def test_a_damaged_run_is_one_sentence(three, content):
     (three / "abcd" / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"/abcd: a damaged run \(.*\); remove the folder to train it again$"):
-        run_store.known("abcd")
+        run_store.open_run("abcd")
 
 
 def test_bare_weights_of_an_older_build_are_refused(three, clips):
     with pytest.raises(
         ValueError, match=r"model\.safetensors: the format is None, expected 'famf-model-1': a model th"
     ):
-        run_store.known("cafe").model(clips)
+        run_store.open_run("cafe").model(clips)
 
 
 # --- What decides a run ---

@@ -126,7 +126,7 @@ def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, s
     done = subprocess.run(command + famf, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("AttentionVLAD + MLMA") == 1, "said by both processes, or by none"
-    found = [run_store.known(path.name) for path in store.glob("runs/*")]
+    found = [run_store.open_run(path.name) for path in store.glob("runs/*")]
     assert len(found) == 2 and all(run.origin["processes"] == 2 for run in found)
     assert all(list(run.folder.glob("attention-*.parquet")) for run in found)
     for run in found:
