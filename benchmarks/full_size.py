@@ -258,7 +258,7 @@ def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record
     wanted = specs(known("table-1").variants, "synthetic", setting("synthetic", profile), seeds).values()
     there = sum(run_store.find(spec, clipset, device) is not None for spec in wanted)
     begin = time.perf_counter()
-    made = results.obtain("table-1", "synthetic", profile, seeds, device.type)
+    made = results.run_experiment("table-1", "synthetic", profile, seeds, device.type)
     took = time.perf_counter() - begin
     if record:
         command = f"{results.command('table-1', 'synthetic', profile, seeds)} --device {device.type} --record"

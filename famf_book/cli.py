@@ -87,7 +87,7 @@ def run(
     declared = known(experiment)
     numbers = numbers or list(declared.seeds)
     dataset, profile, device, protocol = (given[name] for name in ("dataset", "profile", "device", "protocol"))
-    found = results.obtain(experiment, dataset, profile, numbers, device, protocol)
+    found = results.run_experiment(experiment, dataset, profile, numbers, device, protocol)
     typer.echo(report.rows(found, declared.paper()).to_string(float_format="{:.4f}".format, na_rep=""))
     for comparison in ledger.comparisons(experiment, found):
         typer.echo(comparison.sentence().replace("**", ""))

@@ -102,7 +102,7 @@ def test_a_dataset_from_outside_is_one_like_the_others(added, tiny, results_fold
     clipset = datasets.load("eleven", "quick")
     assert "eleven" in datasets.names() and len(clipset.persons) == 11 and clipset.counts.unique().tolist() == [5]
     one = Experiment("one", "one row", (FAMF,))
-    found = results.obtain(one, "eleven", "quick", seeds=[3])
+    found = results.run_experiment(one, "eleven", "quick", seeds=[3])
     assert found.data == clipset.fingerprint and list(report.rows(found, {}).index) == [FAMF.label]
 
 

@@ -116,7 +116,7 @@ def _prepare(page) -> None:
             if experiment.serves(dataset) and datasets.get(dataset).absence() is None:
                 seeds = notebooks.as_list(values["seeds"], "seeds") if values["seeds"] else experiment.seeds
                 protocol = values.get("protocol", "")
-                results.obtain(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
+                results.run_experiment(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
 
 
 def _datasets(page) -> list[str]:

@@ -16,7 +16,7 @@ from famf_lib.data.traits import SIGNS
 from famf_lib.evidence.bootstrap import Estimate, difference, estimate
 from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, SAME, SHARE_MARGIN, Comparison, Rule, Verdict, combined
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, FAMF_WITH_MMA, TABLE_1, TABLE_2, reading, set_name
-from famf_lib.experiments.results import Results, attention_share, command, obtain
+from famf_lib.experiments.results import Results, attention_share, command, run_experiment
 from famf_lib.experiments.settings import BASE, Profile
 from famf_lib.models.aggregation import AttentionVLAD, GhostVLAD
 from famf_lib.models.config import ModelConfig
@@ -393,7 +393,9 @@ def evaluate_claims(dataset: str, profile: Profile, seeds: Sequence[int] = (), d
         used = tuple(seeds) or experiment.seeds
         if name not in found:
             try:
-                found[name] = obtain(name, dataset, profile, used, device) if experiment.serves(dataset) else LACKING
+                found[name] = (
+                    run_experiment(name, dataset, profile, used, device) if experiment.serves(dataset) else LACKING
+                )
             except DatasetAbsent as absence:
                 found[name] = str(absence)
         results = found[name]

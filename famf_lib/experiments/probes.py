@@ -25,10 +25,10 @@ from famf_lib.data.traits import traits
 from famf_lib.experiments.run_store import (
     Run,
     RunSpec,
+    can_parallelise,
     cores,
     get_or_train,
     opened,
-    can_parallelise,
     side_by_side,
     threads,
 )

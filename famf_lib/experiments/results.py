@@ -71,7 +71,7 @@ class Results:
         return wide.reindex(index=self.seeds, columns=range(persons)).to_numpy(dtype=float)
 
 
-def obtain(
+def run_experiment(
     experiment: str | Experiment,
     dataset: str,
     profile: Profile,

@@ -11,6 +11,7 @@ from famf_lib.evidence import ledger
 from famf_lib.evidence.bootstrap import Estimate
 from famf_lib.evidence.claims import Comparison, Verdict
 from famf_lib.evidence.ledger import Entry
+from famf_lib.experiments import results
 from famf_lib.experiments.catalogue import EXPERIMENTS, specs
 from famf_lib.experiments.settings import BASE
 from famf_lib.models.aggregation import GhostVLAD
@@ -207,7 +208,7 @@ def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch
     rows = ledger.evaluate_claims("synthetic", "quick", [1], "cpu")
     assert [row.claim.number for row in rows] == ["2", "3", "6"] and all(row.verdict for row in rows)
     assert rows[0].command == "famf run table-1 --dataset synthetic --profile quick --seeds 1"
-    fresh = ledger.obtain("table-1", "synthetic", "quick", [1], "cpu")
+    fresh = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu")
     assert rows[1].parts == tuple(CLAIM["3"].comparisons(fresh)), "not the numbers of the runs"
     monkeypatch.setenv("FAMF_DATA", str(tmp_path))
     absent = ledger.evaluate_claims("imfdb", "quick")

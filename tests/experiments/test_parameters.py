@@ -156,16 +156,16 @@ def test_in_jupyterlab_a_value_that_was_edited_is_checked(monkeypatch):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the command asks ``results.obtain`` for, which is then over."""
+    """What the command asks ``results.run_experiment`` for, which is then over."""
     from famf_lib.experiments import results
 
     found = []
 
-    def obtain(*arguments):
+    def run_experiment(*arguments):
         found.append(arguments)
         raise LookupError("asked")
 
-    monkeypatch.setattr(results, "obtain", obtain)
+    monkeypatch.setattr(results, "run_experiment", run_experiment)
     return found
 
 
@@ -207,7 +207,7 @@ def test_the_library_refuses_as_well(store):
 
     for given in ({"seeds": [-1]}, {"seeds": [1], "protocol": "film"}):
         with pytest.raises(ValueError, match="is not known, expected"):
-            results.obtain("table-1", "synthetic", "quick", **given)
+            results.run_experiment("table-1", "synthetic", "quick", **given)
     assert not store.exists()
 
 
