@@ -36,7 +36,7 @@ from famf_lib.data.splits import Split, split
 from famf_lib.data.synthetic import SIZES
 from famf_lib.experiments import results, run_store
 from famf_lib.experiments.catalogue import FAMF as ROW
-from famf_lib.experiments.catalogue import known, specs
+from famf_lib.experiments.catalogue import get_experiment, specs
 from famf_lib.experiments.parameters import PROFILES
 from famf_lib.experiments.run_store import RunSpec
 from famf_lib.experiments.settings import Profile, setting
@@ -255,7 +255,7 @@ def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
 def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record: bool) -> dict[str, Any]:
     """Table 1 whole, as the run store makes it; the seconds are those of the runs that were not there yet."""
     clipset = datasets.load("synthetic", profile)
-    wanted = specs(known("table-1").variants, "synthetic", setting("synthetic", profile), seeds).values()
+    wanted = specs(get_experiment("table-1").variants, "synthetic", setting("synthetic", profile), seeds).values()
     there = sum(run_store.find(spec, clipset, device) is not None for spec in wanted)
     begin = time.perf_counter()
     made = results.run_experiment("table-1", "synthetic", profile, seeds, device.type)

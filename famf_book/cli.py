@@ -82,9 +82,9 @@ def run(
     from famf_book import report
     from famf_lib.evidence import ledger
     from famf_lib.experiments import results
-    from famf_lib.experiments.catalogue import known
+    from famf_lib.experiments.catalogue import get_experiment
 
-    declared = known(experiment)
+    declared = get_experiment(experiment)
     numbers = numbers or list(declared.seeds)
     dataset, profile, device, protocol = (given[name] for name in ("dataset", "profile", "device", "protocol"))
     found = results.run_experiment(experiment, dataset, profile, numbers, device, protocol)

@@ -21,7 +21,7 @@ import torch
 from famf_book import notebooks
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
-from famf_lib.experiments.catalogue import known, specs
+from famf_lib.experiments.catalogue import get_experiment, specs
 from famf_lib.experiments.probes import ask
 from famf_lib.experiments.run_store import RunSpec, cores, get_or_train, threads
 from famf_lib.experiments.settings import Profile, setting
@@ -81,7 +81,7 @@ def grid(
         ValueError: an experiment or a dataset is not known; nothing is left.
     """
     tasks: dict[tuple[str, str], Task] = {}
-    chosen = [known(name) for name in experiments]
+    chosen = [get_experiment(name) for name in experiments]
     for dataset in on:
         clipset = datasets.load(dataset, profile)
         clips = clipset.folder, clipset.fingerprint
@@ -104,7 +104,7 @@ def pages(tasks: Sequence[Task], folder: Path, profile: Profile, seeds: Sequence
             experiment,
             dataset,
             folder.resolve() / f"{experiment}-{dataset}.ipynb",
-            {"dataset": dataset, "profile": profile, "seeds": list(seeds or known(experiment).seeds)},
+            {"dataset": dataset, "profile": profile, "seeds": list(seeds or get_experiment(experiment).seeds)},
         )
         for experiment, dataset in shown
     ]

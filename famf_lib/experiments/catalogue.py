@@ -303,7 +303,7 @@ EXPERIMENTS = {
 """What ``famf run`` knows by name; the notebook of an experiment has the same name."""
 
 
-def known(name: str) -> Experiment:
+def get_experiment(name: str) -> Experiment:
     """The experiment of that name.
 
     Raises:

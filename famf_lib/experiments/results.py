@@ -14,7 +14,7 @@ import torch
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import parameters, settings
-from famf_lib.experiments.catalogue import Experiment, known, specs
+from famf_lib.experiments.catalogue import Experiment, get_experiment, specs
 from famf_lib.experiments.probes import ask_all
 from famf_lib.experiments.run_store import Run, RunSpec, get_or_train_all
 from famf_lib.experiments.settings import Profile, setting
@@ -91,7 +91,7 @@ def run_experiment(
     """
     for parameter, value in (("profile", profile), ("seeds", list(seeds)), ("protocol", protocol)):
         parameters.check(parameter, value)
-    experiment = known(experiment) if isinstance(experiment, str) else experiment
+    experiment = get_experiment(experiment) if isinstance(experiment, str) else experiment
     source = datasets.get(dataset)
     if not experiment.serves(dataset):
         there = ", ".join(source.modalities)

@@ -13,7 +13,7 @@ from famf_lib.experiments.catalogue import (
     TABLE_1,
     TABLE_2,
     Variant,
-    known,
+    get_experiment,
     set_name,
     specs,
 )
@@ -127,4 +127,4 @@ def test_options_of_a_row_win_over_the_setting():
 
 def test_unknown_experiment_is_named():
     with pytest.raises(ValueError, match="experiment: 'table-9' is not known, expected one of: table-1, table-2"):
-        known("table-9")
+        get_experiment("table-9")
