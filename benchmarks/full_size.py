@@ -255,7 +255,8 @@ def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
 def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record: bool) -> dict[str, Any]:
     """Table 1 whole, as the run store makes it; the seconds are those of the runs that were not there yet."""
     clipset = datasets.load("synthetic", profile)
-    wanted = specs(get_experiment("table-1").variants, "synthetic", setting("synthetic", profile), seeds).values()
+    rows, source = get_experiment("table-1").variants, datasets.get("synthetic")
+    wanted = specs(rows, source, setting("synthetic", profile), seeds).values()
     there = sum(run_store.find(spec, clipset, device) is not None for spec in wanted)
     begin = time.perf_counter()
     made = results.run_experiment("table-1", "synthetic", profile, seeds, device.type)
@@ -274,7 +275,7 @@ def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record
 def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
     profile: Profile = PROFILES[0] if quick else PROFILES[-1]
     here = device.type == "cuda" or quick  # the whole training
-    spec = specs([ROW], "synthetic", setting("synthetic", profile), [1])[ROW.label, 1]
+    spec = specs([ROW], datasets.get("synthetic"), setting("synthetic", profile), [1])[ROW.label, 1]
     precision = train.precision_of(spec.training, device)
     spec = spec.model_copy(
         update={"training": spec.training.model_copy(update={"precision": str(precision).removeprefix("torch.")})}

@@ -24,7 +24,7 @@ from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Batch, generator, sample_faces
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import SIGNS, traits
-from famf_lib.experiments import parameters, results, run_store
+from famf_lib.experiments import results, run_store
 from famf_lib.experiments.catalogue import EXPERIMENTS
 from famf_lib.experiments.probes import POOREST, RUIN
 from famf_lib.experiments.run_store import Run, RunSpec, threads
@@ -208,20 +208,16 @@ class Explorer:
     """
 
     def __init__(self, dataset: str = "synthetic", profile: str = "standard", seed: int = 1, device: str = "auto"):
-        self.dataset, self.seed, self.device = dataset, seed, pick_device(device)
-        if absence := datasets.get(dataset).absence():
-            raise datasets.DatasetAbsent(absence)
-        parameters.check("profile", profile)
-        self.profile = cast(Profile, profile)
-        self.clipset: ClipSet = datasets.load(dataset, self.profile)
+        self.seed, self.device = seed, pick_device(device)
+        self.source, self.setting = datasets.get(dataset), setting(dataset, cast(Profile, profile))
+        self.clipset: ClipSet = datasets.load(dataset, profile)
         self._models: dict[int, FAMF] = {}
         self._untouched: dict[tuple[int, int], Answer] = {}
 
     def spec(self, clusters: int) -> RunSpec:
         """The run of K clusters: a row of the experiment ``clusters``, whose runs the book has made anyway."""
         row = next(v for v in EXPERIMENTS["clusters"].variants if v.label == f"K = {clusters}")
-        protocol = datasets.get(self.dataset).protocol
-        return row.spec(self.dataset, setting(self.dataset, self.profile), self.seed, "report", protocol)
+        return row.spec(self.source, self.setting, self.seed)
 
     def there(self, clusters: int) -> bool:
         """Whether the model of K clusters has been trained."""
@@ -273,7 +269,9 @@ class Explorer:
         counts = self.clipset.counts.numpy()[known]
         fit = known[counts >= LEAST] if (counts >= LEAST).any() else known[counts > 0]
         if not len(fit):
-            raise ValueError(f"{self.dataset}: no ranked clip of a known person has a face, expected one to explore")
+            raise ValueError(
+                f"{self.source.name}: no ranked clip of a known person has a face, expected one to explore"
+            )
         lots = np.random.default_rng([self.seed, RUIN]).permutation(fit)
         _, first = np.unique(self.clipset.labels.numpy()[lots], return_index=True)
         chosen = [self.clip(int(clip)) for clip in lots[np.sort(first)[:CLIPS]]]
@@ -318,7 +316,7 @@ class Explorer:
     @cached_property
     def _generated(self) -> synthetic.SyntheticConfig | None:
         """The configuration of the generator, where it made these faces."""
-        if self.dataset != "synthetic":
+        if self.source.name != "synthetic":
             return None
         return synthetic.SyntheticConfig(**{k: v for k, v in self.clipset.info.items() if k != "source"})
 

@@ -85,9 +85,9 @@ def grid(
     for dataset in on:
         clipset = datasets.load(dataset, profile)
         clips = clipset.folder, clipset.fingerprint
-        for experiment in (e for e in chosen if e.serves(dataset)):
-            used = setting(dataset, profile)
-            for (label, _), spec in specs(experiment.variants, dataset, used, seeds or experiment.seeds).items():
+        source, used = datasets.get(dataset), setting(dataset, profile)
+        for experiment in (e for e in chosen if e.serves(source)):
+            for (label, _), spec in specs(experiment.variants, source, used, seeds or experiment.seeds).items():
                 task = tasks.setdefault((dataset, spec.model_dump_json()), Task(dataset, clips, spec))
                 task.probes |= set(experiment.probes)
                 task.rows.append((experiment.name, label))

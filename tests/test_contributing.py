@@ -81,7 +81,7 @@ def test_an_aggregation_from_outside_gets_its_row(added, tiny, results_folder, m
     assert {one.spec.model.aggregation for one in run_store.stored()} == {"attentionvlad"} and len(
         run_store.stored()
     ) == 2
-    with pytest.raises(ValueError, match="by-norm and mlma found, expected modules that stand in AGGREGATIONS"):
+    with pytest.raises(ValueError, match="by-norm and mlma found, expected modules in AGGREGATIONS"):
         run_store.open_run(first.key)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from famf_lib.data.datasets import DatasetAbsent
+from famf_lib.data import datasets
 from famf_lib.data.traits import SIGNS
 from famf_lib.evidence.bootstrap import Estimate, difference, estimate
 from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, SAME, SHARE_MARGIN, Comparison, Rule, Verdict, combined
@@ -385,6 +385,7 @@ def evaluate_claims(dataset: str, profile: Profile, seeds: Sequence[int] = (), d
     Args:
         seeds: of all experiments; by default each has those of its page.
     """
+    source = datasets.get(dataset)
     found: dict[str, Results | str] = {}
     rows = []
     for claim in CLAIMS:
@@ -394,9 +395,9 @@ def evaluate_claims(dataset: str, profile: Profile, seeds: Sequence[int] = (), d
         if name not in found:
             try:
                 found[name] = (
-                    run_experiment(name, dataset, profile, used, device) if experiment.serves(dataset) else LACKING
+                    run_experiment(name, dataset, profile, used, device) if experiment.serves(source) else LACKING
                 )
-            except DatasetAbsent as absence:
+            except datasets.DatasetAbsent as absence:
                 found[name] = str(absence)
         results = found[name]
         here = command(name, dataset, profile, used)

@@ -28,8 +28,8 @@ from famf_lib.experiments.run_store import (
     can_parallelise,
     cores,
     get_or_train,
+    in_parallel,
     opened,
-    side_by_side,
     threads,
 )
 from famf_lib.models.famf import FAMF
@@ -251,7 +251,7 @@ def ask_all(
                     bar.to(done)
             else:
                 tasks = [delayed(_worker)(run.spec, name, clipset.folder, device.type) for run, name in asked.values()]
-                for done in side_by_side(tasks, workers):
+                for done in in_parallel(tasks, workers):
                     bar.to(done)
     return {name: [ask(run, name, clipset) for run in runs] for name in names}
 

@@ -13,7 +13,7 @@ import torch
 
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
-from famf_lib.experiments import parameters, settings
+from famf_lib.experiments import settings
 from famf_lib.experiments.catalogue import Experiment, get_experiment, specs
 from famf_lib.experiments.probes import ask_all
 from famf_lib.experiments.run_store import Run, RunSpec, get_or_train_all
@@ -87,13 +87,12 @@ def run_experiment(
 
     Raises:
         DatasetAbsent: neither the dataset nor a recording of it, under that protocol, is here.
-        ValueError: an unknown experiment, dataset or protocol, or a dataset that the experiment cannot use.
+        ValueError: an unknown experiment, dataset, profile or protocol, a seed that is not one, or a dataset that the
+            experiment cannot use.
     """
-    for parameter, value in (("profile", profile), ("seeds", list(seeds)), ("protocol", protocol)):
-        parameters.check(parameter, value)
     experiment = get_experiment(experiment) if isinstance(experiment, str) else experiment
-    source = datasets.get(dataset)
-    if not experiment.serves(dataset):
+    source, used = datasets.get(dataset), setting(dataset, profile)
+    if not experiment.serves(source):
         there = ", ".join(source.modalities)
         found = f"{there} and no other modality" if there else "faces alone"
         expected = "expected a dataset with the modalities that it is about"
@@ -103,8 +102,8 @@ def run_experiment(
         if recorded is None or (protocol or source.protocol) != source.protocol:
             raise datasets.DatasetAbsent(absence)
         return recorded
+    wanted = specs(experiment.variants, source, used, seeds, protocol=protocol or None)  # refuses a bad seed
     clipset, place = datasets.load(dataset, profile), pick_device(device)
-    wanted = specs(experiment.variants, dataset, setting(dataset, profile), seeds, protocol=protocol or None)
     runs = run(wanted, clipset, place, experiment.title)
     found = ask_all(list(runs.values()), experiment.probes, clipset, place, f"{experiment.title}, probes")
     answers = {probe: _labelled(runs, tables) for probe, tables in found.items()}

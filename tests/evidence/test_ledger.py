@@ -7,6 +7,7 @@ import torch
 
 from famf_book import report
 from famf_book.figures import verdicts
+from famf_lib.data.datasets import DATASETS
 from famf_lib.evidence import ledger
 from famf_lib.evidence.bootstrap import Estimate
 from famf_lib.evidence.claims import Comparison, Verdict
@@ -25,7 +26,7 @@ ALL = "AttentionVLAD + {}, all modalities"
 def results_for(number, made_results, changed, dataset="synthetic"):
     """Results of the claim's experiment in which all rows are equal, but for those that are changed."""
     experiment = EXPERIMENTS[CLAIM[number].experiment]
-    labels = dict.fromkeys(label for label, _ in specs(experiment.variants, dataset, BASE["quick"], [1]))
+    labels = dict.fromkeys(label for label, _ in specs(experiment.variants, DATASETS[dataset], BASE["quick"], [1]))
     return made_results(dict.fromkeys(labels, 0.5) | changed)
 
 
