@@ -57,9 +57,7 @@ def _compiled(code: CodeType) -> tuple[Any, ...]:
 def _files(module: str) -> Iterator[tuple[str, Path]]:
     """The files of a module or package, each with a name that does not depend on where the package is installed."""
     top, *rest = module.split(".")
-    spec = importlib.util.find_spec(
-        top
-    )  # only the top package: find_spec would import the parents of a dotted name
+    spec = importlib.util.find_spec(top)  # of the top package only: find_spec imports the parents of a dotted name
     if spec is None or not (spec.origin or spec.submodule_search_locations):
         raise ModuleNotFoundError(f"there is no module {top!r} to fingerprint")
     place = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
