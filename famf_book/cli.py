@@ -106,10 +106,10 @@ def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto
     """Choose normalisation, features and learning rate on the tuning part, and write the choice to results/."""
     from famf_lib.experiments import settings, tuning
 
-    result = tuning.tune(dataset, checked_profile(profile), device)
+    result = tuning.tune(dataset, profile := checked_profile(profile), device)
     for line in sorted(result["table"], key=lambda line: -line["mean_ap"]):
         typer.echo("  ".join([f"{line['mean_ap']:.4f}"] + [f"{key}={line[key]}" for key in result["chosen"]]))
-    typer.echo(settings.tuning_file(dataset, checked_profile(profile)))
+    typer.echo(settings.tuning_file(dataset, profile))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

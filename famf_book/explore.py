@@ -11,7 +11,6 @@ and strangers stand in as in ``probes.ruined``.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,7 @@ from famf_lib.experiments import results, run_store
 from famf_lib.experiments.catalogue import EXPERIMENTS
 from famf_lib.experiments.probes import POOREST, RUIN
 from famf_lib.experiments.run_store import Run, RunSpec, threads
-from famf_lib.experiments.settings import Profile, setting
+from famf_lib.experiments.settings import setting
 from famf_lib.models.famf import FAMF
 from famf_lib.training import checkpoint
 from famf_lib.training.train import EVALUATION, pick_device
@@ -209,7 +208,7 @@ class Explorer:
 
     def __init__(self, dataset: str = "synthetic", profile: str = "standard", seed: int = 1, device: str = "auto"):
         self.seed, self.device = seed, pick_device(device)
-        self.source, self.setting = datasets.get(dataset), setting(dataset, cast(Profile, profile))
+        self.source, self.setting = datasets.get(dataset), setting(dataset, profile)
         self.clipset: ClipSet = datasets.load(dataset, profile)
         self._models: dict[int, FAMF] = {}
         self._untouched: dict[tuple[int, int], Answer] = {}

@@ -74,7 +74,7 @@ class Results:
 def run_experiment(
     experiment: str | Experiment,
     dataset: str,
-    profile: Profile,
+    profile: str,
     seeds: Sequence[int],
     device: str = "auto",
     protocol: str = "",

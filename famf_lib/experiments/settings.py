@@ -46,7 +46,7 @@ def tuning_file(dataset: str, profile: Profile) -> Path:
     return RESULTS / f"tuning-{dataset}-{profile}.json"
 
 
-def setting(dataset: str, profile: Profile) -> Setting:
+def setting(dataset: str, profile: str) -> Setting:
     """The setting of a profile, with what was chosen on the dataset's tuning part.
 
     Raises:

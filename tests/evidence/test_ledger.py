@@ -225,7 +225,7 @@ def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch
     assert told.startswith("On synthetic, of 3 claims, ") and "imfdb" not in told
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (1, 1), (12, 3), (200, 5)])
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (1, 1), (31, 5)])
 def test_figure_of_any_size(rows, columns):
     words = [str(v) for v in Verdict] + [verdicts.NOT_TESTED]
     content = np.array([[words[(r + c) % 4] for c in range(columns)] for r in range(rows)], dtype=object)

@@ -13,7 +13,6 @@ from famf_lib.experiments.catalogue import (
     TABLE_1,
     TABLE_2,
     Variant,
-    get_experiment,
     set_name,
     specs,
 )
@@ -123,8 +122,3 @@ def test_options_of_a_row_win_over_the_setting():
     assert (own.model.aggregation_options["normalisation"], own.model.features) == ("whole", "raw")
     assert own.training.lr_aggregation == pytest.approx(3 * own.training.lr)
     assert own.training.batch_size == used.training.batch_size // 4
-
-
-def test_unknown_experiment_is_named():
-    with pytest.raises(ValueError, match="experiment: 'table-9' is not known, expected one of: table-1, table-2"):
-        get_experiment("table-9")

@@ -1,9 +1,12 @@
 """Every probe against what it says it does, worked out clip by clip and face by face."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from joblib import parallel_config
 from scipy.stats import spearmanr
 
 from famf_lib.data.clipset import ClipSet
@@ -185,9 +188,14 @@ def test_an_answer_is_asked_for_once_and_kept_with_the_run(run, clips, monkeypat
     assert [p.name for p in run.folder.glob("answers-*.parquet")]
 
 
-def test_all_runs_are_asked_side_by_side(run, clips):
+def test_the_answers_of_all_runs_are_computed_in_parallel(run, clips, monkeypatch):
+    monkeypatch.setattr(probes, "cores", lambda: 2)
+    asked = []
+    monkeypatch.setattr(probes, "_worker", lambda *given, real=probes._worker: asked.append(given) or real(*given))
     other = get_or_train(SPEC.model_copy(update={"seed": 2}), clips, CPU)
-    found = probes.ask_all([run, other], ["answers", "missing"], clips, CPU, "probes")
+    with parallel_config(backend="threading"):  # the run store's tests start processes
+        found = probes.ask_all([run, other], ["answers", "missing"], clips, CPU, "probes")
+    assert len(asked) == 4
     for probe, tables in found.items():
         for one, asked in zip((run, other), tables, strict=True):
             direct = probes.PROBES[probe](one.model(clips), one.spec, clips, one.split(clips))
@@ -195,8 +203,6 @@ def test_all_runs_are_asked_side_by_side(run, clips):
 
 
 def test_a_recorded_run_has_no_model_to_ask(run, clips):
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="only its numbers were recorded"):
         probes.ask(replace(run, folder=None), "answers", clips)
 

@@ -65,19 +65,27 @@ def test_clips_are_split_by_the_protocol_asked_for(results_folder, tiny, few, mo
     assert run.spec.protocol == "random" and "dealt anew" in report.protocol("synthetic", found)
     (usual,) = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu").runs.values()
     assert usual.spec.protocol == "given" and usual.key != run.key
-    with pytest.raises(ValueError, match="protocol: 'films' is not known, expected one of given, groups, random"):
-        results.run_experiment("table-1", "synthetic", "quick", [1], "cpu", "films")
     results.record(found, "table-1", "imfdb", "standard", "a command")
     monkeypatch.setenv("FAMF_DATA", str(tmp_path))
     with pytest.raises(datasets.DatasetAbsent):  # the recording is not under that protocol
         results.run_experiment("table-1", "imfdb", "quick", [1], "cpu", "random")
 
 
-def test_what_cannot_be_run_is_named():
-    with pytest.raises(ValueError, match="'imdb' is not known, expected one of synthetic, imfdb"):
-        results.run_experiment("table-1", "imdb", "quick", [1])
-    with pytest.raises(ValueError, match="table-2: imfdb has faces alone"):
-        results.run_experiment("table-2", "imfdb", "quick", [1])
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"experiment": "table-9"}, "experiment: 'table-9' is not known, expected one of: table-1, table-2"),
+        ({"dataset": "imdb"}, "'imdb' is not known, expected one of synthetic, imfdb"),
+        ({"experiment": "table-2", "dataset": "imfdb"}, "table-2: imfdb has faces alone"),
+        ({"profile": "huge"}, "profile: 'huge' is not known, expected one of quick, standard, paper"),
+        ({"seeds": [-1]}, "seed: -1 found; input should be greater than or equal to 0"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence_before_anything_is_made(changed, sentence, store):
+    given = {"experiment": "table-1", "dataset": "synthetic", "profile": "quick", "seeds": [1]} | changed
+    with pytest.raises(ValueError, match=sentence):
+        results.run_experiment(**given)
+    assert not store.exists()
 
 
 def test_answers_line_up_with_persons_and_seeds(made_results):
