@@ -207,7 +207,7 @@ class Explorer:
     """
 
     def __init__(self, dataset: str = "synthetic", profile: str = "standard", seed: int = 1, device: str = "auto"):
-        self.seed, self.device = seed, pick_device(device)
+        self.dataset, self.seed, self.device = dataset, seed, pick_device(device)
         self.source, self.setting = datasets.get(dataset), setting(dataset, profile)
         self.clipset: ClipSet = datasets.load(dataset, profile)
         self._models: dict[int, FAMF] = {}
@@ -268,9 +268,7 @@ class Explorer:
         counts = self.clipset.counts.numpy()[known]
         fit = known[counts >= LEAST] if (counts >= LEAST).any() else known[counts > 0]
         if not len(fit):
-            raise ValueError(
-                f"{self.source.name}: no ranked clip of a known person has a face, expected one to explore"
-            )
+            raise ValueError(f"{self.dataset}: no ranked clip of a known person has a face, expected one to explore")
         lots = np.random.default_rng([self.seed, RUIN]).permutation(fit)
         _, first = np.unique(self.clipset.labels.numpy()[lots], return_index=True)
         chosen = [self.clip(int(clip)) for clip in lots[np.sort(first)[:CLIPS]]]
@@ -315,7 +313,7 @@ class Explorer:
     @cached_property
     def _generated(self) -> synthetic.SyntheticConfig | None:
         """The configuration of the generator, where it made these faces."""
-        if self.source.name != "synthetic":
+        if self.dataset != "synthetic":
             return None
         return synthetic.SyntheticConfig(**{k: v for k, v in self.clipset.info.items() if k != "source"})
 
