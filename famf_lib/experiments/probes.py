@@ -244,18 +244,15 @@ def ask_all(
     """The tables of all runs by probe. On a CPU missing ones are computed in parallel, as runs are trained."""
     asked = {(run.key, name): (run, name) for name in names for run in runs if not _place(run, name, clipset).exists()}
     if asked:
+        workers = min(len(asked), cores()) if can_parallelise((run.spec for run in runs), clipset, device) else 1
+        if workers == 1:
+            moved = clipset.to(device)
+            tasks = [delayed(ask)(run, name, moved) for run, name in asked.values()]
+        else:
+            tasks = [delayed(_worker)(run.spec, name, clipset.folder, device.type) for run, name in asked.values()]
         with progress(label, len(asked)) as bar:
-            parallel = can_parallelise((run.spec for run in runs), clipset, device)
-            workers = min(len(asked), cores()) if parallel else 1
-            if workers == 1:
-                moved = clipset.to(device)
-                for done, (run, name) in enumerate(asked.values(), start=1):
-                    ask(run, name, moved)
-                    bar.to(done)
-            else:
-                tasks = [delayed(_worker)(run.spec, name, clipset.folder, device.type) for run, name in asked.values()]
-                for done in in_parallel(tasks, workers):
-                    bar.to(done)
+            for done in in_parallel(tasks, workers):
+                bar.to(done)
     return {name: [ask(run, name, clipset) for run in runs] for name in names}
 
 

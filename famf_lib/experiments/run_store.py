@@ -328,7 +328,7 @@ def get_or_train_all(
 
 
 def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
-    """Executes joblib's ``delayed`` calls in worker processes; yields the number of finished ones after each."""
+    """Executes joblib's ``delayed`` calls in worker processes, or here with one worker; yields how many are done."""
     with warnings.catch_warnings():
         # joblib replaces a worker whose memory has grown. Nothing is lost, and no page should show the warning.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)

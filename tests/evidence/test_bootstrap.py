@@ -24,12 +24,12 @@ def test_interval_covers_the_truth_as_often_as_it_says(seeds, persons, of_seed, 
         )
         found = estimate(ap, seed=trial)
         covered += found.low <= 0.5 <= found.high
-    # 95 % ± 3 binomial deviations below; above it may be careful, but not useless.
+    # 95 % minus three binomial standard deviations; a wider interval is cautious, not wrong.
     assert 0.90 * trials <= covered <= trials
 
 
 def test_interval_is_not_wider_than_it_need_be():
-    """Persons alone vary: the interval is the classical one of a mean over persons."""
+    """If only persons vary, the interval is the classical one of a mean over persons."""
     rng = np.random.default_rng(3)
     ap = np.repeat(rng.normal(0.5, 0.2, (1, 211)), 7, axis=0)
     classical = 1.96 * ap[0].std(ddof=1) / np.sqrt(211)
@@ -39,7 +39,7 @@ def test_interval_is_not_wider_than_it_need_be():
 
 @pytest.mark.parametrize(("seeds", "persons"), [(5, 1), (1, 7)])
 def test_few_seeds_or_few_persons_alone_have_the_interval_of_student(seeds, persons):
-    """Drawing n of n instead of n − 1 would make it a tenth narrower, the normal's quantile a fifth and more."""
+    """Drawing n of n instead of n − 1 would make it a tenth narrower, and the normal quantile at least a fifth."""
     rng, n, ratios = np.random.default_rng(13), seeds * persons, []
     for trial in range(60):
         ap = rng.normal(0.5, 0.1, (seeds, persons))
@@ -67,7 +67,7 @@ def test_mean_is_that_of_seeds_and_leaves_absent_persons_out():
 
 
 def test_pairing_removes_what_both_sides_share():
-    """Persons differ a lot, the two methods by a constant: the paired interval is a point."""
+    """Persons differ much, the two methods by a constant, so the paired interval is a point."""
     rng = np.random.default_rng(5)
     base = rng.uniform(0, 1, (5, 67))
     found = difference(base + 0.01, base)
@@ -107,7 +107,7 @@ def test_a_claim_at_the_edge_of_its_rule_holds_by_chance_as_seldom_as_it_should(
         a = b + truth + rng.normal(0, 0.0008, (seeds, 1)) + rng.normal(0, 0.004, (1, persons))
         a = a + rng.normal(0, 0.006, (seeds, persons))
         false += rule.judge(difference(a, b), MARGIN) == Verdict.HOLDS
-    assert false <= trials * at_most + 3 * np.sqrt(trials * at_most)  # three deviations of the count
+    assert false <= trials * at_most + 3 * np.sqrt(trials * at_most)  # plus three standard deviations of the count
 
 
 def test_equivalence_is_found_where_it_is_true_and_the_data_suffice():

@@ -1,4 +1,4 @@
-"""Every claim on made-up results in which it is true, and in which it is false; and how the ledger is shown."""
+"""Every claim on made-up results in which it is true and in which it is false, and how the ledger is shown."""
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ ALL = "AttentionVLAD + {}, all modalities"
 
 
 def results_for(number, made_results, changed, dataset="synthetic"):
-    """Results of the claim's experiment in which all rows are equal, but for those that are changed."""
+    """Results of the claim's experiment in which all rows are equal except those that are changed."""
     experiment = EXPERIMENTS[CLAIM[number].experiment]
     labels = dict.fromkeys(label for label, _ in specs(experiment.variants, DATASETS[dataset], BASE["quick"], [1]))
     return made_results(dict.fromkeys(labels, 0.5) | changed)
@@ -122,10 +122,10 @@ def test_claim_4_looks_in_the_direction_claimed(made_results):
         parts = tuple(CLAIM["4"].comparisons(results))
         assert len(parts) == 5
         assert ledger.Entry(CLAIM["4"], "synthetic", parts, "").verdict == verdict
-    results.answers["weights"] = table(-0.5, np.nan, 0.3, 0.6, np.nan)  # the same for all faces: it tells nothing
+    results.answers["weights"] = table(-0.5, np.nan, 0.3, 0.6, np.nan)  # NaN: the same for all faces
     assert [part.case for part in CLAIM["4"].comparisons(results)] == ["blurred", "low resolution", "poor"]
     results.answers["weights"] = table(-0.5, -0.4, 0.3, 0.6, 0.97).query("trait != 'blur'")
-    assert "blurred" not in {part.case for part in CLAIM["4"].comparisons(results)}, "a trait nobody told"
+    assert "blurred" not in {part.case for part in CLAIM["4"].comparisons(results)}, "a trait that was not measured"
 
 
 def test_claim_7_compares_with_an_even_attention(made_results):

@@ -1,4 +1,4 @@
-"""Experiments as data: the rows are the paper's, and differ in what the table is about and in nothing else."""
+"""Experiments as data: the rows are the paper's, and differ only in what the table compares."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def dumped(experiment):
 
 
 def without(spec, *paths):
-    """The dump of a spec without some of its values."""
+    """The dumped spec without some of its values."""
     spec = {k: dict(v) if isinstance(v, dict) else v for k, v in spec.items()}
     for path in paths:
         *way, last = path.split(".")

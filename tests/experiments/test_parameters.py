@@ -1,4 +1,4 @@
-"""What parameters take: one rule for papermill, the build and the command, refused before anything is trained."""
+"""The values of parameters: one rule for papermill, the build and the command, applied before any training."""
 
 import os
 import re
@@ -23,7 +23,7 @@ FREE = {
     "results",
     "row",
     "video",
-}  # names and prose: what there is, the notebook finds
+}  # names and prose, which the notebook looks up itself
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_build_refuses_before_a_kernel_starts():
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the command asks ``results.run_experiment`` for, which is then over."""
+    """The arguments with which the command calls ``results.run_experiment``, which does nothing."""
     from famf_lib.experiments import results
 
     found = []
@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_made(asked, arguments,
 
 
 def offered(*words):
-    """What bash is told when tab is pressed behind these words, the last of which may be only begun."""
+    """What bash offers when tab is pressed after these words, the last of which may be incomplete."""
     asked = {"_FAMF_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
     code = "import sys; from famf_book import cli; sys.argv = ['famf']\ntry:\n    cli.app(prog_name='famf')\nfinally:\n"
     code += "    print({'torch', 'pandas', 'papermill'} & set(sys.modules), file=sys.stderr)"

@@ -1,4 +1,4 @@
-"""Every probe against what it says it does, worked out clip by clip and face by face."""
+"""Each probe against an independent computation, clip by clip and face by face."""
 
 from dataclasses import replace
 
@@ -23,22 +23,23 @@ SPEC = RunSpec(
 )
 
 
+def changed(clips, folder, table, modalities=None):
+    """The same clips with other columns of faces, or other modalities, saved to disk."""
+    kept = {name: (one.vectors.numpy(), one.present.numpy()) for name, one in clips.modalities.items()}
+    counts = clips.counts.numpy()
+    made = ClipSet.build(clips.faces, counts, clips.clips, face_table=table, modalities=modalities or kept)
+    return ClipSet.open(made.save(folder))
+
+
 @pytest.fixture
 def clips(made_up, tmp_path):
-    """Clips in which every face has the traits that a probe looks at."""
+    """Clips whose faces have traits."""
     made = made_up(persons=5, clips=12, spread=0.8)
     rng = np.random.default_rng(5)
     n = len(made.faces)
     table = pd.DataFrame({"quality": rng.normal(size=n), "blur": rng.random(n), "occlusion": np.round(rng.random(n))})
     table.loc[rng.random(n) < 0.1, "blur"] = np.nan
-    whole = ClipSet.build(
-        made.faces,
-        made.counts.numpy(),
-        made.clips,
-        face_table=table,
-        modalities={k: (m.vectors.numpy(), m.present.numpy()) for k, m in made.modalities.items()},
-    )
-    return ClipSet.open(whole.save(tmp_path / "clips"))
+    return changed(made, tmp_path / "clips", table)
 
 
 @pytest.fixture
@@ -97,13 +98,11 @@ def test_ruined_frames_are_what_they_should_be(run, clips, monkeypatch):
                 assert person[of_face[source]] != person[of_face[i]]
 
 
-def test_a_modality_that_is_missing_is_missing_from_the_data(run, clips):
+def test_a_modality_that_is_missing_is_missing_from_the_data(run, clips, tmp_path):
     table = probes.ask(run, "missing", clips)
     assert list(table["missing"].unique()) == ["", "audio", "body", "all"]
     gone = {k: (m.vectors.numpy(), m.present.numpy() & (k != "audio")) for k, m in clips.modalities.items()}
-    without = ClipSet.build(
-        clips.faces, clips.counts.numpy(), clips.clips, face_table=clips.face_columns(), modalities=gone
-    )
+    without = changed(clips, tmp_path / "without", clips.face_columns(), gone)
     scores = evaluate(run.model(clips), SPEC.evaluation, without, run.split(clips), SPEC.seed)
     np.testing.assert_allclose(table.query("missing == 'audio'")["ap"], scores.ap, equal_nan=True)
 
@@ -208,16 +207,9 @@ def test_a_recorded_run_has_no_model_to_ask(run, clips):
 
 
 def test_other_qualities_are_another_question(clips, tmp_path):
-    """The fingerprint of the data, and so the run, does not know of them; the answer does."""
+    """The run's key does not cover traits, so the file of a probe's table must."""
     table = clips.face_columns()
-    other = ClipSet.build(
-        clips.faces,
-        clips.counts.numpy(),
-        clips.clips,
-        face_table=table.assign(quality=-table["quality"]),
-        modalities={k: (m.vectors.numpy(), m.present.numpy()) for k, m in clips.modalities.items()},
-    )
-    other = ClipSet.open(other.save(tmp_path / "other"))
+    other = changed(clips, tmp_path / "other", table.assign(quality=-table["quality"]))
     assert other.fingerprint == clips.fingerprint and other.checksums != clips.checksums
     first, second = (
         probes.ask(get_or_train(SPEC, its, CPU), "weights", its).set_index(["trait", "person"]).loc["quality", "rho"]

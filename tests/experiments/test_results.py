@@ -1,4 +1,4 @@
-"""The numbers of an experiment: made, recorded, and shown where they cannot be made."""
+"""The numbers of an experiment: computed, recorded, and shown where they cannot be computed."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Ranked lists of clips: the file of a run is its ranking, and any file is scored as the official evaluation does."""
+"""Ranked lists of clips: a run's file is its ranking, and any file is scored as in the official evaluation."""
 
 import math
 import shutil
@@ -33,7 +33,7 @@ SPEC = RunSpec(
 
 
 def official_map(submitted, truth):
-    """The official evaluation, from its description, with nothing but lists: mAP of two files of text."""
+    """The official evaluation from its description, with plain lists: the mAP of two text files."""
     answers = {line.split()[0]: line.split()[1:] for line in submitted.splitlines()}
     precisions = []
     for line in truth.splitlines():
@@ -55,7 +55,7 @@ def truth_file(path, truth):
 
 
 def famf(*arguments):
-    """The lines that the command prints; what it refuses is raised."""
+    """The lines that the command prints; raises its error."""
     done = CliRunner().invoke(app, [str(a) for a in arguments])
     if done.exception is not None:
         raise done.exception
