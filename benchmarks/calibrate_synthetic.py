@@ -16,6 +16,7 @@ import numpy as np
 
 from famf_lib import paper
 from famf_lib.data.clipset import ClipSet
+from famf_lib.data.datasets import DATASETS
 from famf_lib.data.synthetic import SIZES, generate
 from famf_lib.experiments import catalogue, results, settings
 from famf_lib.support import provenance
@@ -30,7 +31,7 @@ DATA_SEEDS = (11, 12, 13)
 
 def main() -> None:
     setting = settings.setting("synthetic", "standard")
-    spec = catalogue.specs([BASELINE], "synthetic", setting, [1])
+    spec = catalogue.specs([BASELINE], DATASETS["synthetic"], setting, [1])
     levels = {}
     with tempfile.TemporaryDirectory() as folder:
         for noise in NOISE:

@@ -36,7 +36,7 @@ from famf_lib.data.splits import Split, split
 from famf_lib.data.synthetic import SIZES
 from famf_lib.experiments import results, run_store
 from famf_lib.experiments.catalogue import FAMF as ROW
-from famf_lib.experiments.catalogue import known, specs
+from famf_lib.experiments.catalogue import get_experiment, specs
 from famf_lib.experiments.parameters import PROFILES
 from famf_lib.experiments.run_store import RunSpec
 from famf_lib.experiments.settings import Profile, setting
@@ -255,10 +255,11 @@ def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
 def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record: bool) -> dict[str, Any]:
     """Table 1 whole, as the run store makes it; the seconds are those of the runs that were not there yet."""
     clipset = datasets.load("synthetic", profile)
-    wanted = specs(known("table-1").variants, "synthetic", setting("synthetic", profile), seeds).values()
+    rows, source = get_experiment("table-1").variants, datasets.get("synthetic")
+    wanted = specs(rows, source, setting("synthetic", profile), seeds).values()
     there = sum(run_store.find(spec, clipset, device) is not None for spec in wanted)
     begin = time.perf_counter()
-    made = results.obtain("table-1", "synthetic", profile, seeds, device.type)
+    made = results.run_experiment("table-1", "synthetic", profile, seeds, device.type)
     took = time.perf_counter() - begin
     if record:
         command = f"{results.command('table-1', 'synthetic', profile, seeds)} --device {device.type} --record"
@@ -274,7 +275,7 @@ def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record
 def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
     profile: Profile = PROFILES[0] if quick else PROFILES[-1]
     here = device.type == "cuda" or quick  # the whole training
-    spec = specs([ROW], "synthetic", setting("synthetic", profile), [1])[ROW.label, 1]
+    spec = specs([ROW], datasets.get("synthetic"), setting("synthetic", profile), [1])[ROW.label, 1]
     precision = train.precision_of(spec.training, device)
     spec = spec.model_copy(
         update={"training": spec.training.model_copy(update={"precision": str(precision).removeprefix("torch.")})}

@@ -26,7 +26,7 @@ def measure(
     clipset = datasets.load(dataset, profile).to(device)
     seeds = range(1, repeats + 1)
     variants = TABLE_1[:1] if quick else TABLE_1
-    wanted = specs(variants, dataset, setting(dataset, profile), seeds, part="tune")
+    wanted = specs(variants, datasets.get(dataset), setting(dataset, profile), seeds, part="tune")
     rows = []
     for variant in variants:
         seconds, mean_ap = {"float32": [], "bfloat16": []}, {"float32": [], "bfloat16": []}

@@ -83,12 +83,12 @@ def run(
     from famf_book import report
     from famf_lib.evidence import ledger
     from famf_lib.experiments import results
-    from famf_lib.experiments.catalogue import known
+    from famf_lib.experiments.catalogue import get_experiment
 
-    declared = known(experiment)
+    declared = get_experiment(experiment)
     numbers = numbers or list(declared.seeds)
     dataset, profile, device, protocol = (given[name] for name in ("dataset", "profile", "device", "protocol"))
-    found = results.obtain(experiment, dataset, profile, numbers, device, protocol)
+    found = results.run_experiment(experiment, dataset, profile, numbers, device, protocol)
     typer.echo(report.rows(found, declared.paper()).to_string(float_format="{:.4f}".format, na_rep=""))
     for comparison in ledger.comparisons(experiment, found):
         typer.echo(comparison.sentence().replace("**", ""))
@@ -107,10 +107,10 @@ def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto
     """Choose normalisation, features and learning rate on the tuning part, and write the choice to results/."""
     from famf_lib.experiments import settings, tuning
 
-    result = tuning.tune(dataset, checked_profile(profile), device)
+    result = tuning.tune(dataset, profile := checked_profile(profile), device)
     for line in sorted(result["table"], key=lambda line: -line["mean_ap"]):
         typer.echo("  ".join([f"{line['mean_ap']:.4f}"] + [f"{key}={line[key]}" for key in result["chosen"]]))
-    typer.echo(settings.tuning_file(dataset, checked_profile(profile)))
+    typer.echo(settings.tuning_file(dataset, profile))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -11,7 +11,6 @@ and strangers stand in as in ``probes.ruined``.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -24,11 +23,11 @@ from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import EVALUATION, Batch, generator, sample_faces
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import SIGNS, traits
-from famf_lib.experiments import parameters, results, run_store
+from famf_lib.experiments import results, run_store
 from famf_lib.experiments.catalogue import EXPERIMENTS
 from famf_lib.experiments.probes import POOREST, RUIN
 from famf_lib.experiments.run_store import Run, RunSpec, threads
-from famf_lib.experiments.settings import Profile, setting
+from famf_lib.experiments.settings import setting
 from famf_lib.models.famf import FAMF
 from famf_lib.training import checkpoint
 from famf_lib.training.train import pick_device
@@ -209,19 +208,15 @@ class Explorer:
 
     def __init__(self, dataset: str = "synthetic", profile: str = "standard", seed: int = 1, device: str = "auto"):
         self.dataset, self.seed, self.device = dataset, seed, pick_device(device)
-        if absence := datasets.get(dataset).absence():
-            raise datasets.DatasetAbsent(absence)
-        parameters.check("profile", profile)
-        self.profile = cast(Profile, profile)
-        self.clipset: ClipSet = datasets.load(dataset, self.profile)
+        self.source, self.setting = datasets.get(dataset), setting(dataset, profile)
+        self.clipset: ClipSet = datasets.load(dataset, profile)
         self._models: dict[int, FAMF] = {}
         self._untouched: dict[tuple[int, int], Answer] = {}
 
     def spec(self, clusters: int) -> RunSpec:
         """The run of K clusters: a row of the experiment ``clusters``, whose runs the book has made anyway."""
         row = next(v for v in EXPERIMENTS["clusters"].variants if v.label == f"K = {clusters}")
-        protocol = datasets.get(self.dataset).protocol
-        return row.spec(self.dataset, setting(self.dataset, self.profile), self.seed, "report", protocol)
+        return row.spec(self.source, self.setting, self.seed)
 
     def there(self, clusters: int) -> bool:
         """Whether the model of K clusters has been trained."""
@@ -231,7 +226,7 @@ class Explorer:
         """The run of K clusters: read, or trained now, with its own progress unless ``report`` is given."""
         spec = self.spec(clusters)
         if report is not None:
-            return run_store.obtain(spec, self.clipset, self.device, report)
+            return run_store.get_or_train(spec, self.clipset, self.device, report)
         return results.run({clusters: spec}, self.clipset, self.device, f"K = {clusters}")[clusters]
 
     def model(self, clusters: int = START, report: Callable[[int, float], None] | None = None) -> FAMF:

@@ -23,9 +23,9 @@ import torch
 from famf_book import notebooks
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
-from famf_lib.experiments.catalogue import known, specs
+from famf_lib.experiments.catalogue import get_experiment, specs
 from famf_lib.experiments.probes import ask
-from famf_lib.experiments.run_store import RunSpec, cores, obtain, threads
+from famf_lib.experiments.run_store import RunSpec, cores, get_or_train, threads
 from famf_lib.experiments.settings import Profile, setting
 from famf_lib.support.files import ROOT, store
 from famf_lib.support.progress import progress
@@ -85,13 +85,13 @@ def grid(
         ValueError: an experiment or a dataset is not known; nothing is left.
     """
     tasks: dict[tuple[str, str], Task] = {}
-    chosen = [known(name) for name in experiments]
+    chosen = [get_experiment(name) for name in experiments]
     for dataset in on:
         clipset = datasets.load(dataset, profile)
         clips = clipset.folder, clipset.fingerprint
-        for experiment in (e for e in chosen if e.serves(dataset)):
-            used = setting(dataset, profile)
-            for (label, _), spec in specs(experiment.variants, dataset, used, seeds or experiment.seeds).items():
+        source, used = datasets.get(dataset), setting(dataset, profile)
+        for experiment in (e for e in chosen if e.serves(source)):
+            for (label, _), spec in specs(experiment.variants, source, used, seeds or experiment.seeds).items():
                 task = tasks.setdefault((dataset, spec.model_dump_json()), Task(dataset, clips, spec))
                 task.probes |= set(experiment.probes)
                 task.rows.append((experiment.name, label))
@@ -108,7 +108,7 @@ def pages(tasks: Sequence[Task], folder: Path, profile: Profile, seeds: Sequence
             experiment,
             dataset,
             folder.resolve() / f"{experiment}-{dataset}.ipynb",
-            {"dataset": dataset, "profile": profile, "seeds": list(seeds or known(experiment).seeds)},
+            {"dataset": dataset, "profile": profile, "seeds": list(seeds or get_experiment(experiment).seeds)},
         )
         for experiment, dataset in shown
     ]
@@ -223,7 +223,7 @@ def _run(
     where = pick_device(device)
     clipset = _opened(folder, fingerprint, where)
     with threads(1 if where.type == "cpu" else None):
-        run = obtain(spec, clipset, where)
+        run = get_or_train(spec, clipset, where)
         for name in probes:
             ask(run, name, clipset)
     return run.key, run.mean_ap

@@ -111,8 +111,12 @@ def results_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """The quick profile with two epochs: the numbers do not matter, their way does."""
+    """The quick profile with two epochs, one run after another: tests of what happens to the numbers need no more."""
+    from famf_lib.experiments import probes, run_store
     from famf_lib.experiments.settings import BASE
+
+    for module in (run_store, probes):  # starting workers takes longer than these trainings
+        monkeypatch.setattr(module, "cores", lambda: 1)
 
     base = BASE["quick"]
     training = base.training.model_copy(update={"epochs": 2, "decay_after": 1})

@@ -81,8 +81,8 @@ def test_an_aggregation_from_outside_gets_its_row(added, tiny, results_folder, m
     assert {one.spec.model.aggregation for one in run_store.stored()} == {"attentionvlad"} and len(
         run_store.stored()
     ) == 2
-    with pytest.raises(ValueError, match="by-norm and mlma found, expected modules that stand in AGGREGATIONS"):
-        run_store.known(first.key)
+    with pytest.raises(ValueError, match="by-norm and mlma found, expected modules in AGGREGATIONS"):
+        run_store.open_run(first.key)
 
 
 def test_a_fusion_from_outside_gets_its_row(added, tiny, results_folder):
@@ -102,7 +102,7 @@ def test_a_dataset_from_outside_is_one_like_the_others(added, tiny, results_fold
     clipset = datasets.load("eleven", "quick")
     assert "eleven" in datasets.names() and len(clipset.persons) == 11 and clipset.counts.unique().tolist() == [5]
     one = Experiment("one", "one row", (FAMF,))
-    found = results.obtain(one, "eleven", "quick", seeds=[3])
+    found = results.run_experiment(one, "eleven", "quick", seeds=[3])
     assert found.data == clipset.fingerprint and list(report.rows(found, {}).index) == [FAMF.label]
 
 

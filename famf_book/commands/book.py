@@ -45,7 +45,7 @@ def _further(dataset: str):
 
     def serves(notebook: Path) -> bool:
         experiment = EXPERIMENTS.get(notebook.stem)
-        return experiment.serves(dataset) if experiment else notebook.stem not in datasets.DATASETS
+        return experiment.serves(found) if experiment else notebook.stem not in datasets.DATASETS
 
     return Further(dataset, found.title.split(",")[0], serves)
 
@@ -102,7 +102,6 @@ def _data(page) -> list[dict]:
 
 def _prepare(page) -> None:
     """Makes the runs that a page shows, with progress, on every core; the page then only reads them."""
-    from famf_book import notebooks
     from famf_lib.data import datasets
     from famf_lib.evidence.ledger import CLAIMS
     from famf_lib.experiments import results
@@ -113,10 +112,11 @@ def _prepare(page) -> None:
     names = dict.fromkeys(claim.experiment for claim in CLAIMS) if several else [page.notebook.stem]
     for experiment in (EXPERIMENTS[name] for name in names if name in EXPERIMENTS):
         for dataset in _datasets(page):
-            if experiment.serves(dataset) and datasets.get(dataset).absence() is None:
-                seeds = notebooks.as_list(values["seeds"], "seeds") if values["seeds"] else experiment.seeds
+            source = datasets.get(dataset)
+            if experiment.serves(source) and source.absence() is None:
+                seeds = values["seeds"] or experiment.seeds
                 protocol = values.get("protocol", "")
-                results.obtain(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
+                results.run_experiment(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
 
 
 def _datasets(page) -> list[str]:

@@ -51,7 +51,7 @@ def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
     from famf_lib.training import checkpoint
     from famf_lib.training.train import pick_device
 
-    place, run = pick_device(device), run_store.known(what)
+    place, run = pick_device(device), run_store.open_run(what)
     opened = checkpoint.open(run.file)
     clipset = submission.data_of(opened.card, dataset)
     split = run.split(clipset)

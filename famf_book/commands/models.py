@@ -96,7 +96,7 @@ def saved_file(run: str) -> Path:
     """The file of a saved model, or that of a run."""
     from famf_lib.experiments import run_store
 
-    return Path(run) if Path(run).is_file() else run_store.known(run).file
+    return Path(run) if Path(run).is_file() else run_store.open_run(run).file
 
 
 def _lines(table: "pa.Table") -> list[str]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from famf_book.plots import MUTED, OURS, PALETTE, WIDTH, _rows
+from famf_lib.data.datasets import DATASETS
 from famf_lib.data.synthetic import SIZES
 from famf_lib.experiments.catalogue import FAMF, TABLE_1, specs
 from famf_lib.experiments.settings import BASE
@@ -58,7 +59,7 @@ def paper_size() -> Size:
 
 
 def _spec(label: str):
-    return specs(TABLE_1, "synthetic", BASE["paper"], [1])[label, 1]
+    return specs(TABLE_1, DATASETS["synthetic"], BASE["paper"], [1])[label, 1]
 
 
 def work(label: str = FAMF.label, batch: int | None = None) -> dict[str, Work]:

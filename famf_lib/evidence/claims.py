@@ -1,4 +1,4 @@
-"""Verdicts. The rules stand here, in code, before any reported run: nobody decides afterwards what a number means."""
+"""The rules that turn an estimate into a verdict. They were fixed before any reported run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from famf_lib.evidence.bootstrap import LEVEL, Estimate
 from famf_lib.support.wording import counted
 
 MARGIN = 0.005
-"""A difference in mAP below half a point is none to speak of; the paper's own differences are 0.005 to 0.06."""
+"""A difference in mAP below half a point is negligible; the paper's own differences are 0.005 to 0.06."""
 
 SHARE_MARGIN = 0.05
-"""The same for a rank correlation, and for a share of attention or weight: a twentieth is none to speak of."""
+"""The same for a rank correlation and for a share of attention or weight."""
 
 
 class Verdict(StrEnum):
@@ -22,7 +22,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """How an effect with its interval becomes a verdict, given a margin below which an effect is none to speak of."""
+    """Turns an effect with its interval into a verdict, given the margin below which an effect is negligible."""
 
     name: str
     text: str
@@ -30,7 +30,7 @@ class Rule:
     ends: tuple[int, int]
 
     def band(self, margin: float) -> tuple[float, float]:
-        """The effects that are too small to speak of, from the least to the largest."""
+        """The range of effects that are negligible, as (smallest, largest)."""
         return self.ends[0] * margin, self.ends[1] * margin
 
 
@@ -40,16 +40,16 @@ def _verdict(holds: bool, fails: bool) -> Verdict:
 
 BETTER = Rule(
     "better",
-    f"“A is better than B” *holds* where the {LEVEL:.0%} interval of the paired difference A − B lies above 0, *does "
-    "not hold* where it lies below +margin, and otherwise we *cannot tell*. Above 0 and below the margin it *holds*.",
+    f"“A is better than B” *holds* if the {LEVEL:.0%} interval of the paired difference A − B lies above 0, *does "
+    "not hold* if it lies below +margin, and otherwise we *cannot tell*. Between 0 and the margin it *holds*.",
     lambda effect, margin: _verdict(effect.low > 0, effect.high < margin),
     (0, 1),
 )
 SAME = Rule(
     "no difference",
-    f"“A and B make no difference” is a claim of equivalence: it *holds* where the {LEVEL:.0%} interval of A − B lies "
-    "within ±margin (two one-sided tests), *does not hold* where it lies wholly outside, and otherwise we *cannot "
-    "tell*. Not to find a difference is not enough.",
+    f"“A and B make no difference” is a claim of equivalence: it *holds* if the {LEVEL:.0%} interval of A − B lies "
+    "within ±margin (two one-sided tests), *does not hold* if it lies wholly outside, and otherwise we *cannot "
+    "tell*. Failing to find a difference is not enough.",
     lambda effect, margin: _verdict(
         -margin < effect.low and effect.high < margin, effect.low > margin or effect.high < -margin
     ),
@@ -57,7 +57,7 @@ SAME = Rule(
 )
 NOT_WORSE = Rule(
     "no worse",
-    f"“A is no worse than B” *holds* where the {LEVEL:.0%} interval of A − B lies above −margin, *does not hold* where "
+    f"“A is no worse than B” *holds* if the {LEVEL:.0%} interval of A − B lies above −margin, *does not hold* if "
     "it lies below −margin, and otherwise we *cannot tell*.",
     lambda effect, margin: _verdict(effect.low > -margin, effect.high < -margin),
     (-1, 0),
@@ -65,17 +65,17 @@ NOT_WORSE = Rule(
 RULES = (BETTER, SAME, NOT_WORSE)
 
 COMBINED = (
-    "A claim of several parts *holds* where every part holds, *does not hold* where one part does not hold, and "
-    "otherwise we *cannot tell*, as where the data cannot test a part. All parts have to hold, so their number needs "
-    "no correction for the first of these; “does not hold” becomes likelier with every part."
+    "A claim of several parts *holds* if every part holds, *does not hold* if one part does not hold, and otherwise "
+    "we *cannot tell*, for example if the data cannot test a part. “Holds” needs no correction for the number of "
+    "parts, as all of them have to hold; “does not hold” becomes more likely with every part."
 )
 
 
 def combined(verdicts: Sequence[Verdict], untested: Sequence[str] = ()) -> Verdict:
-    """The verdict on a claim from those on its parts. ``untested`` are parts that the data cannot test.
+    """The verdict on a claim from the verdicts on its parts. ``untested`` names parts that the data cannot test.
 
     Raises:
-        ValueError: no part.
+        ValueError: there is no verdict.
     """
     if not verdicts:
         raise ValueError("verdicts: none, expected one or more parts of a claim")
@@ -84,7 +84,7 @@ def combined(verdicts: Sequence[Verdict], untested: Sequence[str] = ()) -> Verdi
 
 @dataclass(frozen=True)
 class Comparison:
-    """An effect that the paper claims, in one case of the claim, and as it came out here.
+    """One part of a claim: an effect, the paper's value of it, and our estimate.
 
     ``effect`` says in words what the estimate measures, such as "A over B".
     """
@@ -107,20 +107,20 @@ class Comparison:
 
     @property
     def small(self) -> bool:
-        """It holds, by an effect that is too small to speak of."""
+        """Whether it holds, but by a negligible effect."""
         return self.verdict == Verdict.HOLDS and self.rule is BETTER and self.ours.mean < self.margin
 
     @property
     def outcome(self) -> str:
-        """The verdict in words, and whether the effect is too small to speak of."""
+        """The verdict in words, and whether the effect is negligible."""
         return f"{self.verdict}{', below the margin' if self.small else ''}"
 
     def sentence(self) -> str:
-        """The outcome in words, every number from the estimate."""
+        """The outcome in one or two sentences, with every number from the estimate."""
         ours = self.ours
         paper = f" The paper has {self.paper:+.4f}." if self.paper is not None else ""
         over = f"{counted(ours.seeds, 'seed')} and {counted(ours.persons, 'person')}"
         number = f"{ours.mean:+.4f} [{ours.low:+.4f}, {ours.high:+.4f}] over {over}"
-        if not ours.persons:  # worked out, and not from runs
+        if not ours.persons:  # computed, not measured on runs
             number = f"{ours.mean:+.4f}"
         return f"{self.effect}: {number}. “{self.claim}”: **{self.outcome}**.{paper}"

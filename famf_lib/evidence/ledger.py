@@ -1,6 +1,6 @@
-"""The ledger: every claim of the paper as a row, how it is tested, and what comes out on a dataset.
+"""The ledger: every claim of the paper, how it is tested, and its verdict on a dataset.
 
-A claim is tested on the results of one experiment. Its parts, and the rule of each, stand here before any reported run.
+A claim is tested on the results of one experiment. Its parts and their rules were fixed before any reported run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,30 +11,32 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from famf_lib.data.datasets import DatasetAbsent
+from famf_lib.data import datasets
 from famf_lib.data.traits import SIGNS
 from famf_lib.evidence.bootstrap import Estimate, difference, estimate
 from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, SAME, SHARE_MARGIN, Comparison, Rule, Verdict, combined
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, FAMF_WITH_MMA, TABLE_1, TABLE_2, reading, set_name
-from famf_lib.experiments.results import Results, attention_share, command, obtain
+from famf_lib.experiments.results import Results, attention_share, command, run_experiment
 from famf_lib.experiments.settings import BASE, Profile
 from famf_lib.models.aggregation import AttentionVLAD, GhostVLAD
 from famf_lib.models.config import ModelConfig
 from famf_lib.paper import IQIYI
 from famf_lib.training.memory import peak_of_step
 
-CLEAR = 0.9  # "close to 1": what the clearest fifth of the faces has to weigh on average
-IDENTITY = 1e-5  # the unit in which float32's rounding is small
-CARD = 16  # GiB, a large graphics card of the paper's year; the paper does not name its own
+CLEAR = 0.9  # our reading of "close to 1", for the mean weight of the clearest fifth of the faces
+IDENTITY = 1e-5  # the unit of a difference that should be zero; rounding in float32 is below one such unit
+CARD = 16  # GiB of a large GPU in the year of the paper, which does not name its own
 LACKING = "it lacks what the claim is about"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper claims. ``parts`` gives its test on the results of an experiment, part by part; of a part that the
-    results cannot test, what it is called.
+    """A claim of the paper and its test.
 
-    ``number`` is that of the list in the book; a claim without one is ours.
+    Args:
+        number: its number in the book's list; empty for a claim of our own.
+        parts: tests the claim on the results of its experiment; yields a comparison for each part, or only the name of
+            a part that the results cannot test.
     """
 
     number: str
@@ -46,17 +48,17 @@ class Claim:
     parts: Callable[["Claim", Results], Iterator[Comparison | str]]
 
     def comparisons(self, results: Results) -> list[Comparison]:
-        """The parts that the results can test."""
+        """The parts that the results can test, with their estimates."""
         return [part for part in self.parts(self, results) if not isinstance(part, str)]
 
     def untested(self, results: Results) -> list[str]:
-        """What the others are called."""
+        """The names of the parts that the results cannot test."""
         return [part for part in self.parts(self, results) if isinstance(part, str)]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim on a dataset: its parts as they came out, what could not be tested, or why it has none there."""
+    """A claim on a dataset: its tested parts and the names of the untested ones, or why nothing was tested."""
 
     claim: Claim
     dataset: str
@@ -71,20 +73,20 @@ class Entry:
 
     @property
     def small(self) -> bool:
-        """It holds, in a part by an effect that is too small to speak of."""
+        """Whether it holds, but in some part by a negligible effect."""
         return self.verdict == Verdict.HOLDS and any(part.small for part in self.parts)
 
 
 def _over(
     claim: Claim, results: Results, case: str, a: str, b: str, rule: Rule = BETTER, margin: float = MARGIN
 ) -> Comparison:
-    """mAP of row a minus that of row b."""
+    """The mAP of row ``a`` minus that of row ``b``."""
     printed = EXPERIMENTS[claim.experiment].paper()
-    there = (printed.get(a), printed.get(b))
-    said = None if None in there else round(there[0] - there[1], 4)
+    values = (printed.get(a), printed.get(b))
+    paper = None if None in values else round(values[0] - values[1], 4)
     words = {"no difference": "with", "no worse": "against"}.get(rule.name, "over")
     return Comparison(
-        claim.short, case, f"{a} {words} {b}", said, difference(results.ap(a), results.ap(b)), rule, margin
+        claim.short, case, f"{a} {words} {b}", paper, difference(results.ap(a), results.ap(b)), rule, margin
     )
 
 
@@ -109,30 +111,30 @@ def _simplest(claim: Claim, results: Results) -> Iterator[Comparison | str]:
 
 
 def _weights(claim: Claim, results: Results) -> Iterator[Comparison | str]:
-    told = set(results.answers["weights"]["trait"])
+    measured = set(results.answers["weights"]["trait"])
     for trait, words in (
         ("blur", "blurred"),
         ("occlusion", "occluded"),
         ("size", "low resolution"),
         ("quality", "poor"),
     ):
-        if trait in told:
+        if trait in measured:
             rho = SIGNS[trait] * results.answer("weights", FAMF.label, "rho", trait=trait)
             effect = f"rank correlation of weight with {'less ' * (SIGNS[trait] < 0)}{trait}"
-            if _told(rho):
+            if _varies(rho):
                 yield Comparison(claim.short, words, effect, None, estimate(rho), BETTER, SHARE_MARGIN)
                 continue
         yield words
     clear = results.answer("weights", FAMF.label, "fifth 5", trait="quality")
-    if _told(clear):
-        effect = f"mean weight of the clearest fifth, less {CLEAR}"
+    if _varies(clear):
+        effect = f"mean weight of the clearest fifth, minus {CLEAR}"
         yield Comparison(claim.short, "clear", effect, None, estimate(clear - CLEAR), BETTER, SHARE_MARGIN)
     else:
         yield "clear"
 
 
-def _told(values: Float[np.ndarray, "S P"]) -> bool:
-    """Whether every run says something: of a trait that is the same for all faces none does."""
+def _varies(values: Float[np.ndarray, "S P"]) -> bool:
+    """Whether every run has a value: a trait that is the same for all faces gives only NaN."""
     return bool((~np.isnan(values)).any(axis=1).all())
 
 
@@ -144,9 +146,9 @@ def _graded(claim: Claim, results: Results) -> Iterator[Comparison | str]:
 
 
 def ghost_identity(draws: int = 5) -> Estimate:
-    """GhostVLAD against AttentionVLAD with weights 1 and 0: the largest difference of the K tokens, over random models.
+    """The largest difference of the K tokens between GhostVLAD and AttentionVLAD with weights 1 and 0.
 
-    The mean over the draws, from the least to the most, in units of 0.00001.
+    Returns the mean over randomly initialised models, with the smallest and largest, in units of 0.00001.
     """
     clusters, ghosts, dim = 8, 3, 64
     found = []
@@ -170,8 +172,8 @@ def _modalities(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     parts = [("audio helps", audio, face), ("text hurts", audio, set_name(("audio", "text")))]
     parts += [(f"best: over {row.label}", best, row.label) for row in TABLE_2 if row.label != best]
     for case, a, b in parts:
-        there = {a, b} <= set(results.labels)  # not every dataset has every set
-        yield _over(claim, results, case, a, b) if there else case
+        available = {a, b} <= set(results.labels)  # not every dataset has every set
+        yield _over(claim, results, case, a, b) if available else case
 
 
 def _attention(claim: Claim, results: Results) -> Iterator[Comparison | str]:
@@ -179,7 +181,7 @@ def _attention(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for row, columns, case in (("body", "face", "body leans on the face"), ("audio", "audio", "audio stands apart")):
         if row in used:
             share, even = attention_share(results, FAMF.label, row, columns)
-            effect = f"attention of {row} on {'itself' if row == columns else f'the {columns}'}, less an even share"
+            effect = f"attention of {row} on {'itself' if row == columns else f'the {columns}'}, minus an even share"
             yield Comparison(claim.short, case, effect, None, estimate(share - even), BETTER, SHARE_MARGIN)
         else:
             yield case
@@ -197,7 +199,7 @@ def _memory(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     dims = dict.fromkeys(model.modalities, 512)
     step = peak_of_step(model, training, dim=512, modality_dims=dims, persons=IQIYI["persons"])
     peak = step.peak / 2**30 - CARD
-    effect = f"peak memory of a step with K = 16 at the paper's size, GiB, less {CARD}"
+    effect = f"peak memory of a step with K = 16 at the paper's size, GiB, minus {CARD}"
     yield Comparison(claim.short, "K = 16", effect, None, Estimate(peak, peak, peak, 0, 0), BETTER, 0.0)
 
 
@@ -219,7 +221,7 @@ def _missing(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     used = set(results.answers["missing"]["missing"])
     for gone in ("body", "head"):  # what the paper calls correlated with the face
         for other in ("Concat", "MMA"):
-            case, effect = f"{gone}, against {other}", f"loss without {gone}: {other} less MLMA"
+            case, effect = f"{gone}, against {other}", f"loss without {gone}: {other} minus MLMA"
             if gone in used:
                 yield Comparison(claim.short, case, effect, None, difference(loss(other, gone), loss("MLMA", gone)))
             else:
@@ -251,7 +253,7 @@ CLAIMS = (
         "AttentionVLAD beats NetVLAD, everything else equal.",
         "Table 1, Sec. 4.4",
         "table-1",
-        "mAP with AttentionVLAD over that with NetVLAD, behind MMA and behind MLMA",
+        "mAP with AttentionVLAD over that with NetVLAD, once with MMA and once with MLMA",
         _aggregations,
     ),
     Claim(
@@ -260,28 +262,28 @@ CLAIMS = (
         "MLMA beats MMA, everything else equal.",
         "Table 1, Sec. 4.4",
         "table-1",
-        "mAP with MLMA over that with MMA, behind NetVLAD and behind AttentionVLAD",
+        "mAP with MLMA over that with MMA, once after NetVLAD and once after AttentionVLAD",
         _fusions,
     ),
     Claim(
         "4",
         "poor faces weigh less",
-        "Cluster attention weighs blurred, occluded and low-resolution faces less, and clear ones close to 1.",
+        "Cluster attention gives blurred, occluded and low-resolution faces less weight, and clear ones close to 1.",
         "Fig. 3, Sec. 4.2",
         "weights",
         "Spearman's rank correlation of a face's weight with each trait, within persons, in the direction claimed; and "
-        f"the clearest fifth of the faces weighs more than {CLEAR} on average (where clusters are normalised only "
-        "ratios of weights mean something)",
+        f"the clearest fifth of the faces has a mean weight above {CLEAR} (if clusters are normalised, only ratios of "
+        "weights have a meaning)",
         _weights,
     ),
     Claim(
         "5",
         "graded over binary weights",
-        "Graded cluster weights beat GhostVLAD's binary ones, of which GhostVLAD is the special case.",
+        "Graded cluster weights beat GhostVLAD's binary ones, which are a special case of them.",
         "Sec. 3.2, Table 1",
         "graded-weights",
-        "mAP with AttentionVLAD over that with GhostVLAD, behind Concat and behind MLMA; and the tokens of both are "
-        "the same where φ is 1 and 0",
+        "mAP with AttentionVLAD over that with GhostVLAD, once with Concat and once with MLMA; and the tokens of "
+        "both are equal if φ is 1 for clusters and 0 for ghosts",
         _graded,
     ),
     Claim(
@@ -290,7 +292,7 @@ CLAIMS = (
         "Audio helps the face; text hurts face and audio; face, audio and body are the best set.",
         "Table 2, Sec. 4.4",
         "table-2",
-        "mAP of the sets, two by two; the best one over each other",
+        "mAP of the sets in pairs; the best one over each other one",
         _modalities,
     ),
     Claim(
@@ -318,8 +320,8 @@ CLAIMS = (
         "K = 16 runs out of memory at a batch of 4,096.",
         "Sec. 4.4",
         "clusters",
-        f"the memory of a training step at the paper's full size, counted, is more than {CARD} GiB; the same on every "
-        "dataset",
+        f"the memory of a training step at the paper's full size, counted tensor by tensor, exceeds {CARD} GiB; the "
+        "same on every dataset",
         _memory,
     ),
     Claim(
@@ -328,7 +330,8 @@ CLAIMS = (
         "Two consecutive convolutions beat one in the Gram matrix; MMA's residual and L2 term make no difference.",
         "Sec. 3.3",
         "readings",
-        "mAP of MLMA over one convolution alone; MMA without residual and without L2 term is equivalent to MMA",
+        "mAP of MLMA over that of one convolution alone; MMA without the residual, and without the L2 term, is "
+        "equivalent to MMA",
         _convolutions,
     ),
     Claim(
@@ -337,8 +340,8 @@ CLAIMS = (
         "MLMA makes up for a missing modality with a correlated one.",
         "Sec. 3.3",
         "missing-modalities",
-        "taken away at test time, a modality that goes with the face (body, head) costs less mAP with MLMA than with "
-        "Concat and with MMA",
+        "a modality that is correlated with the face (body, head) and removed at test time costs less mAP with MLMA "
+        "than with Concat and with MMA",
         _missing,
     ),
     Claim(
@@ -347,7 +350,7 @@ CLAIMS = (
         "The number of faces may differ between training and test.",
         "Sec. 4.3",
         "faces",
-        "trained with N = 24 and tested with 8 and 48: mAP no worse than trained with that number",
+        "trained with N = 24 and tested with 8 and 48: mAP no worse than when trained with that number",
         _faces,
     ),
 )
@@ -364,27 +367,28 @@ OURS = (
         _simplest,
     ),
 )
-"""What the paper does not claim and a reader will ask."""
+"""Claims that the paper does not make but that a reader will ask about."""
 
 
 def comparisons(experiment: str, results: Results) -> list[Comparison]:
-    """Every part of every claim that is tested on an experiment, the paper's first."""
+    """The comparisons of all claims that are tested on an experiment, the paper's first."""
     tested = [claim for claim in (*CLAIMS, *OURS) if claim.experiment == experiment]
     return [part for claim in tested for part in claim.comparisons(results)]
 
 
 def untested(experiment: str, results: Results) -> list[str]:
-    """What claims tested on an experiment say that its results cannot test."""
+    """The names of the parts of those claims that the results cannot test."""
     tested = [claim for claim in (*CLAIMS, *OURS) if claim.experiment == experiment]
     return [part for claim in tested for part in claim.untested(results)]
 
 
-def of(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = "auto") -> list[Entry]:
-    """The ledger of a dataset: every claim with its parts, from the runs that its page shows.
+def evaluate_claims(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = "auto") -> list[Entry]:
+    """Tests every claim of the paper on a dataset, from the same runs that its page shows.
 
     Args:
-        seeds: of all experiments; by default each has those of its page.
+        seeds: for all experiments; by default each uses those of its page.
     """
+    source = datasets.get(dataset)
     found: dict[str, Results | str] = {}
     rows = []
     for claim in CLAIMS:
@@ -393,8 +397,10 @@ def of(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = 
         used = tuple(seeds) or experiment.seeds
         if name not in found:
             try:
-                found[name] = obtain(name, dataset, profile, used, device) if experiment.serves(dataset) else LACKING
-            except DatasetAbsent as absence:
+                found[name] = (
+                    run_experiment(name, dataset, profile, used, device) if experiment.serves(source) else LACKING
+                )
+            except datasets.DatasetAbsent as absence:
                 found[name] = str(absence)
         results = found[name]
         here = command(name, dataset, profile, used)

@@ -1,6 +1,6 @@
-"""The experiments of the book, declared: which rows, trained how often, and what is measured on the trained models.
+"""Declares the experiments of the book: their rows, their seeds, and what is measured on the trained models.
 
-An experiment is data that a reader can print; ``results`` makes its runs, ``ledger`` says what they decide. Two
+An experiment is data that a reader can print; ``results`` runs it and ``ledger`` tests claims on its results. Two
 experiments that declare the same row share its runs.
 """
 
@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from famf_lib import paper
-from famf_lib.data import datasets
+from famf_lib.data.datasets import Dataset
 from famf_lib.data.splits import Part, Protocol
 from famf_lib.experiments.run_store import RunSpec
 from famf_lib.experiments.settings import Setting
@@ -24,11 +24,15 @@ TABLE_1_MODALITIES = ("audio", "body")  # Table 1's last row is the 0.8824 that 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of a table: FAMF, or what it is changed to.
+    """One row of a table: FAMF, or FAMF with something changed.
 
-    ``modalities`` are the clip-level ones; those that a dataset lacks are left out where the row is ``partial``, and
-    the row itself where it is not. None stands for all that there are. ``faces`` is N in training and evaluation,
-    ``batch`` a factor of the setting's batch size, ``rate`` the aggregation's learning rate in units of the rest's.
+    Args:
+        modalities: those of the clip that are fused with the face; None for all that the dataset has.
+        partial: whether the row still makes sense on a dataset that lacks some of them.
+        faces: N in training and evaluation; None for the setting's.
+        batch: multiplies the setting's batch size.
+        rate: the learning rate of the aggregation divided by that of the rest; None for the setting's.
+        paper: the mAP that the paper prints for this row.
     """
 
     label: str
@@ -48,15 +52,19 @@ class Variant:
     def modules(self) -> tuple[str, str]:
         return self.aggregation, self.fusion
 
-    def there(self, dataset: str) -> tuple[str, ...] | None:
-        """The modalities that the row uses on a dataset; None where the dataset cannot serve it."""
-        offered = datasets.get(dataset).modalities
-        wanted = offered if self.modalities is None else self.modalities
-        there = tuple(m for m in wanted if m in offered)
-        return there if self.partial or there == wanted else None
+    def available_modalities(self, dataset: Dataset) -> tuple[str, ...] | None:
+        """The modalities that the row uses on a dataset; None if the row needs one that the dataset lacks."""
+        wanted = dataset.modalities if self.modalities is None else self.modalities
+        available = tuple(m for m in wanted if m in dataset.modalities)
+        return available if self.partial or available == wanted else None
 
-    def spec(self, dataset: str, used: Setting, seed: int, part: Part, protocol: Protocol) -> RunSpec:
-        """The run of this row under a setting, whose normalisation counts where the aggregation knows one."""
+    def spec(
+        self, dataset: Dataset, used: Setting, seed: int, part: Part = "report", protocol: Protocol | None = None
+    ) -> RunSpec:
+        """The run of this row with a seed; split by the dataset's own protocol unless another one is given.
+
+        The setting's normalisation is used if the aggregation has that option.
+        """
         options = inspect.signature(AGGREGATIONS[self.aggregation]).parameters
         normalisation = {"normalisation": used.normalisation} if "normalisation" in options else {}
         training = used.training.model_dump()
@@ -69,7 +77,7 @@ class Variant:
             "aggregation_options": normalisation | dict(self.aggregation_options),
             "fusion": self.fusion,
             "fusion_options": dict(self.fusion_options),
-            "modalities": self.there(dataset),
+            "modalities": self.available_modalities(dataset),
             "features": used.features,
             "hidden": used.hidden,
         }
@@ -77,7 +85,7 @@ class Variant:
             model=ModelConfig(**(model | dict(self.model))),
             training=type(used.training)(**training),
             evaluation=EvaluationConfig(faces=training["faces"]),
-            protocol=protocol,
+            protocol=protocol or dataset.protocol,
             part=part,
             seed=seed,
         )
@@ -85,18 +93,14 @@ class Variant:
 
 def specs(
     variants: Iterable[Variant],
-    dataset: str,
+    dataset: Dataset,
     used: Setting,
     seeds: Sequence[int],
     part: Part = "report",
     protocol: Protocol | None = None,
 ) -> dict[tuple[str, int], RunSpec]:
-    """The runs of every variant and seed, by (label, seed), split as the dataset is reported or by another protocol.
-
-    Rows that the dataset cannot serve are not among them.
-    """
-    protocol = protocol or datasets.get(dataset).protocol
-    served = [variant for variant in variants if variant.there(dataset) is not None]
+    """The runs of all variants and seeds, by (label, seed), without variants that need modalities the dataset lacks."""
+    served = [variant for variant in variants if variant.available_modalities(dataset) is not None]
     return {
         (variant.label, seed): variant.spec(dataset, used, seed, part, protocol)
         for variant, seed in product(served, seeds)
@@ -105,9 +109,10 @@ def specs(
 
 @dataclass(frozen=True)
 class Experiment:
-    """Rows to train, and probes (see ``probes``) to put to every trained model of them.
+    """Rows to train, and the probes that are measured on each trained model (see ``probes``).
 
-    ``needs_modalities``: without any of those that its rows use there is nothing to see. ``seeds`` are the book's.
+    ``needs_modalities``: the experiment says nothing on a dataset that has none of the modalities of its rows.
+    ``seeds`` are those of the book.
     """
 
     name: str
@@ -117,9 +122,9 @@ class Experiment:
     needs_modalities: bool = False
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
 
-    def serves(self, dataset: str) -> bool:
-        """Whether there is something to see on a dataset."""
-        return not self.needs_modalities or any(variant.there(dataset) for variant in self.variants)
+    def serves(self, dataset: Dataset) -> bool:
+        """Whether the experiment can be run on a dataset."""
+        return not self.needs_modalities or any(variant.available_modalities(dataset) for variant in self.variants)
 
     def paper(self) -> dict[str, float | None]:
         """The paper's value of each row."""
@@ -155,11 +160,11 @@ TABLE_1 = (
     FAMF_WITH_MMA,
     FAMF,
 )
-"""The six rows of the paper's Table 1, behind mean pooling, which it leaves out."""
+"""Mean pooling, which the paper leaves out, and the six rows of its Table 1."""
 
 
 def set_name(modalities: Iterable[str]) -> str:
-    """A set of modalities beside the face, as the paper's Table 2 names it: Face+Audio+Body."""
+    """A set of modalities as the paper's Table 2 writes it: Face+Audio+Body."""
     return "+".join(["Face", *(m.capitalize() for m in modalities)])
 
 
@@ -172,14 +177,14 @@ TABLE_2 = tuple(
 CLUSTERS = (1, 2, 4, 8, 16, 32, 64)
 _CLUSTERS = (
     *(Variant(f"K = {k}", aggregation_options={"clusters": k}, paper=paper.CLUSTERS.get(k)) for k in CLUSTERS),
-    # The paper's K = 16 had a smaller batch, so its fall may be the batch's.
+    # The paper used a smaller batch for K = 16, which may explain its lower mAP.
     Variant("K = 16, half the batch", aggregation_options={"clusters": 16}, batch=0.5),
 )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading of something that the paper leaves open. ``base`` is the row that it is compared with."""
+    """One reading of something that the paper leaves open, compared with the row ``base``."""
 
     question: str
     name: str
@@ -188,7 +193,7 @@ class Reading:
 
 
 def _readings(question: str, base: Variant, readings: dict[str, dict[str, Any]]) -> tuple[Reading, ...]:
-    """Readings by what they are called, each as what it changes of the base row."""
+    """Readings of one question from what each changes in the base row."""
     labelled = {name: {"label": f"{question}: {name}", "paper": None} | change for name, change in readings.items()}
     return tuple(Reading(question, name, replace(base, **change), base) for name, change in labelled.items())
 
@@ -201,7 +206,7 @@ def _fusion(**options: Any) -> dict[str, Any]:
     return {"fusion_options": options}
 
 
-# The reading that the book chose stands among them: it is the row whose run is the base row's.
+# One reading of each question is the book's own: its run is the base row's run.
 READINGS = (
     *_readings(
         "φ",
@@ -218,7 +223,7 @@ READINGS = (
         {
             "none": _aggregation(normalisation="none"),
             "each cluster, before φ": _aggregation(normalisation="cluster"),
-            # Behind φ the scaling of each cluster cancels it: what is left is NetVLAD, exactly.
+            # Scaling each cluster to unit length after φ cancels φ, which leaves exactly NetVLAD.
             "each cluster, behind φ": {"aggregation": "netvlad"} | _aggregation(normalisation="cluster"),
             "the whole, behind φ": _aggregation(normalisation="whole"),
             "each cluster before φ, the whole behind": _aggregation(normalisation="cluster+whole"),
@@ -300,11 +305,11 @@ EXPERIMENTS = {
         Experiment("training-clips", "training clips", (_modules("netvlad", "mma"), FAMF), probes=("answers",)),
     )
 }
-"""What ``famf run`` knows by name; the notebook of an experiment has the same name."""
+"""The experiments by name. Their notebooks have the same names."""
 
 
-def known(name: str) -> Experiment:
-    """The experiment of that name.
+def get_experiment(name: str) -> Experiment:
+    """The experiment with this name.
 
     Raises:
         ValueError: there is none.

@@ -1,7 +1,7 @@
-"""What may stand in a parameter, by its name: one rule for papermill, for the build of the book and for ``famf``.
+"""The values that a parameter may have, by its name: one rule for papermill, the build of the book and ``famf``.
 
-A notebook declares the type of a parameter (see ``notebooks``); here is what its values keep to besides. Nothing heavy
-is imported, so that a notebook refuses what does not fit before it loads anything, and a shell completes words at once.
+A notebook declares the type of each parameter (see ``notebooks``); this module limits its values further. It imports
+nothing heavy, so that a notebook refuses a bad value before it loads anything, and tab completion is immediate.
 """
 
 import difflib
@@ -26,15 +26,15 @@ ALLOWED: dict[str, tuple[str, ...] | range] = {
     "persons": range(2, 1001),
     "batch": range(1, 65537),
 }
-"""The words, or the whole numbers, that a parameter of that name takes; a list takes several. A name that is not here
-takes whatever is of its type: what ``dataset`` may be depends on what was imported."""
+"""The words or whole numbers that a parameter may have, alone or in a list. A name that is missing here may have any
+value of its type: which ``dataset`` there is depends on what was imported."""
 
 
 def check(name: str, value: Any) -> None:
-    """Refuses a value, or a list with one, that a parameter of that name does not take.
+    """Refuses a value, or a list that holds one, which a parameter of this name may not have.
 
     Raises:
-        ValueError: the value, and what was expected.
+        ValueError: names the value and what was expected.
     """
     if (allowed := ALLOWED.get(name)) is None:
         return
@@ -44,14 +44,14 @@ def check(name: str, value: Any) -> None:
 
 
 def expected(allowed: tuple[str, ...] | range) -> str:
-    """What is allowed, in words."""
+    """The allowed values in words."""
     if isinstance(allowed, range):
         return f"a whole number from {allowed.start} to {allowed.stop - 1}"
     return f"one of {', '.join(word or 'nothing' for word in allowed)}"
 
 
 def unknown(name: str, known: Iterable[str], place: str) -> str:
-    """The sentence on a name that is not among those of ``place``."""
+    """The error message for a parameter name that is not among the ``known`` ones of ``place``."""
     known = sorted(known)
     closest = difflib.get_close_matches(name, known, n=1, cutoff=0)
     hint = f"the closest is {closest[0]!r}, and all are: {', '.join(known)}" if closest else "it has none"

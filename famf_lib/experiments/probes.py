@@ -1,7 +1,7 @@
-"""What is asked of a trained model besides its mAP: fewer faces, ruined frames, weights, attention, answers.
+"""Measurements on a trained model besides its mAP: fewer faces, ruined frames, weights, attention, answers.
 
-A probe is a function of a trained model and the split of its run, and gives a table, which is kept in the folder of the
-run: it is asked once. Persons are given by their class, the position in ``Split.persons``.
+A probe is a function of a trained model and the split of its run. It returns a table, which is kept in the run's folder
+so that it is computed once. Persons are given by their class, the position in ``Split.persons``.
 """
 
 import hashlib
@@ -22,7 +22,16 @@ from famf_lib.data.clipset import ClipSet, Modality
 from famf_lib.data.sampling import EVALUATION, Sampler, generator
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import traits
-from famf_lib.experiments.run_store import Run, RunSpec, cores, obtain, opened, others_can, side_by_side, threads
+from famf_lib.experiments.run_store import (
+    Run,
+    RunSpec,
+    can_parallelise,
+    cores,
+    get_or_train,
+    in_parallel,
+    opened,
+    threads,
+)
 from famf_lib.models.famf import FAMF
 from famf_lib.support.files import written_whole
 from famf_lib.support.fingerprint import source_fingerprint
@@ -31,15 +40,15 @@ from famf_lib.training.evaluation import EVALUATION_BATCH, EvaluationConfig, eva
 
 FACES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 RUINED = (0.0, 0.25, 0.5, 0.75, 0.9)
-POOREST = 0.1  # the share of the training faces that a ruined frame is drawn from
+POOREST = 0.1  # the share of the training faces, poorest first, that replace ruined frames
 FIFTHS = 5
-RUIN = 7  # the stream of random numbers that ruins frames
+RUIN = 7  # the random stream that chooses which frames are ruined
 
 Probe = Callable[[FAMF, RunSpec, ClipSet, Split], pd.DataFrame]
 
 
 def faces(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
-    """AP with another number of faces at test time. Columns: faces, person, ap."""
+    """AP by the number of faces at test time. Columns: faces, person, ap."""
     tables = [_ap(model, spec, clipset, split, faces=n).assign(faces=n) for n in FACES]
     return pd.concat(tables, ignore_index=True)[["faces", "person", "ap"]]
 
@@ -47,17 +56,17 @@ def faces(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.Data
 def ruined(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
     """AP when a share of the faces of every ranked clip is replaced. Columns: kind, share, person, ap.
 
-    ``poor``: by one of the poorest tenth of the training faces, whoever it shows; ``stranger``: by any training face of
-    another person. The same faces fall for every model of a seed, and those of a smaller share fall in a larger one.
+    ``poor``: by one of the poorest tenth of the training faces, of any person; ``stranger``: by any training face of
+    another person. All models of a seed lose the same faces, and a larger share includes those of a smaller one.
     """
     rows = _faces_of(clipset, split.gallery)
     rng = np.random.default_rng([spec.seed, RUIN])
-    falls = rng.random(len(rows))
+    rank = rng.random(len(rows))
     pools = {kind: _replacements(clipset, split, rows, kind, rng) for kind in ("poor", "stranger")}
     tables = []
     for kind, replacement in pools.items():
         for share in RUINED:
-            hit = falls < share
+            hit = rank < share
             faces = clipset.faces.clone()
             faces[torch.from_numpy(rows[hit])] = clipset.faces[torch.from_numpy(replacement[hit])]
             tables.append(_ap(model, spec, replace(clipset, faces=faces), split).assign(kind=kind, share=share))
@@ -65,7 +74,7 @@ def ruined(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.Dat
 
 
 def missing(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
-    """AP when a modality is taken from every ranked clip. Columns: missing ("" for none, "all" for all), person, ap."""
+    """AP when every ranked clip lacks a modality. Columns: missing ("" for none, "all" for all), person, ap."""
     tables = []
     for name in ("", *model.config.modalities, "all"):
         taken = model.config.modalities if name == "all" else (name,)
@@ -78,11 +87,11 @@ def missing(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.Da
 
 
 def weights(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
-    """How the weight of a face (Fig. 3) goes with its traits, over all faces of the ranked clips of known persons.
+    """The relation of a face's weight (Fig. 3) to its traits, over all faces of the ranked clips of known persons.
 
     Columns: person, trait, faces, rho (Spearman's rank correlation over the person's faces, NaN where either is
-    constant), and the mean weight of the person's faces in each fifth of all faces by the trait, fifth 1 … fifth 5
-    (NaN where the person has none there).
+    constant), and fifth 1 … fifth 5, the mean weight of the person's faces in each fifth of all faces by the trait
+    (NaN where the person has none in it).
     """
     clips = split.gallery[split.gallery_classes >= 0]
     rows = _faces_of(clipset, clips)
@@ -107,8 +116,8 @@ def weights(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.Da
 def attention(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
     """The attention matrix of the fusion over the ranked clips that have every modality (Fig. 4).
 
-    Columns: person, row, column (token names), weight: the mean over a person's clips (-1: the noise clips). Tokens of
-    the face that are clusters keep their number, which means nothing from one run to another.
+    Columns: person (-1 for noise clips), row, column (token names), weight (the mean over the person's clips). Clusters
+    of the face keep their number, which is not comparable between runs.
     """
     names = model.token_names
     total = torch.zeros(len(split.persons) + 1, len(names), len(names), dtype=torch.float64)
@@ -134,8 +143,11 @@ def attention(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.
 
 @torch.inference_mode()
 def answers(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
-    """The answer to every ranked clip. Columns: person (-1 for a noise clip), confidence (the largest probability),
-    right, trained (training clips of the person; 0 for a noise clip)."""
+    """The model's answer to every ranked clip.
+
+    Columns: person (-1 for a noise clip), confidence (the largest probability), right, trained (number of training
+    clips of the person; 0 for a noise clip).
+    """
     confidence, answer = torch.empty(len(split.gallery)), torch.empty(len(split.gallery), dtype=torch.int64)
     for rows, logits in logits_of(model, spec.evaluation.faces, clipset, split.gallery, spec.seed):
         best = logits.softmax(dim=1).max(dim=1)
@@ -157,7 +169,7 @@ PROBES: dict[str, Probe] = {p.__name__: p for p in (faces, ruined, missing, weig
 
 @torch.inference_mode()
 def face_weights(model: FAMF, clipset: ClipSet, rows: np.ndarray) -> np.ndarray:
-    """The weight of each of these faces, Σ_k α_k(x) φ(c_k): it does not depend on the faces beside it."""
+    """The weight of each of these faces, Σ_k α_k(x) φ(c_k), which does not depend on the clip's other faces."""
     found = []
     for part in torch.from_numpy(rows).split(65_536):
         x = clipset.faces[part.to(clipset.faces.device)].float()
@@ -166,7 +178,7 @@ def face_weights(model: FAMF, clipset: ClipSet, rows: np.ndarray) -> np.ndarray:
 
 
 def _rank_correlation(a: pd.Series, b: pd.Series) -> float:
-    """Spearman's; NaN, without a warning, where one of them is constant."""
+    """Spearman's rank correlation; NaN, without a warning, if one of them is constant."""
     return float(spearmanr(a, b).statistic) if a.nunique() > 1 and b.nunique() > 1 else float("nan")
 
 
@@ -177,7 +189,7 @@ def _ap(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split, faces: int |
 
 
 def _faces_of(clipset: ClipSet, clips: Int64[Tensor, " G"]) -> Int64[np.ndarray, " F"]:
-    """The faces of clips, clip by clip, as positions among all faces."""
+    """The positions of the clips' faces among all faces, clip by clip."""
     offsets, counts = clipset.offsets.cpu(), clipset.counts.cpu()[clips.cpu()]
     first = torch.repeat_interleave(offsets[clips.cpu()] - (counts.cumsum(0) - counts), counts)
     return (first + torch.arange(len(first))).numpy()
@@ -186,7 +198,7 @@ def _faces_of(clipset: ClipSet, clips: Int64[Tensor, " G"]) -> Int64[np.ndarray,
 def _replacements(
     clipset: ClipSet, split: Split, rows: Int64[np.ndarray, " F"], kind: str, rng: np.random.Generator
 ) -> Int64[np.ndarray, " F"]:
-    """A training face in place of each face."""
+    """For each face the position of a training face to replace it with."""
     pool = _faces_of(clipset, split.train)
     if kind == "poor":
         quality = traits(clipset)["quality"].to_numpy()[pool]
@@ -198,7 +210,7 @@ def _replacements(
     return chosen
 
 
-# --- asked once ------------------------------------------------------------------------------------------------------
+# --- computed once ---------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -207,16 +219,16 @@ def _code() -> str:
 
 
 def _place(run: Run, name: str, clipset: ClipSet) -> Path:
-    # Traits are columns of faces, which are not in the fingerprint of the data and so not in the run's key.
+    # The run's key does not cover traits: the fingerprint of the data leaves out the columns of faces.
     decided = hashlib.sha256(f"{_code()}{clipset.checksums}".encode()).hexdigest()[:16]
     return run.folder / f"{name}-{decided}.parquet"
 
 
 def ask(run: Run, name: str, clipset: ClipSet) -> pd.DataFrame:
-    """The answer of a trained model to a probe: read if it was asked before.
+    """The table of a probe for a run: read from the run's folder, or computed now.
 
     Raises:
-        ValueError: the run was recorded elsewhere, so there is no model to ask.
+        ValueError: the run was recorded on another machine, so its model is not here.
     """
     if run.folder is None or not (place := _place(run, name, clipset)).exists():
         model = run.model(clipset)
@@ -229,25 +241,22 @@ def ask(run: Run, name: str, clipset: ClipSet) -> pd.DataFrame:
 def ask_all(
     runs: Sequence[Run], names: Sequence[str], clipset: ClipSet, device: torch.device, label: str
 ) -> dict[str, list[pd.DataFrame]]:
-    """The answers of all runs to each probe. On a CPU those that are missing are worked out side by side."""
+    """The tables of all runs by probe. On a CPU missing ones are computed in parallel, as runs are trained."""
     asked = {(run.key, name): (run, name) for name in names for run in runs if not _place(run, name, clipset).exists()}
     if asked:
+        workers = min(len(asked), cores()) if can_parallelise((run.spec for run in runs), clipset, device) else 1
+        if workers == 1:
+            moved = clipset.to(device)
+            tasks = [delayed(ask)(run, name, moved) for run, name in asked.values()]
+        else:
+            tasks = [delayed(_worker)(run.spec, name, clipset.folder, device.type) for run, name in asked.values()]
         with progress(label, len(asked)) as bar:
-            apart = others_can((run.spec for run in runs), clipset, device)
-            workers = min(len(asked), cores()) if apart else 1
-            if workers == 1:
-                there = clipset.to(device)
-                for done, (run, name) in enumerate(asked.values(), start=1):
-                    ask(run, name, there)
-                    bar.to(done)
-            else:
-                tasks = [delayed(_worker)(run.spec, name, clipset.folder, device.type) for run, name in asked.values()]
-                for done in side_by_side(tasks, workers):
-                    bar.to(done)
+            for done in in_parallel(tasks, workers):
+                bar.to(done)
     return {name: [ask(run, name, clipset) for run in runs] for name in names}
 
 
 def _worker(spec: RunSpec, name: str, folder: Path, device: str) -> None:
     clipset, place = opened(folder), torch.device(device)
     with threads(1 if place.type == "cpu" else None):
-        ask(obtain(spec, clipset, place), name, clipset)
+        ask(get_or_train(spec, clipset, place), name, clipset)

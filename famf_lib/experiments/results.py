@@ -12,10 +12,10 @@ import torch
 
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
-from famf_lib.experiments import parameters, settings
-from famf_lib.experiments.catalogue import Experiment, known, specs
+from famf_lib.experiments import settings
+from famf_lib.experiments.catalogue import Experiment, get_experiment, specs
 from famf_lib.experiments.probes import ask_all
-from famf_lib.experiments.run_store import Run, RunSpec, obtain_all
+from famf_lib.experiments.run_store import Run, RunSpec, get_or_train_all
 from famf_lib.experiments.settings import Profile, setting
 from famf_lib.support import provenance
 from famf_lib.support.errors import Refusal
@@ -75,10 +75,10 @@ class Results:
         return wide.reindex(index=self.seeds, columns=range(persons)).to_numpy(dtype=float)
 
 
-def obtain(
+def run_experiment(
     experiment: str | Experiment,
     dataset: str,
-    profile: Profile,
+    profile: str,
     seeds: Sequence[int],
     device: str = "auto",
     protocol: str = "",
@@ -91,13 +91,12 @@ def obtain(
 
     Raises:
         DatasetAbsent: neither the dataset nor a recording of it, under that protocol, is here.
-        ValueError: an unknown experiment, dataset or protocol, or a dataset that the experiment cannot use.
+        ValueError: an unknown experiment, dataset, profile or protocol, a seed that is not one, or a dataset that the
+            experiment cannot use.
     """
-    for parameter, value in (("profile", profile), ("seeds", list(seeds)), ("protocol", protocol)):
-        parameters.check(parameter, value)
-    experiment = known(experiment) if isinstance(experiment, str) else experiment
-    source = datasets.get(dataset)
-    if not experiment.serves(dataset):
+    experiment = get_experiment(experiment) if isinstance(experiment, str) else experiment
+    source, used = datasets.get(dataset), setting(dataset, profile)
+    if not experiment.serves(source):
         there = ", ".join(source.modalities)
         found = f"{there} and no other modality" if there else "faces alone"
         expected = "expected a dataset with the modalities that it is about"
@@ -107,8 +106,8 @@ def obtain(
         if recorded is None or (protocol or source.protocol) != source.protocol:
             raise datasets.DatasetAbsent(absence)
         return recorded
+    wanted = specs(experiment.variants, source, used, seeds, protocol=protocol or None)  # refuses a bad seed
     clipset, place = datasets.load(dataset, profile), pick_device(device)
-    wanted = specs(experiment.variants, dataset, setting(dataset, profile), seeds, protocol=protocol or None)
     runs = run(wanted, clipset, place, experiment.title)
     found = ask_all(list(runs.values()), experiment.probes, clipset, place, f"{experiment.title}, probes")
     answers = {probe: _labelled(runs, tables) for probe, tables in found.items()}
@@ -141,7 +140,7 @@ def command(experiment: str, dataset: str, profile: str, seeds: Sequence[int], p
 
 def run(wanted: dict[Key, RunSpec], clipset: ClipSet, device: torch.device, label: str) -> dict[Key, Run]:
     """All of them under the names they were asked for, from the store or trained."""
-    return dict(zip(wanted, obtain_all(list(wanted.values()), clipset, device, label), strict=True))
+    return dict(zip(wanted, get_or_train_all(list(wanted.values()), clipset, device, label), strict=True))
 
 
 def _labelled(runs: dict[tuple[str, int], Run], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -1,13 +1,13 @@
-"""The run store: what a run was asked to be, and what it left behind.
+"""The run store: a run is trained once and read from disk afterwards.
 
-A run lies in a folder named by the hash of everything that decided it: configuration, seed, fingerprint of the data,
-code of the library modules that it went through, kind of device and precision, version of PyTorch, the format of the
-saved model, and the number of processes where several train together. Asked for again it is read. ::
+Each run has a folder named by a hash of everything that decides its numbers: configuration, seed, fingerprint of the
+data, code of the library modules it uses, kind of device and precision, version of PyTorch, format of the saved model,
+and the number of processes where several train together. ::
 
-    <key>/run.json             the request, the result, the losses, where and when it was made
+    <key>/run.json             the specification, the result, the losses, when and where the run was made
     <key>/persons.parquet      person, ap
-    <key>/model.safetensors    the trained model (see ``saved``)
-    <key>.partial/             the checkpoint of a run that is under way or was interrupted
+    <key>/model.safetensors    the trained model (see ``checkpoint``)
+    <key>.partial/             the checkpoint of a run that is in progress or was interrupted
 """
 
 import hashlib
@@ -54,11 +54,11 @@ DECIDING_MODULES = (
     "famf_lib.training.resume",
     "famf_lib.training.train",
 )
-LISTED = 10  # keys that a sentence names
+LISTED = 10  # the most keys that an error message lists
 
 
 class RunSpec(Config):
-    """What decides a run, the data themselves aside."""
+    """Everything that decides a run except the data."""
 
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
@@ -69,14 +69,14 @@ class RunSpec(Config):
 
 
 class AddedElsewhere(ValueError):
-    """A run of a model with modules that this process does not know."""
+    """A run whose model uses modules that this process has not registered."""
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run. ``ap`` has a value a person, NaN where the gallery holds none of its clips.
+    """A finished run. ``ap`` has one value per person, NaN where the gallery holds none of their clips.
 
-    ``folder`` is None for a run that was recorded elsewhere and is shown from its numbers.
+    ``folder`` is None for a run that was recorded on another machine: only its numbers are here.
     """
 
     spec: RunSpec
@@ -95,25 +95,25 @@ class Run:
 
     @property
     def file(self) -> Path:
-        """The saved model of the run (see ``saved``).
+        """The file of the trained model (see ``checkpoint``).
 
         Raises:
-            ValueError: the run was recorded elsewhere: its weights are not here.
+            ValueError: the run was recorded on another machine, so its weights are not here.
         """
         if self.folder is None:
             raise ValueError(f"run {self.key}: only its numbers were recorded, expected a run trained on this machine")
         return self.folder / "model.safetensors"
 
     def model(self, clipset: ClipSet) -> FAMF:
-        """The trained model, on the device of the ClipSet it was trained on.
+        """The trained model, on the device of ``clipset``, which is the data it was trained on.
 
         Raises:
-            ValueError: the run was recorded elsewhere, or its model is damaged.
+            ValueError: the run was recorded on another machine, or its file is damaged.
         """
         return checkpoint.open(self.file, clipset.faces.device).model
 
     def split(self, clipset: ClipSet) -> Split:
-        """The clips it was trained on and those it ranked."""
+        """The clips that the run trained on and those that it ranked."""
         return split(clipset, self.spec.protocol, self.spec.seed, self.spec.part)
 
 
@@ -123,13 +123,13 @@ def _code() -> str:
 
 
 def added_modules(spec: RunSpec) -> list[type]:
-    """The modules of a run that are not of this library, but were added to it from outside."""
+    """The aggregation and fusion of a run that were added from outside this library."""
     used = (AGGREGATIONS[spec.model.aggregation], FUSIONS[spec.model.fusion])
     return [module for module in used if not module.__module__.startswith("famf_lib.")]
 
 
 def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
-    """The name of a run: 16 hexadecimal digits over everything that decides its numbers."""
+    """The key of a run: 16 hexadecimal digits that hash everything that decides its numbers."""
     decided = {
         "spec": spec.model_dump(mode="json"),
         "data": fingerprint,
@@ -137,9 +137,9 @@ def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
         "device": device.type,
         "precision": str(train.precision_of(spec.training, device)),
         "torch": torch.__version__.split("+")[0],
-        "saved": checkpoint.FORMAT,  # what an older build left behind in another one is trained again
+        "saved": checkpoint.FORMAT,  # a run saved in an older format is trained again
     }
-    if (processes := world_size()) > 1:  # they add in another order
+    if (processes := world_size()) > 1:  # they sum gradients in another order
         decided |= {"processes": processes, "data_parallel": source_fingerprint("famf_lib.training.distributed")}
     if added := added_modules(spec):
         decided |= {"added": [class_fingerprint(module, without=("famf_lib", "torch")) for module in added]}
@@ -147,16 +147,20 @@ def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
 
 
 def find(spec: RunSpec, clipset: ClipSet, device: torch.device) -> Run | None:
-    """The run, if it was made before."""
-    folder = store() / "runs" / run_key(spec, clipset.fingerprint, device)
+    """The run from the store; None if it has not been trained yet."""
+    return _stored(run_key(spec, clipset.fingerprint, device))
+
+
+def _stored(key: str) -> Run | None:
+    folder = store() / "runs" / key
     return _read(folder) if folder.is_dir() else None
 
 
-def known(name: str | Path) -> Run:
-    """The run that a user means: its key in the store, the beginning of a single one, or the folder of a run.
+def open_run(name: str | Path) -> Run:
+    """The run with this key, with a key that begins like this, or in this folder.
 
     Raises:
-        ValueError: no run or several fit; the run is damaged.
+        ValueError: no run or several match, or the run is damaged.
     """
     keys = sorted(path.parent.name for path in (store() / "runs").glob("*/run.json"))
     fit = [key for key in keys if key == str(name)] or [key for key in keys if key.startswith(str(name))]
@@ -172,10 +176,10 @@ def known(name: str | Path) -> Run:
 
 
 def stored() -> list[Run]:
-    """Every run in the store, the latest last. Those with modules that were added elsewhere are left out.
+    """Every run in the store, oldest first, without those whose modules are not registered here.
 
     Raises:
-        ValueError: one of them is damaged.
+        ValueError: a run is damaged.
     """
     found = []
     for path in (store() / "runs").glob("*/run.json"):
@@ -190,8 +194,8 @@ def _read(folder: Path) -> Run:
         model = record["spec"]["model"]
         if model["aggregation"] not in AGGREGATIONS or model["fusion"] not in FUSIONS:
             raise AddedElsewhere(
-                f"{folder}: {model['aggregation']} and {model['fusion']} found, expected modules that stand in "
-                "AGGREGATIONS and FUSIONS: one of them was added by the code that trained it"
+                f"{folder}: {model['aggregation']} and {model['fusion']} found, expected modules in AGGREGATIONS and "
+                "FUSIONS; register the one that was added by the code that trained this run"
             )
         ap = pd.read_parquet(folder / "persons.parquet").set_index("person")["ap"]
         numbers = (record["rank_1"], record["losses"], record["seconds"], record["origin"])
@@ -202,31 +206,40 @@ def _read(folder: Path) -> Run:
         raise ValueError(f"{folder}: a damaged run ({error}); remove the folder to train it again") from error
 
 
-def obtain(
+def get_or_train(
     spec: RunSpec, clipset: ClipSet, device: torch.device, report: Callable[[int, float], None] | None = None
 ) -> Run:
-    """The run: read if it was made before, otherwise trained, and resumed where an earlier attempt was interrupted.
+    """Reads the run from the store, or trains it, resuming an attempt that was interrupted.
 
-    Two processes that ask at once train it once. On a CPU a run uses one thread, so that its numbers do not depend on
-    how many cores there are: runs go side by side instead (``obtain_all``).
+    ``report`` is called with epoch and loss after each epoch. On a CPU a run uses one thread, so that its numbers do
+    not depend on the number of cores; ``get_or_train_all`` trains several runs in parallel instead.
     """
     key = run_key(spec, clipset.fingerprint, device)
+    return _stored(key) or _train(spec, key, clipset, device, report)
+
+
+def _train(
+    spec: RunSpec,
+    key: str,
+    clipset: ClipSet,
+    device: torch.device,
+    report: Callable[[int, float], None] | None = None,
+) -> Run:
+    """Trains a run that is not in the store. Two processes that ask for it at the same time train it once."""
     folder = store() / "runs" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        run = find(spec, clipset, device)
-        if run is None:
+        if not folder.is_dir():  # no other process has trained it while this one waited
             with threads(1 if device.type == "cpu" else None):
                 _make(spec, key, clipset.to(device), folder, report)
-            run = find(spec, clipset, device)
-    Path(f"{folder}.lock").unlink(missing_ok=True)  # whoever still waits for it will find the run
-    return run
+    Path(f"{folder}.lock").unlink(missing_ok=True)  # a process that still waits for the lock will find the run
+    return _read(folder)
 
 
 def _trainer() -> Callable[..., train.Trained]:
     if world_size() == 1:
         return train.train
-    from famf_lib.training import distributed  # only where torchrun started several processes
+    from famf_lib.training import distributed  # needed only when torchrun started several processes
 
     return distributed.train
 
@@ -277,6 +290,7 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
+    """Sets the number of PyTorch's threads for a while; None leaves it as it is."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -285,48 +299,59 @@ def threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def obtain_all(specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device, label: str = "training") -> list[Run]:
-    """The runs, in the order asked for. On a CPU those that have to be trained go side by side, one a core; where
-    several processes train together, or modules were added from outside, one after another.
+def get_or_train_all(
+    specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device, label: str = "training"
+) -> list[Run]:
+    """Reads or trains several runs; returns them in the order of ``specs``.
 
-    Interrupted, the runs that are done stay done, and those under way resume from their checkpoints the next time.
+    On a CPU the missing runs are trained in parallel, one per core, where ``can_parallelise`` allows it. After an
+    interruption finished runs are kept, and the next call resumes the others from their checkpoints.
     """
-    missing = {run_key(spec, clipset.fingerprint, device): spec for spec in specs if not find(spec, clipset, device)}
-    if missing:
+    keys = [run_key(spec, clipset.fingerprint, device) for spec in specs]
+    wanted = dict(zip(keys, specs, strict=True))
+    found = {key: run for key in wanted if (run := _stored(key))}
+    if missing := {key: spec for key, spec in wanted.items() if key not in found}:
         with progress(label, len(missing)) as bar:
-            workers = min(len(missing), cores()) if others_can(missing.values(), clipset, device) else 1
+            workers = min(len(missing), cores()) if can_parallelise(missing.values(), clipset, device) else 1
             if workers == 1:
                 clipset = clipset.to(device)  # once: at full size it is 4 GB
-                for done, spec in enumerate(missing.values()):
-                    epochs = spec.training.epochs
-                    obtain(spec, clipset, device, lambda epoch, loss, n=done, of=epochs: bar.to(n + epoch / of))
+                for done, (key, spec) in enumerate(missing.items()):
+
+                    def report(epoch: int, loss: float, done: int = done, epochs: int = spec.training.epochs) -> None:
+                        bar.to(done + epoch / epochs)
+
+                    found[key] = _train(spec, key, clipset, device, report)
             else:
                 tasks = [delayed(_worker)(spec, clipset.folder, device.type) for spec in missing.values()]
-                for done in side_by_side(tasks, workers):
+                for done in in_parallel(tasks, workers):
                     bar.to(done)
-    return [obtain(spec, clipset, device) for spec in specs]
+                found |= {key: get_or_train(spec, clipset, device) for key, spec in missing.items()}
+    return [found[key] for key in keys]
 
 
-def side_by_side(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
-    """Does the tasks (joblib's ``delayed`` calls) in processes of their own; gives the number that is done."""
+def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
+    """Executes joblib's ``delayed`` calls in worker processes, or here with one worker; yields how many are done."""
     with warnings.catch_warnings():
-        # A worker whose memory has grown is replaced by a new one. Nothing is lost, and no page should show it.
+        # joblib replaces a worker whose memory has grown. Nothing is lost, and no page should show the warning.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
         for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
             yield done
 
 
-def others_can(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:
-    """Whether other processes of this machine can do the work: they open the clips from disk, and know the modules of
-    the library alone."""
-    here = device.type != "cpu" or world_size() > 1 or clipset.folder is None
-    return not here and not any(map(added_modules, specs))
+def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:
+    """Whether worker processes on this machine can do the runs.
+
+    They need a CPU, clips that lie on disk, and modules of this library: a worker does not know any others.
+    """
+    alone = device.type == "cpu" and world_size() == 1
+    return alone and clipset.folder is not None and not any(map(added_modules, specs))
 
 
 def _worker(spec: RunSpec, folder: Path, device: str) -> None:
-    obtain(spec, opened(folder), torch.device(device))
+    get_or_train(spec, opened(folder), torch.device(device))
 
 
 @cache
 def opened(folder: Path) -> ClipSet:
+    """The ClipSet in a folder; a worker process opens it once."""
     return ClipSet.open(folder)

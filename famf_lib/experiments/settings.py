@@ -1,9 +1,10 @@
-"""What all rows of a table share: the sizes of a profile, and what was chosen for a dataset on its tuning part."""
+"""The setting that all rows of a table share: sizes by profile, and what was chosen on a dataset's tuning part."""
 
 import json
 from pathlib import Path
 from typing import Any, Literal
 
+from famf_lib.experiments import parameters
 from famf_lib.experiments.parameters import Profile
 from famf_lib.models.config import Config
 from famf_lib.support.files import ROOT
@@ -13,7 +14,7 @@ RESULTS = ROOT / "results"
 
 
 class Setting(Config):
-    """What all rows of a table share, so that they differ in nothing but what the table is about."""
+    """What all rows of a table share, so that they differ only in what the table compares."""
 
     hidden: int
     features: Literal["raw", "unit"] = "raw"
@@ -21,8 +22,8 @@ class Setting(Config):
     training: TrainingConfig
 
 
-# The sizes of a profile. ``paper`` is Sec. 4.3; the others shorten its schedule in proportion (50 of 80 epochs, then
-# a tenth every 10) and shrink classifier and batch with the data.
+# ``paper`` is Sec. 4.3. The other profiles shorten its schedule in proportion (constant for 50 of 80 epochs, then a
+# tenth every 10) and use a smaller classifier and batch for their smaller data.
 BASE: dict[Profile, Setting] = {
     "quick": Setting(
         hidden=64, training=TrainingConfig(epochs=16, decay_after=10, decay_every=2, batch_size=64, faces=8)
@@ -31,7 +32,7 @@ BASE: dict[Profile, Setting] = {
     "paper": Setting(hidden=4096, training=TrainingConfig()),
 }
 
-# What is chosen on the tuning part, among these (the paper's values are the first of each).
+# What ``tuning`` chooses from. The first value of each is the paper's.
 GRID = {
     "normalisation": ("none", "cluster", "cluster+whole"),
     "features": ("raw", "unit"),
@@ -41,12 +42,17 @@ TUNING_SEEDS = (101, 102)
 
 
 def tuning_file(dataset: str, profile: Profile) -> Path:
-    """Where the choice among ``GRID`` is recorded."""
+    """The file that records the choice from ``GRID``."""
     return RESULTS / f"tuning-{dataset}-{profile}.json"
 
 
-def setting(dataset: str, profile: Profile) -> Setting:
-    """The setting of a dataset in a profile: that of the profile, with what was chosen on the tuning part."""
+def setting(dataset: str, profile: str) -> Setting:
+    """The setting of a profile, with what was chosen on the dataset's tuning part.
+
+    Raises:
+        ValueError: an unknown profile.
+    """
+    parameters.check("profile", profile)
     base = BASE[profile]
     if not tuning_file(dataset, profile).exists():
         return base
@@ -54,7 +60,7 @@ def setting(dataset: str, profile: Profile) -> Setting:
 
 
 def with_choice(base: Setting, choice: dict[str, Any]) -> Setting:
-    """A setting with one point of ``GRID``. The aggregation learns ten times as fast as the rest, as in Sec. 4.3."""
+    """A setting with one point of ``GRID``. The aggregation's learning rate is ten times the rest's, as in Sec. 4.3."""
     training = base.training.model_dump() | {"lr": choice["lr"], "lr_aggregation": 10 * choice["lr"]}
     values = base.model_dump() | {k: choice[k] for k in ("normalisation", "features")}
     return Setting(**(values | {"training": TrainingConfig(**training)}))

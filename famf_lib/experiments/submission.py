@@ -1,8 +1,8 @@
-"""Ranked lists of clips: those of a trained model, as the official evaluation wants them, and the score of any such.
+"""Ranked lists of clips: makes those of a trained model, and scores any as the official evaluation does.
 
-The evaluation (iQIYI-VID-2019): for every id of the ground truth the first 100 different clips of its list count; AP is
-the precision at each hit, summed, over *all* positives of the id; mAP is the mean over all ids of the ground truth, and
-an id without a list has 0. Clips that the ground truth does not name are noise: they may be listed, and hit nobody.
+The evaluation (iQIYI-VID-2019): the first 100 different clips of each id's list count. AP is the sum of the precision
+at each hit, divided by the number of *all* positives of the id. mAP is the mean over all ids of the ground truth; an id
+without a list has AP 0. Clips that the ground truth does not name are noise: they may be listed but are never hits.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,17 +21,17 @@ from famf_lib.support.progress import progress
 from famf_lib.training import evaluation
 from famf_lib.training.checkpoint import Card, SavedModel
 
-CUT = 100  # clips a person, Sec. 4.2
+CUT = 100  # clips per person, Sec. 4.2
 
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
     """The ranked clips of each person of a model, best first, and their scores.
 
-    ``scores`` are those that a run records. They leave out persons whom no training clip shows (their clips count as
-    noise) and persons without a clip in the gallery. ``truth`` holds the clips of every person of the gallery: scored
-    against it, the former count 0, as in the official evaluation. In iQIYI-VID every id has clips of both kinds, and
-    the two are equal.
+    ``scores`` are those that a run records: they leave out persons without a training clip (whose clips count as
+    noise) and persons without a clip in the gallery. ``truth`` holds the clips of every person in the gallery: scored
+    against it, a person without a training clip has AP 0, as in the official evaluation. In iQIYI-VID every id has
+    clips of both kinds, so the two scores are equal.
     """
 
     lists: dict[str, list[str]]
@@ -41,10 +41,10 @@ class Ranked:
 
 
 def rank(opened: SavedModel, clipset: ClipSet, split: Split) -> Ranked:
-    """Ranks the gallery of the split, noise included, for every person of the model; on the device of the clips."""
+    """Ranks the split's gallery, noise included, for every person of the model, on the device of ``clipset``."""
     device, card = clipset.faces.device, opened.card
     settings = card.evaluation.model_copy(update={"k": CUT})
-    # One thread on a CPU, as in the training of a run: its numbers do not depend on how many cores there are.
+    # One thread on a CPU, as in training, so that the numbers do not depend on the number of cores.
     with threads(1 if device.type == "cpu" else None), progress("ranking", len(split.gallery)) as bar:
         ranking = evaluation.rank(opened.model.to(device), settings, clipset, split, card.seed, bar.to)
     gallery = clipset.clips.iloc[split.gallery.numpy()]
@@ -56,15 +56,15 @@ def rank(opened: SavedModel, clipset: ClipSet, split: Split) -> Ranked:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What the evaluation says of ranked lists.
+    """The evaluation of ranked lists.
 
     Args:
-        persons: a row an id of the ground truth, in its order: person, positives, listed (different clips that count),
-            hits, ap.
-        strangers: ids with a list that the ground truth does not hold; they are not scored.
-        clips: different clips that the lists of the ground truth's ids name; ``noise`` of them it does not name.
-        repeated: lists in which a clip stands again; it counts at its first place.
-        cut: lists of more than 100 different clips; the others do not count.
+        persons: one row per id of the ground truth, in its order: person, positives, listed (number of different clips
+            that count), hits, ap.
+        strangers: number of listed ids that are not in the ground truth and so are not scored.
+        clips: number of different clips in the scored lists; ``noise`` of them are not in the ground truth.
+        repeated: number of lists that name a clip more than once; its first place counts.
+        cut: number of lists with more than 100 different clips; only the first 100 count.
     """
 
     persons: pd.DataFrame
@@ -81,12 +81,12 @@ class Report:
 
     @property
     def answered(self) -> int:
-        """Ids of the ground truth that have a list of one clip or more."""
+        """The number of ids in the ground truth that have a list with at least one clip."""
         return int((self.persons["listed"] > 0).sum())
 
 
 def score(ranked: Mapping[str, Sequence[str]], truth: Mapping[str, Sequence[str]]) -> Report:
-    """Scores ranked lists as the official evaluation does. The truth has a clip or more for each of its ids."""
+    """Scores ranked lists as the official evaluation does. ``truth`` has at least one clip for each id."""
     ap = score_lists(ranked, truth, CUT)
     different = {person: list(dict.fromkeys(ranked.get(person, ()))) for person in truth}
     rows = []
@@ -106,11 +106,11 @@ def score(ranked: Mapping[str, Sequence[str]], truth: Mapping[str, Sequence[str]
 
 
 def score_files(submitted: Path, ground_truth: Path) -> Report:
-    """Scores a file of ranked lists by a file of the ground truth, if they have anything to do with each other.
+    """Scores a submission file against a ground truth file.
 
     Raises:
         OfficialFileError: one of them cannot be read.
-        ValueError: the submission names no id, or no clip, of the ground truth: another spelling, or other data.
+        ValueError: they have no id or no clip in common, so names are spelt differently or the data are others.
     """
     ranked, truth = iqiyi_text.read_submission(submitted), iqiyi_text.read_val(ground_truth)
     report = score(ranked, truth)
@@ -127,20 +127,20 @@ def score_files(submitted: Path, ground_truth: Path) -> Report:
 
 
 def data_of(card: Card, dataset: str = "") -> ClipSet:
-    """The ClipSet that a model was trained on: that of a dataset or a folder, or else whichever of the store it is.
+    """The ClipSet that a model was trained on, found in a dataset, in a folder, or by default in the whole store.
 
     Raises:
-        ValueError: it is not there, or the one that was named holds other data.
-        DatasetAbsent: the dataset is not here.
+        ValueError: it was not found, or what was named holds other data.
+        DatasetAbsent: the dataset is not available.
     """
     if dataset and dataset not in datasets.names() and Path(dataset).is_dir():
-        where, there = Path(dataset), [ClipSet.open(Path(dataset))]
+        where, candidates = Path(dataset), [ClipSet.open(Path(dataset))]
     else:
         if dataset and (absence := datasets.get(dataset).absence()):
             raise datasets.DatasetAbsent(absence)
-        where, there = dataset or store(), _in_store(dataset)
+        where, candidates = dataset or store(), _in_store(dataset)
     seen = []
-    for clipset in there:
+    for clipset in candidates:
         if clipset.fingerprint == card.data:
             return clipset
         seen.append(clipset.fingerprint)
@@ -149,11 +149,11 @@ def data_of(card: Card, dataset: str = "") -> ClipSet:
 
 
 def _in_store(dataset: str) -> Iterator[ClipSet]:
-    """Those of a dataset, in whatever profile, or all."""
+    """The ClipSets of a dataset in any profile, or of all datasets."""
     made = f"{dataset}-*" if dataset else "*"
     for pattern in (f"imported/{dataset or '*'}", f"clipsets/{made}"):
         for arrays in sorted(store().glob(f"{pattern}/arrays.safetensors")):
             try:
                 yield ClipSet.open(arrays.parent)
-            except ClipSetError:  # a damaged one is not what is looked for
+            except ClipSetError:  # a damaged one cannot be the one that is wanted
                 continue

@@ -1,4 +1,4 @@
-"""Choosing the setting of a dataset: every point of a grid with every row of Table 1, on the tuning part."""
+"""Chooses the setting of a dataset by a grid search with all rows of Table 1 on the tuning part."""
 
 import json
 from itertools import product
@@ -16,16 +16,17 @@ from famf_lib.training.train import pick_device
 
 
 def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]:
-    """Tries every point of ``GRID`` with every row of Table 1 on the tuning part, and writes the best down.
+    """Trains all rows of Table 1 at every point of ``GRID`` on the tuning part and records the best point.
 
-    One point serves all rows: the one with the best mAP, averaged over rows and seeds. Returns what was written.
+    All rows share one point, the one with the highest mAP averaged over rows and seeds. Returns what was recorded.
     """
+    source = datasets.get(dataset)
     clipset, where = datasets.load(dataset, profile), pick_device(device)
     points = [dict(zip(GRID, values, strict=True)) for values in product(*GRID.values())]
     wanted = {}
     for point in points:
         used = with_choice(BASE[profile], point)
-        for (label, seed), spec in specs(TABLE_1, dataset, used, TUNING_SEEDS, part="tune").items():
+        for (label, seed), spec in specs(TABLE_1, source, used, TUNING_SEEDS, part="tune").items():
             wanted[json.dumps(point), label, seed] = spec
     found = run(wanted, clipset, where, "tuning")
     table = []

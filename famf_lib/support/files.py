@@ -1,4 +1,4 @@
-"""Where things lie, and how a file or a folder comes into being: whole, or not at all."""
+"""Where files are kept, and how a file or folder is written completely or not at all."""
 
 import os
 import shutil
@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The checkout: ``book/``, ``results/`` and ``data/`` lie in it."""
+"""The root of the checkout, with ``book/``, ``results/`` and ``data/``."""
 
 
 def sources() -> Path:
-    """The folder in which the user keeps data that are not ours: ``$FAMF_DATA``, or ``data/`` of the checkout."""
+    """The folder with the user's own copies of external data: ``$FAMF_DATA``, or ``data/`` of the checkout."""
     return Path(os.environ.get("FAMF_DATA") or ROOT / "data").expanduser().resolve()
 
 
 def store() -> Path:
-    """The folder for what is imported, generated and trained: ``$FAMF_STORE``, or ``data/`` of the checkout."""
+    """The folder for imported and generated data and trained models: ``$FAMF_STORE``, or ``data/`` of the checkout."""
     return Path(os.environ.get("FAMF_STORE") or ROOT / "data").expanduser().resolve()
 
 
@@ -28,9 +28,9 @@ def models() -> Path:
 
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``target``; a clean exit renames it to ``target``, an error removes it.
+    """Yields a temporary path next to ``target``; a clean exit renames it to ``target``, an error removes it.
 
-    The caller creates a file or a folder at the path given. What stood at ``target`` stays until the rename.
+    The caller creates a file or folder at the temporary path. What was at ``target`` stays until the rename.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,20 +44,20 @@ def written_whole(target: Path) -> Iterator[Path]:
     except BaseException as error:
         if old.exists() and not target.exists():
             old.rename(target)
-        if isinstance(error, OSError) and error.errno and _names_nothing_of_the_user(error, workplace):
+        if isinstance(error, OSError) and error.errno and _without_user_path(error, workplace):
             error.filename = str(target)
         raise
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
-def _names_nothing_of_the_user(error: OSError, workplace: Path) -> bool:
-    """Of a full disk the system names no file, and of other troubles perhaps the temporary one."""
+def _without_user_path(error: OSError, workplace: Path) -> bool:
+    """Whether an error names no file, as for a full disk, or only the temporary one."""
     return error.filename is None or str(error.filename).startswith(str(workplace))
 
 
 def clear_unfinished(target: Path) -> None:
-    """Removes what killed processes left of ``written_whole(target)``. The caller knows that none is under way."""
+    """Removes what killed processes left behind in ``written_whole(target)``; no other process may be writing it."""
     for left in target.parent.glob(f".{target.name}.*"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)

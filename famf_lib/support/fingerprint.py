@@ -1,4 +1,4 @@
-"""A hash of source code that comments, blank lines and docstrings do not change."""
+"""Hashes of source code that ignore comments, layout and docstrings."""
 
 import ast
 import hashlib
@@ -11,13 +11,13 @@ from typing import Any
 
 
 def source_fingerprint(*modules: str, without: Collection[str] = ()) -> str:
-    """Hash of what the code of ``modules`` does, so that results can tell whether they are out of date.
+    """Hashes the code of ``modules``, so that results can tell whether they are out of date.
 
-    A module is given by its dotted name and found without being imported. A package stands for everything that lies
-    in it: its modules, its packages and its data files. ``without`` names modules and packages to leave out.
+    A module is given by its dotted name and is not imported. A package includes all its modules, subpackages and data
+    files. ``without`` names modules and packages to leave out.
 
-    Returns: 64 hexadecimal digits, equal for equal code whatever its comments, docstrings and layout.
-    Raises: ModuleNotFoundError if a module is not there; SyntaxError if one is not Python.
+    Returns: 64 hexadecimal digits, which comments, docstrings and layout do not change.
+    Raises: ModuleNotFoundError if there is no such module; SyntaxError if one is not valid Python.
     """
     left_out = tuple(f"{name}." for name in without)
     files = {name: path for module in modules for name, path in _files(module) if not f"{name}.".startswith(left_out)}
@@ -29,12 +29,12 @@ def source_fingerprint(*modules: str, without: Collection[str] = ()) -> str:
 
 
 def class_fingerprint(kind: type, without: Collection[str] = ()) -> str:
-    """Hash of what a class does whose source may lie in no file, as one that is written in a notebook.
+    """Hashes the compiled code of a class, which works without a source file, for example in a notebook.
 
-    Its methods and constants count, as they were compiled, and those of its bases but for the bases from the packages
-    ``without``. What they call elsewhere does not.
+    The hash covers the methods and constants of the class and of its bases, except bases from the packages ``without``.
+    It does not cover functions that they call.
 
-    Returns: 64 hexadecimal digits. Another version of Python may give others.
+    Returns: 64 hexadecimal digits, which may differ between versions of Python.
     """
     decided = []
     for base in kind.__mro__[:-1]:
@@ -49,15 +49,15 @@ def class_fingerprint(kind: type, without: Collection[str] = ()) -> str:
 
 
 def _compiled(code: CodeType) -> tuple[Any, ...]:
-    """What decides the behaviour of compiled code: neither the name of its file nor its lines."""
+    """The parts of compiled code that determine its behaviour, without file name and line numbers."""
     constants = [_compiled(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
     return code.co_code, code.co_names, code.co_varnames, constants
 
 
 def _files(module: str) -> Iterator[tuple[str, Path]]:
-    """The files of a module or package, each with a name that does not depend on where it is installed."""
+    """The files of a module or package, each with a name that does not depend on where the package is installed."""
     top, *rest = module.split(".")
-    spec = importlib.util.find_spec(top)  # of the top package only: for a dotted name, find_spec imports its parents
+    spec = importlib.util.find_spec(top)  # of the top package only: find_spec imports the parents of a dotted name
     if spec is None or not (spec.origin or spec.submodule_search_locations):
         raise ModuleNotFoundError(f"there is no module {top!r} to fingerprint")
     place = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)

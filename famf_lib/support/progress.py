@@ -1,7 +1,7 @@
-"""Progress of long work: a bar in a terminal, a line that renews itself in a notebook, nothing once it is done.
+"""Progress of long computations: a bar in a terminal, an updating line in a notebook; both disappear at the end.
 
-Whoever executes a notebook knows better than the notebook who is watching, and says so in ``$FAMF_PROGRESS``:
-``terminal`` (its standard error is shown on one) or ``silent``.
+A program that executes a notebook sets ``$FAMF_PROGRESS`` to ``terminal`` if the notebook's standard error is shown on
+a terminal, and to ``silent`` if nobody sees it.
 """
 
 import os
@@ -13,22 +13,22 @@ from typing import Protocol
 
 
 class Bar(Protocol):
-    """How far the work is. ``note`` stands behind the numbers."""
+    """Shows how much is done. ``note`` is shown after the numbers."""
 
     def to(self, done: int | float, note: str = "") -> None: ...
 
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Bar]:
-    """A bar for ``total`` steps of work. Where nobody looks (a pipe, a log) it stays silent."""
-    told = os.environ.get("FAMF_PROGRESS")
+    """A progress bar for ``total`` steps. It shows nothing if the output is a pipe or a log."""
+    chosen = os.environ.get("FAMF_PROGRESS")
     bar: _Line | _Terminal | _Silent
-    if told == "silent":
+    if chosen == "silent":
         bar = _Silent()
-    elif told != "terminal" and _in_notebook():
+    elif chosen != "terminal" and _in_notebook():
         bar = _Line(label, total)
     else:
-        bar = _Terminal(label, total) if told == "terminal" or sys.stderr.isatty() else _Silent()
+        bar = _Terminal(label, total) if chosen == "terminal" or sys.stderr.isatty() else _Silent()
     try:
         yield bar
     finally:
@@ -36,7 +36,7 @@ def progress(label: str, total: int) -> Iterator[Bar]:
 
 
 def watched() -> bool:
-    """Whether somebody may sit before the notebook: who executes it to make a page says otherwise."""
+    """Whether a person may be looking at the notebook, which is not being executed for a page."""
     return "FAMF_PROGRESS" not in os.environ
 
 
@@ -70,7 +70,7 @@ class _Terminal:
 
 
 class _Line:
-    """tqdm's notebook bar needs a script from another host to be shown on a page, its text one fills the page."""
+    """An updating line: tqdm's notebook bar loads a script from another host, and its text bar fills the page."""
 
     def __init__(self, label: str, total: int):
         from IPython.display import HTML, display

@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit, the versions and the machine that made it."""
+"""The origin of a result: the commit, the versions and the machine that made it."""
 
 import os
 import platform
@@ -11,9 +11,9 @@ PACKAGES = ("torch", "numpy", "pandas", "matplotlib", "papermill")
 
 
 def commit(root: Path, but: str | None = None) -> str | None:
-    """The commit checked out at ``root``; None outside of git.
+    """The commit checked out at ``root``; None outside a git repository.
 
-    ``-dirty`` stands behind it if tracked files differ, other than those in the folder ``but``, if one is named.
+    It ends in ``-dirty`` if tracked files differ from it, except those in the folder ``but``.
     """
     head = _git(root, "rev-parse", "HEAD")
     if head is None or head.returncode:
@@ -30,7 +30,7 @@ def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers and figures depend on."""
+    """The versions of Python and of the packages that numbers and figures depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -41,12 +41,12 @@ def versions() -> dict[str, str]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hardware() -> dict[str, str | int]:
-    """Processor, cores, memory in GiB, and the graphics card if PyTorch sees one."""
+    """Processor, cores, memory in GiB, and the GPU if PyTorch sees one."""
     import torch
 
     found: dict[str, str | int] = {"processor": _processor(), "cores": cores()}
@@ -58,7 +58,7 @@ def hardware() -> dict[str, str | int]:
 
 
 def origin(root: Path, but: str | None = None) -> dict[str, Any]:
-    """Commit, versions and hardware: where a result comes from. ``but``: as in ``commit``."""
+    """Commit, versions and hardware. ``but``: as in ``commit``."""
     return {"commit": commit(root, but), "versions": versions(), "hardware": hardware()}
 
 

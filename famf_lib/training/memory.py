@@ -65,7 +65,7 @@ def peak_of_step(
         aggregation: replaces the configuration's class (same arguments), to measure another implementation.
 
     Raises:
-        ValueError: a modality of the configuration is not in ``modality_dims``; the aggregation gives tokens of another shape.
+        ValueError: ``modality_dims`` lacks a modality; the aggregation gives tokens of another shape.
     """
     with FakeTensorMode(), Allocations() as held:
         famf = FAMF(model, dim, modality_dims, persons).train()

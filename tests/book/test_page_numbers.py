@@ -53,7 +53,7 @@ def shell():
 def found(store, shared, monkeypatch):
     """The results of an experiment from the shared store."""
     monkeypatch.setenv("FAMF_STORE", str(shared))
-    return lambda name: results.obtain(name, "synthetic", "quick", SEEDS, "cpu")
+    return lambda name: results.run_experiment(name, "synthetic", "quick", SEEDS, "cpu")
 
 
 @pytest.fixture

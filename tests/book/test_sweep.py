@@ -55,14 +55,14 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_time(kept, store, tmp_p
     assert killed, "nobody was killed"
     assert len(tasks) == 3 and len(made) == 4, "a row stands in both experiments"
     assert {path.name for path in (store / "runs").iterdir()} == set(made["key"]), "something is missing or left behind"
-    swept = {key: run_store.known(key) for key in made["key"]}
+    swept = {key: run_store.open_run(key) for key in made["key"]}
     for task in tasks:
         probes = {probe for experiment, _ in task.rows for probe in EXPERIMENTS[experiment].probes}
         run = run_store.find(task.spec, kept, CPU)
         assert {path.name.split("-")[0] for path in run.folder.glob("*-*.parquet")} == probes
     monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
     for task in tasks:
-        alone = run_store.obtain(task.spec, kept, CPU)
+        alone = run_store.get_or_train(task.spec, kept, CPU)
         pd.testing.assert_series_equal(alone.ap, swept[alone.key].ap, check_exact=True)
         assert alone.losses == swept[alone.key].losses
         lines = made[made["key"] == alone.key]

@@ -10,7 +10,7 @@ from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, SAME, Verdict
 
 @pytest.mark.parametrize(
     ("seeds", "persons", "of_seed", "of_person", "of_both"),
-    [(5, 89, 0.02, 0.25, 0.10), (5, 89, 0.03, 0.0, 0.05), (10, 53, 0.01, 0.10, 0.10), (5, 31, 0.05, 0.30, 0.20)],
+    [(5, 41, 0.03, 0.0, 0.05), (5, 31, 0.05, 0.30, 0.20)],
 )
 def test_interval_covers_the_truth_as_often_as_it_says(seeds, persons, of_seed, of_person, of_both):
     rng = np.random.default_rng(7)
@@ -24,12 +24,12 @@ def test_interval_covers_the_truth_as_often_as_it_says(seeds, persons, of_seed, 
         )
         found = estimate(ap, seed=trial)
         covered += found.low <= 0.5 <= found.high
-    # 95 % ± 3 binomial deviations below; above it may be careful, but not useless.
+    # 95 % minus three binomial standard deviations; a wider interval is cautious, not wrong.
     assert 0.90 * trials <= covered <= trials
 
 
 def test_interval_is_not_wider_than_it_need_be():
-    """Persons alone vary: the interval is the classical one of a mean over persons."""
+    """If only persons vary, the interval is the classical one of a mean over persons."""
     rng = np.random.default_rng(3)
     ap = np.repeat(rng.normal(0.5, 0.2, (1, 211)), 7, axis=0)
     classical = 1.96 * ap[0].std(ddof=1) / np.sqrt(211)
@@ -39,7 +39,7 @@ def test_interval_is_not_wider_than_it_need_be():
 
 @pytest.mark.parametrize(("seeds", "persons"), [(5, 1), (1, 7)])
 def test_few_seeds_or_few_persons_alone_have_the_interval_of_student(seeds, persons):
-    """Drawing n of n instead of n − 1 would make it a tenth narrower, the normal's quantile a fifth and more."""
+    """Drawing n of n instead of n − 1 would make it a tenth narrower, and the normal quantile at least a fifth."""
     rng, n, ratios = np.random.default_rng(13), seeds * persons, []
     for trial in range(60):
         ap = rng.normal(0.5, 0.1, (seeds, persons))
@@ -67,7 +67,7 @@ def test_mean_is_that_of_seeds_and_leaves_absent_persons_out():
 
 
 def test_pairing_removes_what_both_sides_share():
-    """Persons differ a lot, the two methods by a constant: the paired interval is a point."""
+    """Persons differ much, the two methods by a constant, so the paired interval is a point."""
     rng = np.random.default_rng(5)
     base = rng.uniform(0, 1, (5, 67))
     found = difference(base + 0.01, base)
@@ -83,17 +83,7 @@ def test_difference_changes_its_sign_with_its_sides():
     forth, back = difference(a, b), difference(b, a)
     assert forth.mean == pytest.approx(-back.mean)
     assert forth.low == pytest.approx(-back.high, abs=0.01)
-
-
-def test_same_numbers_twice():
-    ap = np.random.default_rng(1).uniform(0, 1, (5, 23))
-    assert estimate(ap) == estimate(ap)
-
-
-def test_one_seed_speaks_of_persons_only():
-    found = estimate(np.linspace(0, 1, 101))
-    assert found.seeds == 1
-    assert found.low < 0.5 < found.high
+    assert forth == difference(a, b), "the same numbers twice"
 
 
 def test_bad_tables_are_refused():
@@ -106,23 +96,23 @@ def test_bad_tables_are_refused():
 @pytest.mark.parametrize(
     ("truth", "rule", "at_most"),
     [(0.0, BETTER, 0.025), (MARGIN, SAME, 0.025), (-MARGIN, SAME, 0.025), (-MARGIN, NOT_WORSE, 0.025)],
-    ids=["no effect called better", "an effect called none", "a loss called none", "a loss called none to speak of"],
+    ids=["no effect called better", "an effect called none", "a loss called none", "a loss called no loss"],
 )
 def test_a_claim_at_the_edge_of_its_rule_holds_by_chance_as_seldom_as_it_should(truth, rule, at_most):
     """Paired APs of two methods with a true difference on the border: each verdict "holds" is a false one."""
     rng = np.random.default_rng(11)
-    seeds, persons, trials, false = 5, 83, 250, 0
+    seeds, persons, trials, false = 5, 37, 250, 0
     for _ in range(trials):
         b = rng.normal(0.6, 0.2, (1, persons)) + rng.normal(0, 0.01, (seeds, persons))
         a = b + truth + rng.normal(0, 0.0008, (seeds, 1)) + rng.normal(0, 0.004, (1, persons))
         a = a + rng.normal(0, 0.006, (seeds, persons))
         false += rule.judge(difference(a, b), MARGIN) == Verdict.HOLDS
-    assert false <= trials * at_most + 3 * np.sqrt(trials * at_most)  # three deviations of the count
+    assert false <= trials * at_most + 3 * np.sqrt(trials * at_most)  # plus three standard deviations of the count
 
 
 def test_equivalence_is_found_where_it_is_true_and_the_data_suffice():
     rng = np.random.default_rng(12)
-    b = rng.normal(0.6, 0.2, (5, 401))
+    b = rng.normal(0.6, 0.2, (5, 211))
     close = b + 0.001 + rng.normal(0, 0.01, b.shape)
     assert SAME.judge(difference(close, b), MARGIN) == Verdict.HOLDS
     assert SAME.judge(difference(close[:, :7], b[:, :7] + rng.normal(0, 0.05, (5, 7))), MARGIN) == Verdict.CANNOT_TELL

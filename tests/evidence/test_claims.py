@@ -1,9 +1,9 @@
-"""The rules of the verdicts, on made-up estimates of every outcome."""
+"""The rules of the verdicts on made-up estimates of every outcome."""
 
 import pytest
 
 from famf_lib.evidence.bootstrap import Estimate
-from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, RULES, SAME, Comparison, Verdict, combined
+from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, SAME, Comparison, Verdict, combined
 
 HOLDS, FAILS, UNKNOWN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
 
@@ -35,13 +35,8 @@ def test_rules(low, high, better, same, not_worse):
     assert found == [better, same, not_worse]
 
 
-def test_the_band_has_the_effects_that_are_too_small_to_speak_of():
+def test_the_band_holds_the_negligible_effects():
     assert [rule.band(0.25) for rule in (BETTER, SAME, NOT_WORSE)] == [(0, 0.25), (-0.25, 0.25), (-0.25, 0)]
-
-
-def test_rules_are_printed():
-    for rule in RULES:
-        assert all(word in rule.text for word in ("*holds*", "*does not hold*", "*cannot tell*", "95%", "margin"))
 
 
 @pytest.mark.parametrize(
@@ -86,5 +81,5 @@ def test_a_number_that_was_worked_out_has_no_interval():
         (-0.002, 0.004, SAME, False),  # to be small is what is claimed
     ],
 )
-def test_what_holds_by_too_little_is_told(low, high, rule, small):
+def test_a_negligible_effect_that_holds_is_named(low, high, rule, small):
     assert Comparison("A", "B", "a over b", None, made(low, high), rule).small == small

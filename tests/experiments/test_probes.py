@@ -1,15 +1,18 @@
-"""Every probe against what it says it does, worked out clip by clip and face by face."""
+"""Each probe against an independent computation, clip by clip and face by face."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from joblib import parallel_config
 from scipy.stats import spearmanr
 
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Batch
 from famf_lib.experiments import probes
-from famf_lib.experiments.run_store import RunSpec, obtain
+from famf_lib.experiments.run_store import RunSpec, get_or_train
 from famf_lib.training.evaluation import evaluate
 
 CPU = torch.device("cpu")
@@ -20,27 +23,28 @@ SPEC = RunSpec(
 )
 
 
+def changed(clips, folder, table, modalities=None):
+    """The same clips with other columns of faces, or other modalities, saved to disk."""
+    kept = {name: (one.vectors.numpy(), one.present.numpy()) for name, one in clips.modalities.items()}
+    counts = clips.counts.numpy()
+    made = ClipSet.build(clips.faces, counts, clips.clips, face_table=table, modalities=modalities or kept)
+    return ClipSet.open(made.save(folder))
+
+
 @pytest.fixture
 def clips(made_up, tmp_path):
-    """Clips in which every face has the traits that a probe looks at."""
+    """Clips whose faces have traits."""
     made = made_up(persons=5, clips=12, spread=0.8)
     rng = np.random.default_rng(5)
     n = len(made.faces)
     table = pd.DataFrame({"quality": rng.normal(size=n), "blur": rng.random(n), "occlusion": np.round(rng.random(n))})
     table.loc[rng.random(n) < 0.1, "blur"] = np.nan
-    whole = ClipSet.build(
-        made.faces,
-        made.counts.numpy(),
-        made.clips,
-        face_table=table,
-        modalities={k: (m.vectors.numpy(), m.present.numpy()) for k, m in made.modalities.items()},
-    )
-    return ClipSet.open(whole.save(tmp_path / "clips"))
+    return changed(made, tmp_path / "clips", table)
 
 
 @pytest.fixture
 def run(clips):
-    return obtain(SPEC, clips, CPU)
+    return get_or_train(SPEC, clips, CPU)
 
 
 def test_the_usual_conditions_give_the_runs_own_ap(run, clips):
@@ -94,13 +98,11 @@ def test_ruined_frames_are_what_they_should_be(run, clips, monkeypatch):
                 assert person[of_face[source]] != person[of_face[i]]
 
 
-def test_a_modality_that_is_missing_is_missing_from_the_data(run, clips):
+def test_a_modality_that_is_missing_is_missing_from_the_data(run, clips, tmp_path):
     table = probes.ask(run, "missing", clips)
     assert list(table["missing"].unique()) == ["", "audio", "body", "all"]
     gone = {k: (m.vectors.numpy(), m.present.numpy() & (k != "audio")) for k, m in clips.modalities.items()}
-    without = ClipSet.build(
-        clips.faces, clips.counts.numpy(), clips.clips, face_table=clips.face_columns(), modalities=gone
-    )
+    without = changed(clips, tmp_path / "without", clips.face_columns(), gone)
     scores = evaluate(run.model(clips), SPEC.evaluation, without, run.split(clips), SPEC.seed)
     np.testing.assert_allclose(table.query("missing == 'audio'")["ap"], scores.ap, equal_nan=True)
 
@@ -185,9 +187,14 @@ def test_an_answer_is_asked_for_once_and_kept_with_the_run(run, clips, monkeypat
     assert [p.name for p in run.folder.glob("answers-*.parquet")]
 
 
-def test_all_runs_are_asked_side_by_side(run, clips):
-    other = obtain(SPEC.model_copy(update={"seed": 2}), clips, CPU)
-    found = probes.ask_all([run, other], ["answers", "missing"], clips, CPU, "probes")
+def test_the_answers_of_all_runs_are_computed_in_parallel(run, clips, monkeypatch):
+    monkeypatch.setattr(probes, "cores", lambda: 2)
+    asked = []
+    monkeypatch.setattr(probes, "_worker", lambda *given, real=probes._worker: asked.append(given) or real(*given))
+    other = get_or_train(SPEC.model_copy(update={"seed": 2}), clips, CPU)
+    with parallel_config(backend="threading"):  # the run store's tests start processes
+        found = probes.ask_all([run, other], ["answers", "missing"], clips, CPU, "probes")
+    assert len(asked) == 4
     for probe, tables in found.items():
         for one, asked in zip((run, other), tables, strict=True):
             direct = probes.PROBES[probe](one.model(clips), one.spec, clips, one.split(clips))
@@ -195,26 +202,17 @@ def test_all_runs_are_asked_side_by_side(run, clips):
 
 
 def test_a_recorded_run_has_no_model_to_ask(run, clips):
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="only its numbers were recorded"):
         probes.ask(replace(run, folder=None), "answers", clips)
 
 
 def test_other_qualities_are_another_question(clips, tmp_path):
-    """The fingerprint of the data, and so the run, does not know of them; the answer does."""
+    """The run's key does not cover traits, so the file of a probe's table must."""
     table = clips.face_columns()
-    other = ClipSet.build(
-        clips.faces,
-        clips.counts.numpy(),
-        clips.clips,
-        face_table=table.assign(quality=-table["quality"]),
-        modalities={k: (m.vectors.numpy(), m.present.numpy()) for k, m in clips.modalities.items()},
-    )
-    other = ClipSet.open(other.save(tmp_path / "other"))
+    other = changed(clips, tmp_path / "other", table.assign(quality=-table["quality"]))
     assert other.fingerprint == clips.fingerprint and other.checksums != clips.checksums
     first, second = (
-        probes.ask(obtain(SPEC, its, CPU), "weights", its).set_index(["trait", "person"]).loc["quality", "rho"]
+        probes.ask(get_or_train(SPEC, its, CPU), "weights", its).set_index(["trait", "person"]).loc["quality", "rho"]
         for its in (clips, other)
     )
     np.testing.assert_allclose(first, -second)

@@ -1,4 +1,4 @@
-"""The numbers of an experiment: made, recorded, and shown where they cannot be made."""
+"""The numbers of an experiment: computed, recorded, and shown where they cannot be computed."""
 
 import json
 
@@ -24,7 +24,7 @@ def few(monkeypatch):
 
 def test_recording_gives_the_numbers_back(results_folder, tiny, few):
     few(TABLE_1[-1])
-    fresh = results.obtain("table-1", "synthetic", "quick", [1, 2], "cpu")
+    fresh = results.run_experiment("table-1", "synthetic", "quick", [1, 2], "cpu")
     path = results.record(fresh, "table-1", "synthetic", "quick", "famf run table-1")
     assert "person" not in json.dumps(json.loads(path.read_text())["runs"][0]["ap"])
     written = {one.name: one.read_bytes() for one in results_folder.iterdir()}
@@ -62,11 +62,11 @@ def test_recording_gives_the_numbers_back(results_folder, tiny, few):
 def test_absent_dataset_is_shown_from_its_recording_or_named(results_folder, tiny, few, monkeypatch, tmp_path):
     monkeypatch.setenv("FAMF_DATA", str(tmp_path))
     with pytest.raises(datasets.DatasetAbsent, match="imfdb"):
-        results.obtain("table-1", "imfdb", "quick", [1])
+        results.run_experiment("table-1", "imfdb", "quick", [1])
     few(TABLE_1[-1], probes=())
-    fresh = results.obtain("table-1", "synthetic", "quick", [1], "cpu")
+    fresh = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu")
     results.record(fresh, "table-1", "imfdb", "standard", "a command")
-    shown = results.obtain("table-1", "imfdb", "quick", [1])
+    shown = results.run_experiment("table-1", "imfdb", "quick", [1])
     assert shown.profile == "standard"
     with pytest.raises(ValueError, match="only its numbers were recorded"):
         next(iter(shown.runs.values())).model(datasets.load("synthetic", "quick"))
@@ -74,24 +74,32 @@ def test_absent_dataset_is_shown_from_its_recording_or_named(results_folder, tin
 
 def test_clips_are_split_by_the_protocol_asked_for(results_folder, tiny, few, monkeypatch, tmp_path):
     few(TABLE_1[0], probes=())
-    found = results.obtain("table-1", "synthetic", "quick", [1], "cpu", "random")
+    found = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu", "random")
     (run,) = found.runs.values()
     assert run.spec.protocol == "random" and "dealt anew" in report.protocol("synthetic", found)
-    (usual,) = results.obtain("table-1", "synthetic", "quick", [1], "cpu").runs.values()
+    (usual,) = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu").runs.values()
     assert usual.spec.protocol == "given" and usual.key != run.key
-    with pytest.raises(ValueError, match="protocol: 'films' is not known, expected one of given, groups, random"):
-        results.obtain("table-1", "synthetic", "quick", [1], "cpu", "films")
     results.record(found, "table-1", "imfdb", "standard", "a command")
     monkeypatch.setenv("FAMF_DATA", str(tmp_path))
     with pytest.raises(datasets.DatasetAbsent):  # the recording is not under that protocol
-        results.obtain("table-1", "imfdb", "quick", [1], "cpu", "random")
+        results.run_experiment("table-1", "imfdb", "quick", [1], "cpu", "random")
 
 
-def test_what_cannot_be_run_is_named():
-    with pytest.raises(ValueError, match="'imdb' is not known, expected one of synthetic, imfdb"):
-        results.obtain("table-1", "imdb", "quick", [1])
-    with pytest.raises(ValueError, match="table-2: imfdb has faces alone"):
-        results.obtain("table-2", "imfdb", "quick", [1])
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"experiment": "table-9"}, "experiment: 'table-9' is not known, expected one of: table-1, table-2"),
+        ({"dataset": "imdb"}, "'imdb' is not known, expected one of synthetic, imfdb"),
+        ({"experiment": "table-2", "dataset": "imfdb"}, "table-2: imfdb has faces alone"),
+        ({"profile": "huge"}, "profile: 'huge' is not known, expected one of quick, standard, paper"),
+        ({"seeds": [-1]}, "seed: -1 found; input should be greater than or equal to 0"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence_before_anything_is_made(changed, sentence, store):
+    given = {"experiment": "table-1", "dataset": "synthetic", "profile": "quick", "seeds": [1]} | changed
+    with pytest.raises(ValueError, match=sentence):
+        results.run_experiment(**given)
+    assert not store.exists()
 
 
 def test_answers_line_up_with_persons_and_seeds(made_results):
@@ -111,7 +119,7 @@ def test_answers_line_up_with_persons_and_seeds(made_results):
 
 def test_full_size_is_shown_beside_a_smaller_profile_with_where_it_comes_from(results_folder, tiny, few, monkeypatch):
     few(TABLE_1[0], TABLE_1[-1], probes=())
-    fresh = results.obtain("table-1", "synthetic", "quick", [1, 2], "cpu")
+    fresh = results.run_experiment("table-1", "synthetic", "quick", [1, 2], "cpu")
     assert results.full_size("table-1", "synthetic", "quick") is None
     monkeypatch.setattr(
         "famf_lib.support.provenance.hardware", lambda: {"processor": "P", "cores": 3, "gpu": "Some GPU"}

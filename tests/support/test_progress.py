@@ -1,4 +1,4 @@
-"""Progress is seen where somebody looks, and leaves nothing behind."""
+"""Progress is shown where somebody can see it, and leaves nothing behind."""
 
 import json
 
@@ -18,7 +18,7 @@ def test_progress_goes_where_it_was_told_to(told, seen, monkeypatch, capfd):
     out, err = capfd.readouterr()
     assert ("counting" in err) == seen
     assert not out
-    if seen:  # the bar is wiped out once it is done
+    if seen:  # the bar is erased at the end
         assert not err.rsplit("\r", 1)[1].strip()
 
 

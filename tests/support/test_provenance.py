@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit, and whether the code was that of the commit."""
+"""The origin of a result: the commit, and whether the code differed from it."""
 
 import subprocess
 

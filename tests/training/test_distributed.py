@@ -126,18 +126,18 @@ def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, s
     done = subprocess.run(command + famf, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("AttentionVLAD + MLMA") == 1, "said by both processes, or by none"
-    found = [run_store.known(path.name) for path in store.glob("runs/*")]
+    found = [run_store.open_run(path.name) for path in store.glob("runs/*")]
     assert len(found) == 2 and all(run.origin["processes"] == 2 for run in found)
     assert all(list(run.folder.glob("attention-*.parquet")) for run in found)
     for run in found:
         assert run_store.find(run.spec, kept, CPU) is None, "taken for a run of one process"
-        alone = run_store.obtain(run.spec, kept, CPU)
+        alone = run_store.get_or_train(run.spec, kept, CPU)
         assert run.losses == pytest.approx(alone.losses, rel=0.05)
         assert run.mean_ap == pytest.approx(alone.mean_ap, abs=0.1)
     monkeypatch.setenv("WORLD_SIZE", "2")  # as what a process under torchrun starts in its turn sees it
-    assert all(run_store.obtain(run.spec, kept, CPU).key == run.key for run in found)
+    assert all(run_store.get_or_train(run.spec, kept, CPU).key == run.key for run in found)
     with pytest.raises(ValueError, match="^WORLD_SIZE: 2 found, and a run that is not there yet"):
-        run_store.obtain(RunSpec(seed=7), kept, CPU)
+        run_store.get_or_train(RunSpec(seed=7), kept, CPU)
 
 
 # --- one that fails ---

@@ -83,7 +83,7 @@ def test_ranked_by_the_answers_a_gallery_has_the_scores_of_its_run(made_up):
     evaluation = {"faces": 5, "k": 10_000}
     small = {"aggregation_options": {"clusters": 3}, "modalities": ["audio"], "hidden": 13}
     spec = run_store.RunSpec(model=small, training={"epochs": 3, "batch_size": 16, "faces": 5}, evaluation=evaluation)
-    run = run_store.obtain(spec, clips, torch.device("cpu"))
+    run = run_store.get_or_train(spec, clips, torch.device("cpu"))
     split = run.split(clips)
     table = whole(predict(checkpoint.open(run.file), part(clips, split.gallery.tolist()), top=99))
     scores = pd.DataFrame([dict(zip(r.persons, r.probabilities, strict=True)) for r in table.itertuples()])

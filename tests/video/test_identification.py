@@ -316,7 +316,7 @@ def test_a_run_knows_the_network_of_its_clips(made_up):
     )
     for info in ({"embedder": "sha"}, {}):
         clips = made_up(info=info, seed=len(info))
-        run = run_store.obtain(spec, clips, torch.device("cpu"))
+        run = run_store.get_or_train(spec, clips, torch.device("cpu"))
         assert checkpoint.open(run.file).card.embedder == info.get("embedder")
 
 

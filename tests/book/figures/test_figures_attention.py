@@ -10,7 +10,7 @@ import torch
 from famf_book.figures import attention
 from famf_lib.evidence.bootstrap import estimate
 from famf_lib.experiments.results import Results
-from famf_lib.experiments.run_store import RunSpec, obtain
+from famf_lib.experiments.run_store import RunSpec, get_or_train
 from famf_lib.training.evaluation import logits_of
 
 CPU = torch.device("cpu")
@@ -108,7 +108,7 @@ def spec(fusion):
 def trained(made_up):
     """A clip set, and the runs on it with each fusion."""
     clipset = made_up(persons=5, clips=12)
-    runs = {(name, 1): obtain(spec(name), clipset, CPU) for name in ("mlma", "mma", "concat")}
+    runs = {(name, 1): get_or_train(spec(name), clipset, CPU) for name in ("mlma", "mma", "concat")}
     return clipset, Results(runs, "data", "quick")
 
 

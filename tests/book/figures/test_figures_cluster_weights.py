@@ -12,7 +12,7 @@ from famf_book.figures.cluster_weights import GRADED, PLAIN, absorbed, clip_scal
 from famf_lib.data.sampling import Batch
 from famf_lib.evidence.claims import Verdict
 from famf_lib.experiments.results import Results
-from famf_lib.experiments.run_store import RunSpec, obtain
+from famf_lib.experiments.run_store import RunSpec, get_or_train
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.training.evaluation import EvaluationConfig, evaluate
@@ -141,7 +141,7 @@ def trained(made_up):
             )
             training = TrainingConfig(epochs=2, decay_after=2, decay_every=1, batch_size=16, faces=5)
             spec = RunSpec(model=config, training=training, evaluation=EvaluationConfig(faces=5), seed=seed)
-            runs[label, seed] = obtain(spec, clipset, torch.device("cpu"))
+            runs[label, seed] = get_or_train(spec, clipset, torch.device("cpu"))
     return Results(runs, clipset.fingerprint, "quick"), clipset
 
 

@@ -9,6 +9,7 @@ import pytest
 from famf_book.figures import readings
 from famf_book.figures.readings import COLUMNS, Outcome
 from famf_book.notebooks import read
+from famf_lib.data.datasets import DATASETS
 from famf_lib.evidence.bootstrap import Estimate, estimate
 from famf_lib.evidence.claims import MARGIN
 from famf_lib.experiments.catalogue import FAMF, FAMF_WITH_MMA, READINGS
@@ -28,7 +29,7 @@ def read_as(made_results):
         made = made_results({row.label: levels.get(row.label, 0.5) for row in ROWS}, seeds=seeds)
         spec = {row.label: row for row in ROWS}
         runs = {
-            (label, seed): replace(run, spec=spec[label].spec("synthetic", used, seed, "report", "given"))
+            (label, seed): replace(run, spec=spec[label].spec(DATASETS["synthetic"], used, seed))
             for (label, seed), run in made.runs.items()
         }
         return Results(runs, "data", "standard")
@@ -55,7 +56,7 @@ def test_scaling_behind_phi_is_netvlad_with_each_cluster_scaled_whatever_the_set
     variant = next(r.variant for r in READINGS if r.name == "each cluster, behind φ")
     for normalisation in ("none", "cluster", "cluster+whole"):
         used = BASE["standard"].model_copy(update={"normalisation": normalisation})
-        model = variant.spec("synthetic", used, 1, "report", "given").model
+        model = variant.spec(DATASETS["synthetic"], used, 1).model
         assert (model.aggregation, model.aggregation_options["normalisation"]) == ("netvlad", "cluster")
 
 

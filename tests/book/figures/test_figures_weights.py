@@ -171,7 +171,7 @@ def spec(clusters=3, **options):
 
 
 def test_clips_follow_the_rule_and_carry_the_weights_of_eq_3(clipset):
-    run = run_store.obtain(spec(), clipset, torch.device("cpu"))
+    run = run_store.get_or_train(spec(), clipset, torch.device("cpu"))
     found = weights.clips(run, clipset, spreads=(0.2, 1.0), least=4)
     offsets, quality = clipset.offsets.numpy(), clipset.face_columns()["quality"].to_numpy()
     known = clipset.clips[(clipset.clips["split"] == "val") & clipset.clips["person"].notna()].index
@@ -192,7 +192,7 @@ def test_clips_follow_the_rule_and_carry_the_weights_of_eq_3(clipset):
 def test_untrained_models_are_the_start_of_the_trained_ones(clipset):
     device = torch.device("cpu")
     specs = {("A", 1): spec(centres="random"), ("k-means", 1): spec()}
-    trained = {key: run_store.obtain(one, clipset, device) for key, one in specs.items()}
+    trained = {key: run_store.get_or_train(one, clipset, device) for key, one in specs.items()}
     found = weights.untrained(Results(trained, "data", "quick"), clipset, device)
     start = train.build(specs["A", 1].model, clipset, 5, seed=1)
     left = found.runs["A", 1].model(clipset).state_dict()
