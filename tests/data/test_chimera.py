@@ -243,19 +243,13 @@ def spoilt(name: str, value: float) -> np.ndarray:
     ("changed", "sentence"),
     [
         ({"audio": None}, "audio is missing, found video_id, utterance, text, video, expected video_id, utterance, "),
-        ({"video_id": FINE["video_id"].astype(object)}, "cannot be read as an .npz file .*, expected plain arrays"),
-        ({"text": np.array([[{}]] * 7, dtype=object)}, "cannot be read as an .npz file .*, expected plain arrays"),
-        ({"text": FINE["text"][:6]}, r"shapes are .* text \(6, 7\), expected \(n,\), \(n,\) and \(n, D\)"),
-        ({"video": FINE["video"][:, 0]}, r"shapes are .* video \(7,\)"),
-        ({"audio": FINE["audio"][:, :0]}, r"shapes are .* audio \(7, 0\)"),
-        ({"utterance": FINE["utterance"][:, None]}, r"shapes are .* utterance \(7, 1\)"),
-        ({"video_id": FINE["video_id"][:6]}, r"shapes are video_id \(6,\), utterance \(7,\)"),
-        ({name: array[:0] for name, array in FINE.items()}, r"shapes are video_id \(0,\)"),
-        ({"video_id": np.arange(7)}, "types are video_id int64, .* expected text, integers and floats"),
-        ({"utterance": np.arange(7.0)}, "types are .* utterance float64"),
-        ({"text": np.ones((7, 2), int)}, "types are .* text int64"),
-        ({"utterance": np.ones(7, int)}, r"the utterance (ann|bob)/1 is there twice, expected it once"),
-        ({"audio": spoilt("audio", np.nan)}, "audio of (ann|bob)/. is not finite, expected numbers only"),
+        ({"text": FINE["text"][:6]}, r"the shape of text is \(6, 7\), expected \(7, D\)"),
+        ({"utterance": np.arange(7.0)}, "utterance is float64, expected integers"),
+        ({"utterance": np.ones(7, int)}, r"the utterance (ann|bob)/1 occurs twice, expected once"),
+        (
+            {"audio": spoilt("audio", np.nan)},
+            f"audio of {FINE['video_id'][5]}/{FINE['utterance'][5]} is not finite, expected",
+        ),
         ({"video": spoilt("video", -np.inf)}, "video of (ann|bob)/. is not finite"),
         ({"text": spoilt("text", 1e300)}, "text of (ann|bob)/. is not finite"),
         ({"video_id": np.array([f"v{i}" for i in range(7)])}, "3 persons .* 7 speakers, expected a speaker with as"),
@@ -268,26 +262,6 @@ def test_bad_utterances(faces, utterances, changed, sentence):
     with pytest.raises(ChimeraError, match=sentence) as error:
         chimera.build(faces, utterances)
     assert str(utterances) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_the_utterance_at_fault_is_the_one_that_is_named(faces, utterances):
-    np.savez(utterances, **FINE | {"audio": spoilt("audio", np.nan)})
-    with pytest.raises(ChimeraError, match=f"audio of {FINE['video_id'][5]}/{FINE['utterance'][5]} is not finite"):
-        chimera.build(faces, utterances)
-
-
-def test_utterances_that_are_no_npz(faces, utterances, tmp_path):
-    whole = utterances.read_bytes()
-    for content in (b"", b"text", whole[: len(whole) // 2]):
-        utterances.write_bytes(content)
-        with pytest.raises(ChimeraError, match="cannot be read as an .npz file"):
-            chimera.build(faces, utterances)
-    with utterances.open("wb") as file:
-        np.save(file, np.ones(3))
-    with pytest.raises(ChimeraError, match="a single array, expected an .npz file with video_id, utterance"):
-        chimera.build(faces, utterances)
-    with pytest.raises(ChimeraError, match="cannot be read as an .npz file"):
-        chimera.build(faces, tmp_path / "absent.npz")
 
 
 def test_nobody_with_two_films(utterances):

@@ -234,13 +234,13 @@ def spoilt(value, row=3):
 AUDIO = parts()["modalities"]["audio"]
 REFUSED = {
     "counts: clip 1 has -1, expected 0 or more": {"counts": np.array([3, -1, 3])},
-    "counts: they add up to 6, expected the 5 rows of faces": {"counts": np.array([2, 1, 3])},
+    "counts: their sum is 6, expected the 5 rows of faces": {"counts": np.array([2, 1, 3])},
     "clips: 3 rows, expected one for each of 2 clips": {"counts": np.array([2, 3])},
     "face_table: 4 rows, expected one for each of 5 faces": {"face_table": pd.DataFrame(index=range(4))},
     "clips: column 'group' is missing, expected name, person, split, group": {
         "clips": parts()["clips"].drop(columns="group")
     },
-    "clips: the name 'x' stands twice, expected once": changed_clips(2, "name", "x"),
+    "clips: the name 'x' occurs twice, expected once": changed_clips(2, "name", "x"),
     "clips: the split 'valid' is not known, expected one of train, val, test": changed_clips(2, "split", "valid"),
     "audio: 2 vectors and 3 presence flags, expected one of each for 3 clips": {
         "modalities": {"audio": (AUDIO[0][:2], AUDIO[1])}
@@ -248,8 +248,8 @@ REFUSED = {
     "audio: 3 vectors and 2 presence flags, expected one of each for 3 clips": {
         "modalities": {"audio": (AUDIO[0], AUDIO[1][:2])}
     },
-    "faces: an array of 1 dimensions, expected 2 (a row a vector)": {"faces": np.zeros(5)},
-    "audio: an array of 3 dimensions, expected 2 (a row a vector)": {
+    "faces: an array of 1 dimensions, expected 2 (one row per vector)": {"faces": np.zeros(5)},
+    "audio: an array of 3 dimensions, expected 2 (one row per vector)": {
         "modalities": {"audio": (np.zeros((3, 1, 1)), AUDIO[1])}
     },
     f"faces: row 3 has nan as its largest number, expected {HELD}": spoilt(np.nan),
@@ -371,7 +371,7 @@ def test_the_bad_row_is_counted_from_the_first_piece(tmp_path):
         (lambda out, w: out.add(w.faces, w.face_columns()), "the clips of its faces are missing"),
         (
             lambda out, w: out.finish(w.counts.numpy(), w.clips, w.modalities),
-            "counts: they add up to 5, expected the 0 rows of faces",
+            "counts: their sum is 5, expected the 0 rows of faces",
         ),
         (
             lambda out, w: (
