@@ -51,14 +51,14 @@ def test_the_summary_says_what_is_in_it(tmp_path):
     lines = {line[:12].strip(): line[13:] for line in text.splitlines()}
     assert text.startswith("counted by hand\n") and text.endswith(str(tmp_path / "set"))
     assert lines["persons"] == "3, in 2 groups"
-    assert lines["clips"] == "7: 2 train, 3 val, 1 test, 1 without a split, 2 of nobody known"
-    assert lines["faces"] == "11 of 3 numbers; 0 to 5 a clip, median 1, mean 1.6; 2 clips without"
+    assert lines["clips"] == "7: 2 train, 3 val, 1 test, 1 without a split, 2 of no known person"
+    assert lines["faces"] == "11 of 3 numbers; 0 to 5 per clip, median 1, mean 1.6; 2 clips"
     assert lines["face norms"] == "median 6; 5 to 95 %: 1.5 to 10.5"  # (11 - 1) / 20 = 0.5 from either end
     assert lines["audio"] == "2 numbers, 42.9% of the clips have it"
     assert lines["of a face"] == "frame, quality" and lines["of a clip"] == "name, person, split, group, year"
     assert lines["source"] == "dataset: counted; cleaning: 2 entries"
     size = sum(path.stat().st_size for path in (tmp_path / "set").iterdir())
-    assert lines["fingerprint"] == f"{clipset.fingerprint}; {size / 1000:.3g} kB on disk"
+    assert lines["fingerprint"] == f"{clipset.fingerprint}; {size / 1e6:,.1f} MB on disk"
 
 
 def test_a_summary_fits_a_screen_whatever_is_in_it(tmp_path):
@@ -137,7 +137,7 @@ ARRAYS = {
     "faces of other clips": (lambda a: a["offsets"][2].add_(1), "the contents have the fingerprint"),
     "clips that end before they begin": (lambda a: a["offsets"][2].add_(7), "expected 0 or more"),
     "faces of no clip": (lambda a: a["offsets"][0].add_(1), "counts: clip 0 has -1, expected 0 or more"),
-    "clips beyond the faces": (lambda a: a["offsets"][-1].add_(1), "counts: they add up to 12"),
+    "clips beyond the faces": (lambda a: a["offsets"][-1].add_(1), "counts: their sum is 12"),
     "full precision": (lambda a: a.update(faces=a["faces"].float()), ""),
     "short offsets": (lambda a: a.update(offsets=a["offsets"].int()), ""),
     "no offsets": (lambda a: a.pop("offsets"), "offsets"),
@@ -168,7 +168,7 @@ def test_contents_that_differ_are_found_without_checksums(fault, tmp_path):
         ({"group": None}, "the contents have the fingerprint"),
         ({"split": "val"}, "the contents have the fingerprint"),
         ({"split": "dev"}, "the split 'dev' is not known"),
-        ({"name": "a"}, "the name 'a' stands twice"),
+        ({"name": "a"}, "the name 'a' occurs twice"),
     ],
 )
 def test_clips_that_differ_are_found_without_checksums(change, sentence, tmp_path):

@@ -103,8 +103,8 @@ FAULTS = [
         )
         for word in (b"0", b"10035", b"-1", b"+1", b"1.0", b"1_0", b"007", b"ann", b"1e3", b"9" * 30)
     ),
-    (read_train, b"a.mp4 2", "clip 'a' found a second time, expected one line a clip", "clips named again"),
-    (read_train, b"a.mp4 1", "clip 'a' found a second time, expected one line a clip", "clips named again"),
+    (read_train, b"a.mp4 2", "clip 'a' found a second time, expected one line per clip", "clips named again"),
+    (read_train, b"a.mp4 1", "clip 'a' found a second time, expected one line per clip", "clips named again"),
     (read_train, b"caf\xe9.mp4 2", r"'caf\xe9.mp4' found, expected printable ASCII", "lines that are no plain text"),
     (read_train, "é.mp4 2".encode(), r"'\xc3\xa9.mp4' found, expected printable ASCII", "lines that are no plain text"),
     (read_train, b"b.mp4 \x00", r"'\x00' found, expected printable ASCII", "lines that are no plain text"),
@@ -113,7 +113,7 @@ FAULTS = [
     (read_val, b"0 b.mp4 ", "the id '0' found, expected a whole number from 1 to 10034", "ids that are none"),
     (read_val, b"b.mp4 2", "the id 'b.mp4' found, expected a whole number", "ids that are none"),
     (read_val, b"2 b ", "the name 'b' found, expected one that ends with .mp4", "names without .mp4"),
-    (read_val, b"1 b.mp4 ", "a second line for the id 1 found, expected one line an id", "ids with a second line"),
+    (read_val, b"1 b.mp4 ", "a second line for the id 1 found, expected one line per id", "ids with a second line"),
     (read_val, b"2 a.mp4 ", "clip 'a' found again after the id 1, expected every clip once", "clips named again"),
     (read_val, b"2 \xff.mp4 ", r"'\xff.mp4' found, expected printable ASCII", "lines that are no plain text"),
 ]
@@ -141,7 +141,7 @@ def test_a_faulty_name_costs_the_others_of_its_line_nothing(file):
     ("line", "said"),
     [
         (b"", "a blank line found"),
-        (b"1 b.mp4", "a second line for the id '1' found, expected one line an id"),
+        (b"1 b.mp4", "a second line for the id '1' found, expected one line per id"),
         (b"2 b.mp4 c", "the name 'c' found, expected one that ends with .mp4"),
         (b"2 \xff.mp4", r"'\xff.mp4' found, expected printable UTF-8"),
         (b"2 \xc2\xa0.mp4", r"'\xa0.mp4' found, expected printable UTF-8"),
@@ -162,15 +162,15 @@ def test_commas_within_names_tabs_and_windows_are_no_fault(file, content):
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        (b"1,a.mp4,b.mp4", "'1,a.mp4,b.mp4' without a blank"),
-        (b"1,a.mp4", "'1,a.mp4' without a blank"),
-        (b"1;a.mp4;b.mp4\r", "'1;a.mp4;b.mp4' without a blank"),
-        (b'"1","a.mp4"', '\'"1","a.mp4"\' without a blank'),
-        (b"1|a.mp4|b.mp4", "'1|a.mp4|b.mp4' without a blank"),
-        (b"1,a.mp4, b.mp4", "'1,a.mp4,' without a blank"),
-        (b"1 a.mp4,b.mp4", "'a.mp4,b.mp4' without a blank"),
-        (b"1\ta.mp4;b.mp4 c.mp4", "'a.mp4;b.mp4' without a blank"),
-        (b"1, a.mp4, b.mp4", "'a.mp4,' without a blank"),
+        (b"1,a.mp4,b.mp4", "'1,a.mp4,b.mp4' without a space"),
+        (b"1,a.mp4", "'1,a.mp4' without a space"),
+        (b"1;a.mp4;b.mp4\r", "'1;a.mp4;b.mp4' without a space"),
+        (b'"1","a.mp4"', '\'"1","a.mp4"\' without a space'),
+        (b"1|a.mp4|b.mp4", "'1|a.mp4|b.mp4' without a space"),
+        (b"1,a.mp4, b.mp4", "'1,a.mp4,' without a space"),
+        (b"1 a.mp4,b.mp4", "'a.mp4,b.mp4' without a space"),
+        (b"1\ta.mp4;b.mp4 c.mp4", "'a.mp4;b.mp4' without a space"),
+        (b"1, a.mp4, b.mp4", "'a.mp4,' without a space"),
         (b"1 val/a.mkv", "the name 'val/a.mkv' found, expected one that ends with .mp4"),
         (b"id names", "the name 'names' found, expected one that ends with .mp4"),
         (b"\xff\xfe1\x00 \x00a\x00", r"'\xff\xfe1\x00' found, expected printable UTF-8"),  # UTF-16
@@ -192,13 +192,13 @@ def test_a_file_without_lines_is_refused(file, read, tmp_path):
 
 @pytest.mark.parametrize("read", [read_train, read_val])
 def test_if_every_line_is_skipped_the_file_is_refused(file, read):
-    assert ": 3 lines and none fit to be read found" in sentence(read, file(b"\n\x00\n\n"), "skip")
+    assert ": 3 lines and none valid found" in sentence(read, file(b"\n\x00\n\n"), "skip")
 
 
 @pytest.mark.parametrize(("read", "other"), [(read_train, VAL), (read_val, TRAIN)])
 def test_the_one_list_is_not_taken_for_the_other(file, read, other):
     assert ", line 1: " in sentence(read, file(other))
-    assert "none fit to be read" in sentence(read, file(other), "skip")
+    assert "none valid" in sentence(read, file(other), "skip")
 
 
 @pytest.mark.parametrize("faults", ["stop", "skip"])
