@@ -6,13 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-KINDS = {
-    "U": "text",
-    "iu": "integers",
-    "f": "floats",
-    "b": "booleans",
-    "Ubiuf": "text, numbers or booleans",
-}
+KINDS = {"U": "text", "iu": "integers", "f": "floats", "b": "booleans", "Ubiuf": "text, numbers or booleans"}
 """Groups of NumPy's kinds of types, and their names in error messages."""
 
 
