@@ -40,20 +40,11 @@ def sentence(read, path, *arguments):
 # --- What is right ---
 
 
-def test_a_training_line_is_a_clip_and_its_person(file):
+def test_each_kind_of_line_is_read_as_it_stands(file):
     expected = {"IQIYI_VID_TRAIN_0000007": "11", "IQIYI_VID_TRAIN_00000007": "2", "IQIYI_VID_TRAIN_0000003": "11"}
-    assert read_train(file(TRAIN)) == expected
-    assert list(read_train(file(TRAIN))) == list(expected)  # 7 and 8 digits are different names
-
-
-def test_a_validation_line_is_a_person_and_its_clips(file):
-    assert read_val(file(VAL)) == {
-        "2": ["IQIYI_VID_VAL_0000005"],
-        "11": ["IQIYI_VID_VAL_0000013", "IQIYI_VID_VAL_0000001"],
-    }
-
-
-def test_a_submission_keeps_what_it_says_repetitions_included(file):
+    assert list(read_train(file(TRAIN)).items()) == list(expected.items())  # 7 and 8 digits are different names
+    expected = {"2": ["IQIYI_VID_VAL_0000005"], "11": ["IQIYI_VID_VAL_0000013", "IQIYI_VID_VAL_0000001"]}
+    assert read_val(file(VAL)) == expected
     content = b"11 b.mp4 a.mp4 b.mp4\n7\nann a.mp4\n"
     assert read_submission(file(content)) == {"11": ["b", "a", "b"], "7": [], "ann": ["a"]}
     assert read_submission(file("zoë ñ.mp4\n".encode())) == {"zoë": ["ñ"]}
@@ -77,7 +68,7 @@ def test_odd_spaces_line_ends_and_marks_change_nothing(file, read, content, chan
     assert notes == {kind: content.count(b"\n") if n == "all" else n for kind, n in note.items()}
 
 
-@pytest.mark.parametrize("person", ["1", "9", "10", "9999", "10000", "10034"])
+@pytest.mark.parametrize("person", ["1", "10", "9999", "10034"])
 def test_ids_run_from_1_to_10034(file, person):
     assert read_train(file(f"a.mp4 {person}\n".encode())) == {"a": person}
     assert read_val(file(f"{person} a.mp4 \n".encode())) == {person: ["a"]}
@@ -184,25 +175,17 @@ def test_a_submission_with_other_signs_than_blanks_is_refused(file, line, found)
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_a_file_without_lines_is_refused(file, read, tmp_path):
+def test_a_file_without_valid_lines_is_refused(file, read, tmp_path):
     assert sentence(read, file(b"")).startswith(": an empty file found, expected lines of the form ")
     assert "it cannot be read (No such file or directory)" in sentence(read, tmp_path / "absent.txt")
     assert "it cannot be read (Is a directory)" in sentence(read, tmp_path)
+    if read != read_submission:
+        assert ": 3 lines and none valid found" in sentence(read, file(b"\n\x00\n\n"), "skip")
+        other = file(VAL if read == read_train else TRAIN)  # one list is not taken for the other
+        assert ", line 1: " in sentence(read, other) and "none valid" in sentence(read, other, "skip")
 
 
-@pytest.mark.parametrize("read", [read_train, read_val])
-def test_if_every_line_is_skipped_the_file_is_refused(file, read):
-    assert ": 3 lines and none valid found" in sentence(read, file(b"\n\x00\n\n"), "skip")
-
-
-@pytest.mark.parametrize(("read", "other"), [(read_train, VAL), (read_val, TRAIN)])
-def test_the_one_list_is_not_taken_for_the_other(file, read, other):
-    assert ", line 1: " in sentence(read, file(other))
-    assert "none valid" in sentence(read, file(other), "skip")
-
-
-@pytest.mark.parametrize("faults", ["stop", "skip"])
-@pytest.mark.parametrize("read", ["read_train", "read_val"])
+@pytest.mark.parametrize(("read", "faults"), [("read_train", "stop"), ("read_val", "skip")])
 def test_a_line_without_end_is_not_read_whole(tmp_path, read, faults):
     """A file of 1 GB (none of it on the disk) in a process that may not have as much."""
     path = tmp_path / "gt.txt"
@@ -237,21 +220,17 @@ CONTENT = (
 @example(b"1 \x1c.mp4", "skip")
 def test_any_bytes_are_read_or_refused(file, content, faults):
     path, notes = file(content), Counter()
-    try:
-        persons = read_train(path, faults, notes)
-        assert persons and all(name for name in persons) and all(1 <= int(p) <= 10034 for p in persons.values())
-    except OfficialFileError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
-    try:
-        clips = read_val(path, faults, notes)
-        names = [name for own in clips.values() for name in own]
-        assert clips and all(clips.values()) and len(set(names)) == len(names)
-    except OfficialFileError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
-    try:
-        read_submission(path)
-    except OfficialFileError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
+    for read, arguments in ((read_train, (faults, notes)), (read_val, (faults, notes)), (read_submission, ())):
+        try:
+            found = read(path, *arguments)
+        except OfficialFileError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            continue
+        if read == read_train:
+            assert found and all(found) and all(1 <= int(person) <= 10034 for person in found.values())
+        if read == read_val:
+            names = [name for own in found.values() for name in own]
+            assert found and all(found.values()) and len(set(names)) == len(names)
     assert all(kind and n > 0 for kind, n in notes.items())
 
 
