@@ -32,7 +32,7 @@ MAX_GAP, MIN_FACES = 100, 3
 TOP = "IMFDB_final"
 ARCHIVE = f"{TOP}.tar.gz"
 EMBEDDINGS = "mobilefacenet128.npz"
-FIELDS = {"path": ("U", 1), "embedding": ("f", 2), "onet_probability": ("f", 1)}
+FIELDS = ("path", "embedding", "onet_probability")
 
 LABELS = {
     "gender": ("MALE", "FEMALE"),
@@ -345,8 +345,8 @@ def _name_films(pictures: pd.DataFrame, cleaning: dict[str, int]) -> None:
 
 def _embeddings(path: Path) -> tuple[Float[np.ndarray, "n D"], pd.DataFrame]:
     """The vectors (n, D), and by path the row and the O-Net probability of each."""
-    arrays = npz.read_rows(path, ImfdbError, FIELDS)
-    paths, vectors, scores = arrays.values()
+    fields = dict(zip(FIELDS, (("U", 1), ("f", 2), ("f", 1)), strict=True))
+    paths, vectors, scores = npz.read_rows(path, ImfdbError, fields).values()
     table = pd.DataFrame({"row": np.arange(len(paths)), "score": scores}, index=pd.Index(paths, name="path"))
     if (twice := table.index.duplicated()).any():
         raise ImfdbError(f"{path}: path holds {paths[twice.argmax()]} twice, expected every picture once")
