@@ -103,15 +103,9 @@ def test_what_was_joined_is_counted(faces, utterances):
         "clips that repeat an utterance of their film": 1,
         "columns of body that never change": 1,
     }
-    assert len(clipset) == 23 and clipset.persons == ["Asha", "Birju", "Chandra"]
-
-
-def test_a_person_has_one_speaker_and_a_speaker_one_person(faces, utterances):
-    clips = chimera.build(faces, utterances).clips
-    pairs = pd.DataFrame({"person": clips["person"], "video": clips["utterance"].str.split("/").str[0]})
-    pairs = pairs.drop_duplicates()
-    assert not pairs["person"].duplicated().any() and not pairs["video"].duplicated().any()
-    assert dict(pairs.to_numpy())["Asha"] == "ann" and dict(pairs.to_numpy())["Birju"] == "bob"
+    assert len(clipset) == 23 and clipset.persons == split(clipset, "groups").persons == ["Asha", "Birju", "Chandra"]
+    speaker = clipset.clips["utterance"].str.split("/").str[0].groupby(clipset.clips["person"]).unique().map(list)
+    assert speaker["Asha"] == ["ann"] and speaker["Birju"] == ["bob"] and speaker["Chandra"] in (["cid"], ["dan"])
 
 
 def test_a_clip_has_its_own_faces_and_the_vectors_of_its_utterance(faces, utterances):
@@ -134,16 +128,11 @@ def test_a_clip_has_its_own_faces_and_the_vectors_of_its_utterance(faces, uttera
         np.testing.assert_allclose(found.vectors.numpy(), expected, atol=2e-3)
 
 
-def test_the_same_seed_gives_the_same_and_another_one_something_else(faces, utterances):
+def test_seeds_give_other_pairs_and_the_order_of_the_rows_in_the_file_decides_nothing(faces, utterances):
     first, again = chimera.build(faces, utterances), chimera.build(faces, utterances)
     assert first.fingerprint == again.fingerprint and first.info == again.info
-    pd.testing.assert_frame_equal(first.clips, again.clips)
     others = [chimera.build(faces, utterances, seed=seed) for seed in range(1, 5)]
     assert len({one.fingerprint for one in (first, *others)}) == 5
-
-
-def test_the_order_of_the_rows_in_the_file_decides_nothing(faces, utterances):
-    first = chimera.build(faces, utterances)
     said = spoken(SPEAKERS)
     turned = np.random.default_rng(1).permutation(len(said["utterance"]))
     np.savez(utterances, **{name: array[turned] for name, array in said.items()})
@@ -151,15 +140,6 @@ def test_the_order_of_the_rows_in_the_file_decides_nothing(faces, utterances):
     pd.testing.assert_frame_equal(first.clips, second.clips)
     for name, modality in first.modalities.items():  # sums of another order may round to the next float16
         np.testing.assert_allclose(modality.vectors.numpy(), second.modalities[name].vectors.numpy(), atol=2e-3)
-
-
-@pytest.mark.parametrize("part", ["report", "tune"])
-@pytest.mark.parametrize("seed", range(5))
-def test_no_split_shares_a_film_or_an_utterance(faces, utterances, seed, part):
-    clipset = chimera.build(faces, utterances)
-    assert (films_of_an_utterance(clipset) == 1).all()
-    dealt = split(clipset, "groups", seed, part)
-    assert len(dealt.persons) == 3 and not leaks(clipset, dealt)
 
 
 persons = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=5), min_size=1, max_size=4)
@@ -339,14 +319,10 @@ def test_real_counts(real):
     assert joining["columns of body that never change"] == 32
 
 
-def test_real_vectors_fit(real):
+def test_real_vectors_fit_and_films_and_utterances_are_apart(real):
     for name, modality in real.modalities.items():
         assert modality.present.all() and float(modality.vectors.abs().max()) < 50, name
     assert (films_of_an_utterance(real) == 1).all()
-
-
-@pytest.mark.parametrize("part", ["report", "tune"])
-def test_real_films_and_utterances_are_apart(real, part):
-    for seed in range(10):
+    for seed, part in [(0, "tune"), *((seed, "report") for seed in range(5))]:
         dealt = split(real, "groups", seed, part)
         assert len(dealt.persons) == 90 and not leaks(real, dealt)

@@ -400,7 +400,7 @@ def real() -> imfdb.ClipSet:
     return imfdb.make("standard")
 
 
-def test_published_counts(real):
+def test_published_counts_and_disjoint_films(real):
     cleaning = real.info["cleaning"]
     assert cleaning["pictures"] == 34390 and cleaning["persons"] == 100
     assert cleaning["folders (a person in a film)"] == 406
@@ -411,6 +411,11 @@ def test_published_counts(real):
     assert (int(real.counts.min()), int(real.counts.median()), int(real.counts.max())) == (3, 7, 184)
     lost = sum(n for text, n in cleaning.items() if text.startswith(("pictures dropped", "faces in no clip")))
     assert len(real.faces) + lost == cleaning["pictures"]
+    films = (real.clips["person"] + "/" + real.clips["group"]).to_numpy(dtype=object)
+    for seed, part in [(0, "tune"), *((seed, "report") for seed in range(3))]:
+        dealt = split(real, "groups", seed, part)
+        assert len(dealt.persons) == 90
+        assert not set(films[dealt.train.numpy()]) & set(films[dealt.gallery.numpy()])
 
 
 def test_nearest_neighbours_know_the_person(real):
@@ -434,12 +439,3 @@ def test_nearest_neighbours_know_the_person(real):
     unknown = pd.isna(film)
     same = (person_film[:, None] == person_film) | ((labels[:, None] == labels) & unknown[None])
     assert right(same, several) == pytest.approx(0.662, abs=0.005)
-
-
-@pytest.mark.parametrize("part", ["report", "tune"])
-def test_real_films_are_apart(real, part):
-    films = (real.clips["person"] + "/" + real.clips["group"]).to_numpy(dtype=object)
-    for seed in range(3):
-        dealt = split(real, "groups", seed, part)
-        assert len(dealt.persons) == 90
-        assert not set(films[dealt.train.numpy()]) & set(films[dealt.gallery.numpy()])
