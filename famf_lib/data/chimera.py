@@ -1,6 +1,6 @@
 """Chimeric persons: the faces of IMFDB, each person joined with the voice, words and video of a speaker of MOSI.
 
-No corpus at hand has all modalities of one person. Multimodal biometrics then joins two corpora (Poh and Bengio, MLMI
+No available corpus has all modalities of one person. Multimodal biometrics then joins two corpora (Poh and Bengio, MLMI
 2005): a person of one and a person of the other count as one. The strength of each modality is then real; relations
 between a person's face and voice are not.
 
@@ -68,7 +68,7 @@ def build(faces: ClipSet, utterances: Path, *, seed: int = SEED) -> ClipSet:
 
     A person takes part if they have two films or more, so that one can be held out, and if there is a speaker with at
     least as many utterances as they have films (see ``pair``). Clips of no known film are left out. The clips of a film
-    take its utterances in turn (see ``deal``). The column ``utterance`` names them, as in ``03bSnISJMiM/7``;
+    take its utterances in turn (see ``assign_utterances``). The column ``utterance`` names them (``03bSnISJMiM/7``).
     ``info["joining"]`` counts what was done.
 
     Every column of the vectors is standardised over all utterances of the file; labels play no part. In the raw
@@ -96,7 +96,7 @@ def build(faces: ClipSet, utterances: Path, *, seed: int = SEED) -> ClipSet:
     chosen = []
     for person, group in filmed[filmed["person"].isin(paired.keys())].groupby("person"):
         own = rows[paired[person]]
-        chosen.append(pd.Series(own[deal(group["group"].to_numpy(dtype=str), len(own), rng)], group.index))
+        chosen.append(pd.Series(own[assign_utterances(group["group"].to_numpy(dtype=str), len(own), rng)], group.index))
     utterance = pd.concat(chosen).sort_index()  # a row of the table for each clip that is kept
 
     kept = np.isin(np.arange(len(clips)), utterance.index)
@@ -153,11 +153,11 @@ def pair(persons: pd.DataFrame, videos: pd.Series, rng: np.random.Generator) -> 
     return paired
 
 
-def deal(films: np.ndarray, utterances: int, rng: np.random.Generator) -> Int[np.ndarray, " V"]:
+def assign_utterances(films: np.ndarray, utterances: int, rng: np.random.Generator) -> Int[np.ndarray, " V"]:
     """Assigns an utterance of the video, counted from 0, to each clip of one person, given by its film (V,).
 
     Each film takes a contiguous part of the video, in a random order of films: neighbouring utterances share topic and
-    sound, so that single utterances dealt to films would leak. A part has at least one utterance, and each further one
+    sound, so that utterances assigned one by one would leak. A part has at least one utterance, and each further one
     goes to the film with the most clips per utterance. A film with fewer utterances than clips starts over.
     """
     _, film, clips = np.unique(films, return_inverse=True, return_counts=True)

@@ -126,12 +126,10 @@ class ClipSet:
             info=json.loads(metadata["info"]),
             fingerprint=metadata["fingerprint"],
         )
-        for name, found, what, expected in (
-            ("clips", len(clips), "clips", len(opened)),
-            ("faces", face_rows, "faces", len(opened.faces)),
-        ):
-            if found != expected:
-                raise ClipSetError(f"{folder}/{name}.parquet: {found} rows, expected one for each of {expected} {what}")
+        found = {"clips": (len(clips), len(opened)), "faces": (face_rows, len(opened.faces))}
+        for what, (rows, expected) in found.items():
+            if rows != expected:
+                raise ClipSetError(f"{folder}/{what}.parquet: {rows} rows, expected one for each of {expected} {what}")
         return opened
 
     def save(self, folder: Path) -> Path:
@@ -193,12 +191,10 @@ class ClipSet:
         total, clips = len(self.faces), len(self)
         if int(self.offsets[-1]) != total:
             raise ClipSetError(f"counts: their sum is {int(self.offsets[-1])}, expected the {total} rows of faces")
-        for name, table, what, rows in (
-            ("clips", self.clips, "clips", clips),
-            ("face_table", self.face_table, "faces", total),
-        ):
-            if len(table) != rows:
-                raise ClipSetError(f"{name}: {len(table)} rows, expected one for each of {rows} {what}")
+        if len(self.clips) != clips:
+            raise ClipSetError(f"clips: {len(self.clips)} rows, expected one for each of {clips} clips")
+        if len(self.face_table) != total:
+            raise ClipSetError(f"face_table: {len(self.face_table)} rows, expected one for each of {total} faces")
         if missing := [c for c in CLIP_COLUMNS if c not in self.clips]:
             raise ClipSetError(f"clips: column {missing[0]!r} is missing, expected {', '.join(CLIP_COLUMNS)}")
         if (twice := self.clips["name"].duplicated()).any():

@@ -43,7 +43,7 @@ LABELS = {
     "pose": ("FRONTAL", "LEFT", "RIGHT", "UP", "DOWN"),
     "makeup": ("PARTIAL", "OVER"),
 }
-"""The makers' vocabularies. No word is in two of them, so that a word in the wrong column can be told by itself."""
+"""The makers' vocabularies. No word is in two of them, so that a word in the wrong column can be recognised."""
 
 INITIAL = {"MALE", "ANGER", "GLASSES", "BAD", "CHILD", "FRONTAL", "PARTIAL"}
 """The initial choices of the makers' labelling tool: a line with exactly these was not labelled."""
@@ -141,7 +141,7 @@ def build(source: Path, embeddings: Path, *, max_gap: int = MAX_GAP, min_faces: 
     crops, lines, cleaning = _read(Path(source))
     vectors, scores = _embeddings(Path(embeddings))
     if not crops["path"].isin(scores.index).any():
-        raise ImfdbError(f"{embeddings}: path holds no picture of {source}, expected such as {crops['path'][0]}")
+        raise ImfdbError(f"{embeddings}: path holds no picture of {source}, expected paths such as {crops['path'][0]}")
 
     faces = _placed(crops, lines, cleaning)
     known = faces["path"].isin(scores.index)

@@ -67,7 +67,7 @@ NORM_MOST = 1.63 * 12.0  # 1.63 medians on IMFDB; with a median of 12 the norms 
 QUALITY_CLIP, QUALITY_SHOT = 0.28, 0.34  # shares of variance: IMFDB_WITHIN_CLIP
 SPECTRUM = 5.0  # eigenvalue i of identities ∝ 1 / (i + SPECTRUM): IMFDB_DIMENSION
 POOR_IN_COMMON = 0.9  # the cause hardly matters: dark, small and turned faces have cosines of .86 to .95
-YAW_SHIFT = 0.05  # left and right profiles lie 0.07 to 0.09 apart on average
+YAW_SHIFT = 0.05  # mean distance of left and right profiles: 0.07 to 0.09
 
 # --- difficulty: the one number fitted to a result -------------------------------------------------------------------
 
@@ -80,13 +80,13 @@ IDENTITY_NOISE = 1.0
 
 CONFIDENCE = 0.9  # correlation of the confidence s of the face network with the quality score
 STRANGERS = 0.7  # of the noise clips show a stranger, who is none of the persons; the others nobody for long
-CLIPS_A_STRANGER = 3
-CLIPS_A_PROGRAMME = 40
+CLIPS_PER_STRANGER = 3
+CLIPS_PER_PROGRAMME = 40
 NEW_PROGRAMME = 0.35  # chance that a further clip of a person is from a further programme
 SHARED_PROGRAMME = 0.5  # validation clips from a programme in which the person has a training clip
 SHOTS_MORE, SHOTS_CHANCE = 3, 0.35  # a clip has 1 + Binomial(3, 0.35) shots
 BYSTANDER, BYSTANDER_SHOT, BYSTANDER_FACE = 0.35, 0.6, 0.4  # chance per clip, then per shot, then per face
-PASSER_BY = 0.02  # of the faces: somebody seen once
+PASSER_BY = 0.02  # share of faces of people who are seen once
 TOGETHER = 0.7  # chance that a bystander's face is in the same frame as the face before it
 SMALLER = {"bystander": 0.7, "passer-by": 1.2}  # deviations by which these faces are smaller
 # Latent variables: mean and deviation of the logit, and their weight in the quality (the squares add up to 1).
@@ -222,7 +222,7 @@ class Retake:
     def __init__(self, config: SyntheticConfig, clip: int):
         self.config, cast = config, _cast(config)
         table, kind, appearance = _faces(config, cast)
-        offsets = np.concatenate([[0], np.cumsum(cast.counts)])
+        offsets = cast.offsets
         rows = slice(offsets[clip], offsets[clip + 1])
         self.table = table[rows].reset_index(drop=True)
         self._directions, self._appearance = _directions_of_faces(config, cast), appearance[rows]
@@ -259,17 +259,22 @@ class _Cast:
     people: int
     appearances: Int64[np.ndarray, "A 2"]
 
+    @property
+    def offsets(self) -> Int64[np.ndarray, " V_plus_1"]:
+        """The faces of clip v are ``offsets[v]`` to ``offsets[v + 1]``."""
+        return np.concatenate([[0], np.cumsum(self.counts)])
+
 
 def _cast(config: SyntheticConfig) -> _Cast:
     rng = _stream(config, "cast")
-    train_n, val_n = _clips_a_person(config.persons, rng)
+    train_n, val_n = _clips_per_person(config.persons, rng)
     noise = round(val_n.sum() * NOISE_SHARE / (1 - NOISE_SHARE))
     unknown = round(noise * STRANGERS)
-    strangers = max(1, round(unknown / CLIPS_A_STRANGER))
+    strangers = max(1, round(unknown / CLIPS_PER_STRANGER))
     people = config.persons + strangers
     train, val = np.repeat(np.arange(config.persons), train_n), np.repeat(np.arange(config.persons), val_n)
     stranger = config.persons + rng.integers(strangers, size=unknown)
-    programmes = max(4, round((len(train) + len(val) + noise) / CLIPS_A_PROGRAMME))
+    programmes = max(4, round((len(train) + len(val) + noise) / CLIPS_PER_PROGRAMME))
 
     # A quarter of the programmes has only training clips, half has both kinds, and the rest only validation clips.
     train_programme = _programmes(train, people, 0, programmes * 3 // 4, rng)
@@ -304,7 +309,7 @@ def _cast(config: SyntheticConfig) -> _Cast:
     return _Cast(sizes, person, programme, counts, appearance, bystander, voice, people, appearances)
 
 
-def _clips_a_person(persons: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _clips_per_person(persons: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The number of training and of validation clips of each person (persons,), which are correlated.
 
     The counts are quantiles of the distribution, not draws, so that the shape is the same for every seed.
@@ -360,7 +365,7 @@ def _faces(config: SyntheticConfig, cast: _Cast) -> tuple[pd.DataFrame, np.ndarr
     rng = _stream(config, "faces")
     counts, total = cast.counts, int(cast.counts.sum())
     clip = np.repeat(np.arange(len(counts)), counts)
-    position = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    position = np.arange(total) - cast.offsets[clip]
     shots = 1 + rng.binomial(SHOTS_MORE, SHOTS_CHANCE, size=len(counts))
     shot = (np.cumsum(shots) - shots)[clip] + position * shots[clip] // counts[clip]  # in equal parts
 
@@ -409,7 +414,7 @@ def _frames(cast: _Cast, clip: np.ndarray, shot: np.ndarray, kind: np.ndarray, r
     after_own = (kind == WITH) & (np.concatenate([[WITH], kind[:-1]]) == OWN)
     step[after_own & ~first_of_shot & (rng.random(total) < TOGETHER)] = 0
     frame = np.cumsum(step)
-    before = np.concatenate([[0], frame])[np.cumsum(cast.counts) - cast.counts]  # the frame before the clip's first
+    before = np.concatenate([[0], frame])[cast.offsets[:-1]]  # the frame before the clip's first
     return frame - before[clip]
 
 
@@ -446,7 +451,7 @@ def _face_vectors(
     """
     faces, means = np.empty((len(table), config.dim), np.float16), np.empty((len(cast.person), config.dim), np.float16)
     directions, s = _directions_of_faces(config, cast), _confidence(config, table)
-    offsets = np.concatenate([[0], np.cumsum(cast.counts)])
+    offsets = cast.offsets
     for low, high, noise, of_clip, of_face in _chance(config, cast, kind, directions.space):
         rows, counts = slice(offsets[low], offsets[high]), cast.counts[low:high]
         x = _mixed(config, directions, noise, of_face, appearance[rows], table[rows], s[rows])
@@ -498,7 +503,7 @@ def _chance(
     Yields low, high, the noise of each face (n, D), the part of each clip (v, D), and the part of the clip or of its
     bystander in each face (n, D).
     """
-    offsets = np.concatenate([[0], np.cumsum(cast.counts)])
+    offsets = cast.offsets
     streams = {name: _stream(config, name) for name in ("clip", "bystander", "noise")}
     for low, high in _chunks(offsets):
         clip = np.repeat(np.arange(high - low), cast.counts[low:high])

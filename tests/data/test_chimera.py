@@ -11,7 +11,7 @@ from imfdb_files import World
 from sklearn.preprocessing import StandardScaler
 
 from famf_lib.data import chimera, datasets, imfdb
-from famf_lib.data.chimera import ChimeraError, deal, pair
+from famf_lib.data.chimera import ChimeraError, assign_utterances, pair
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.splits import SplitError, split
 
@@ -195,7 +195,7 @@ def test_pairs_are_apart_and_large_enough(films_and_more, lengths, seed):
 def test_a_film_has_a_stretch_of_the_video_and_none_is_wasted(clips, more, seed):
     films, utterances = np.repeat([f"film {f}" for f in range(len(clips))], clips), len(clips) + more
     order = np.random.default_rng(seed).permutation(len(films))
-    place = deal(films[order], utterances, np.random.default_rng(seed))
+    place = assign_utterances(films[order], utterances, np.random.default_rng(seed))
     stretches = []
     for film in set(films):
         own = place[films[order] == film]

@@ -325,7 +325,7 @@ FINE = {
         ({"path": np.array([*PATHS[:3], PATHS[0]])}, "path holds .*Asha_1.jpg twice"),
         (
             {"path": np.array([p.lower() for p in PATHS])},
-            "path holds no picture of .*, expected such as IMFDB_final/Asha",
+            "path holds no picture of .*, expected paths such as IMFDB_final/Asha",
         ),
         (
             {"embedding": np.where(np.arange(4)[:, None] == 2, np.nan, np.ones((4, 7)))},

@@ -35,7 +35,7 @@ def clip_of_face(clipset):
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_clips_a_person_at_full_size_are_the_published_ones(seed):
-    counts = synthetic._clips_a_person(IQIYI["persons"], np.random.default_rng(seed))
+    counts = synthetic._clips_per_person(IQIYI["persons"], np.random.default_rng(seed))
     for split, n in zip(("train", "val"), counts, strict=True):
         published = IQIYI[f"{split}_clips_a_person"]
         assert n.min() == published["least"] and np.median(n) == published["median"]
