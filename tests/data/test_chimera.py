@@ -303,10 +303,10 @@ def test_the_dataset_is_made_once_and_again_when_a_file_changes(world, home):
 
 
 @pytest.fixture(scope="module")
-def real() -> ClipSet:
+def real(real_imfdb) -> ClipSet:
     if reason := chimera.absence():
         pytest.skip(reason)
-    return chimera.make("standard")
+    return chimera.build(real_imfdb, chimera._utterances())
 
 
 def test_real_counts(real):

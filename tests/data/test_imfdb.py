@@ -13,7 +13,6 @@ from imfdb_files import GOOD, World, line, vector
 from famf_lib.data import imfdb
 from famf_lib.data.imfdb import ImfdbError
 from famf_lib.data.splits import split
-from famf_lib.support.files import sources
 
 
 def imported(world: World, folder: Path, **options) -> imfdb.ClipSet:
@@ -391,50 +390,41 @@ def test_key_changes_with_the_files_and_not_with_the_profile(small, tmp_path, mo
 # --- the real data ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def real() -> imfdb.ClipSet:
-    if reason := imfdb.absence():
-        pytest.skip(reason)
-    if not (sources() / "imfdb" / imfdb.EMBEDDINGS).is_file():
-        pytest.skip(f"the counts are those of {imfdb.EMBEDDINGS}")
-    return imfdb.make("standard")
-
-
-def test_published_counts_and_disjoint_films(real):
-    cleaning = real.info["cleaning"]
+def test_published_counts_and_disjoint_films(real_imfdb):
+    cleaning = real_imfdb.info["cleaning"]
     assert cleaning["pictures"] == 34390 and cleaning["persons"] == 100
     assert cleaning["folders (a person in a film)"] == 406
     assert cleaning["pictures that are an exact copy of another"] == 271
     assert cleaning["pictures dropped: no embedding"] == cleaning["embeddings without a picture"] == 0
     # As data/README.md says: what the cleaning makes of it.
-    assert (len(real), len(real.persons), len(real.faces)) == (2412, 100, 28235)
-    assert (int(real.counts.min()), int(real.counts.median()), int(real.counts.max())) == (3, 7, 184)
+    assert (len(real_imfdb), len(real_imfdb.persons), len(real_imfdb.faces)) == (2412, 100, 28235)
+    assert (int(real_imfdb.counts.min()), int(real_imfdb.counts.median()), int(real_imfdb.counts.max())) == (3, 7, 184)
     lost = sum(n for text, n in cleaning.items() if text.startswith(("pictures dropped", "faces in no clip")))
-    assert len(real.faces) + lost == cleaning["pictures"]
-    films = (real.clips["person"] + "/" + real.clips["group"]).to_numpy(dtype=object)
+    assert len(real_imfdb.faces) + lost == cleaning["pictures"]
+    films = (real_imfdb.clips["person"] + "/" + real_imfdb.clips["group"]).to_numpy(dtype=object)
     for seed, part in [(0, "tune"), *((seed, "report") for seed in range(3))]:
-        dealt = split(real, "groups", seed, part)
+        dealt = split(real_imfdb, "groups", seed, part)
         assert len(dealt.persons) == 90
         assert not set(films[dealt.train.numpy()]) & set(films[dealt.gallery.numpy()])
 
 
-def test_nearest_neighbours_know_the_person(real):
+def test_nearest_neighbours_know_the_person(real_imfdb):
     """Vectors, clips and persons belong together: 5 nearest clips of others films or not, as published (.897, .67)."""
-    owner = np.repeat(np.arange(len(real)), real.counts.numpy())
-    sums = np.zeros((len(real), real.dim), np.float32)
-    np.add.at(sums, owner, real.faces.numpy().astype(np.float32))
+    owner = np.repeat(np.arange(len(real_imfdb)), real_imfdb.counts.numpy())
+    sums = np.zeros((len(real_imfdb), real_imfdb.dim), np.float32)
+    np.add.at(sums, owner, real_imfdb.faces.numpy().astype(np.float32))
     sums /= np.linalg.norm(sums, axis=1, keepdims=True)
-    labels, film = real.labels.numpy(), real.clips["group"].to_numpy(dtype=object)
-    person_film = pd.factorize(real.clips["person"] + real.clips["group"].fillna("?"))[0]
+    labels, film = real_imfdb.labels.numpy(), real_imfdb.clips["group"].to_numpy(dtype=object)
+    person_film = pd.factorize(real_imfdb.clips["person"] + real_imfdb.clips["group"].fillna("?"))[0]
 
     def right(excluded: np.ndarray, asked: np.ndarray) -> float:
         nearest = np.argsort(np.where(excluded, -2, sums @ sums.T), axis=1)[:, -1:-6:-1]
         votes = [pd.Series(labels[row]).value_counts(sort=False) for row in nearest[asked]]
         return float(np.mean([v.idxmax() == own for v, own in zip(votes, labels[asked], strict=True)]))
 
-    everybody = np.ones(len(real), bool)
-    assert right(np.eye(len(real), dtype=bool), everybody) == pytest.approx(0.893, abs=0.005)
-    films = real.clips.groupby("person")["group"].transform("nunique").to_numpy()
+    everybody = np.ones(len(real_imfdb), bool)
+    assert right(np.eye(len(real_imfdb), dtype=bool), everybody) == pytest.approx(0.893, abs=0.005)
+    films = real_imfdb.clips.groupby("person")["group"].transform("nunique").to_numpy()
     several = (films > 1) & ~pd.isna(film)
     unknown = pd.isna(film)
     same = (person_film[:, None] == person_film) | ((labels[:, None] == labels) & unknown[None])
