@@ -1,7 +1,7 @@
-"""Every value that the paper prints, and what is published about its data. The only typed-in numbers of the book.
+"""The values printed in the paper and published about its data, the only numbers of the book that are typed in.
 
-Paper: Li et al. 2020, arXiv 2010.09290. Data: the public ground-truth lists of
-iQIYI-VID-2019 and published code that reads it.
+Paper: Li et al. 2020, arXiv 2010.09290. Data: the public ground-truth lists of iQIYI-VID-2019 and published code that
+reads them.
 """
 
 TITLE = "Frame Aggregation and Multi-Modal Fusion Framework for Video-Based Person Recognition"
@@ -16,7 +16,7 @@ TABLE_1 = {
     ("attentionvlad", "mlma"): 0.8824,
 }
 
-# Table 2: the clip-level modalities beside the face → mAP.
+# Table 2: the clip-level modalities besides the face → mAP.
 TABLE_2 = {
     (): 0.8656,
     ("head",): 0.8776,
@@ -28,7 +28,7 @@ TABLE_2 = {
     ("audio", "body", "text"): 0.8761,
 }
 
-# Sec. 4.4: clusters → mAP. K = 2 and K = 4 share one figure; K = 16 was trained with a smaller batch.
+# Sec. 4.4: clusters → mAP. The paper gives one value for K = 2 and K = 4; K = 16 was trained with a smaller batch.
 CLUSTERS = {2: 0.7952, 4: 0.7952, 8: 0.8824, 16: 0.8323}
 
 # iQIYI-VID-2019 as published.

@@ -1,14 +1,14 @@
-"""ClipSet: the features of a set of clips, ragged, as everything else in this library eats them.
+"""ClipSet: the features of a set of clips with any number of faces each, in memory or on disk.
 
-On disk a ClipSet is a folder of files that run no code when read::
+On disk a ClipSet is a folder of files that can be read without running code from them::
 
     arrays.safetensors   faces (F, D) float16 · offsets (V + 1,) int64 · for each clip-level modality m:
                          m (V, D_m) float16 and m.present (V,) bool
-    faces.parquet        one row a face, in the order of `faces`
-    clips.parquet        one row a clip: name, person, split, group, and whatever the source adds
-    SHA256SUMS           of these three, as sha256sum writes and checks them
+    faces.parquet        one row per face, in the order of `faces`
+    clips.parquet        one row per clip: name, person, split, group, and whatever the source adds
+    SHA256SUMS           checksums of these three, in the format of sha256sum
 
-The arrays are memory-mapped: opening a ClipSet takes milliseconds and no copy.
+The arrays are memory-mapped: opening a ClipSet takes milliseconds and copies nothing.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ CLIP_COLUMNS = ("name", "person", "split", "group")
 SPLITS = ("train", "val", "test")
 FILES = ("arrays.safetensors", "faces.parquet", "clips.parquet")
 CHECKSUMS = "SHA256SUMS"
-PIECE = 1024  # vectors that are looked at together
-STEPS = 64  # of 2**-24, the smallest number of float16: below, rounding changes a number by a hundredth or more
+PIECE = 1024  # vectors processed at once: they fit into the cache
+STEPS = 64  # of 2**-24, the smallest float16 number: below this, rounding changes a number by 1 % or more
 HELD = f"numbers within ±65504, the largest of a vector {STEPS / 2**24:.1e} or more, or all 0, as float16 holds them"
 DTYPES = {torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL", torch.uint8: "U8"}
 
@@ -48,20 +48,20 @@ class ClipSetError(ValueError):
 
 @dataclass(frozen=True)
 class Modality:
-    """One vector a clip, and whether the clip has it. What lies in the row of an absent vector is never used."""
+    """One vector per clip, and whether the clip has it. The rows of absent vectors are never used."""
 
     vectors: Float16[Tensor, "V Dm"]
-    present: Bool[Tensor, " _"]  # (V,), which ClipSet checks with a sentence of its own
+    present: Bool[Tensor, " _"]  # (V,), which ClipSet checks itself
 
 
 @dataclass(frozen=True, eq=False)
 class ClipSet:
-    """The features of V clips holding F faces.
+    """The features of V clips with F faces in all.
 
-    ``faces[offsets[v]:offsets[v + 1]]`` are the faces of clip v, in the order of their frames. ``clips`` has a row a
-    clip with at least the columns ``name`` (unique), ``person`` (its identity; missing for a *noise clip*, which shows
-    none of the persons), ``split`` (``train``, ``val``, ``test``, or missing where the source fixes none) and
-    ``group`` (the film or programme the clip comes from, or missing).
+    ``faces[offsets[v]:offsets[v + 1]]`` are the faces of clip v, in the order of their frames. ``clips`` has one row
+    per clip with at least the columns ``name`` (unique), ``person`` (its identity; missing for a *noise clip*, which
+    shows none of the persons), ``split`` (``train``, ``val``, ``test``, or missing if the source defines none) and
+    ``group`` (the film or programme of the clip, or missing).
     """
 
     faces: Float16[Tensor, "F D"]
@@ -83,7 +83,7 @@ class ClipSet:
         modalities: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
         info: dict | None = None,
     ) -> "ClipSet":
-        """A checked ClipSet from faces (F, D), counts of faces (V,) and, per modality, vectors (V, D_m), present (V,).
+        """Builds and checks a ClipSet from faces (F, D), faces per clip (V,), and vectors (V, D_m), present (V,).
 
         Raises:
             ClipSetError: one sentence with the field, what was found and what was expected.
@@ -104,7 +104,7 @@ class ClipSet:
         """Opens the folder that ``save`` wrote, by memory map.
 
         Raises:
-            ClipSetError: the folder is no ClipSet, or one of its files does not fit the others.
+            ClipSetError: the folder is no ClipSet, or its files do not match.
         """
         folder = Path(folder)
         try:
@@ -116,32 +116,24 @@ class ClipSet:
             raise ClipSetError(f"{folder}: no ClipSet can be opened here ({error})") from error
         if metadata.get("format") != FORMAT:
             raise ClipSetError(f"{folder}: the format is {metadata.get('format')!r}, expected {FORMAT!r}")
-        names = set(arrays.keys())
+        modalities = [name for name in json.loads(metadata["modalities"]) if name in set(arrays.keys())]
         opened = cls(
             faces=arrays.get_tensor("faces"),
             offsets=arrays.get_tensor("offsets"),
-            modalities={
-                name: Modality(arrays.get_tensor(name), arrays.get_tensor(f"{name}.present"))
-                for name in json.loads(metadata["modalities"])
-                if name in names
-            },
+            modalities={n: Modality(arrays.get_tensor(n), arrays.get_tensor(f"{n}.present")) for n in modalities},
             clips=clips,
             face_table=folder / "faces.parquet",
             info=json.loads(metadata["info"]),
             fingerprint=metadata["fingerprint"],
         )
-        if len(clips) != len(opened):
-            raise ClipSetError(
-                f"{folder}/clips.parquet: {len(clips)} rows, expected one for each of {len(opened)} clips"
-            )
-        if face_rows != len(opened.faces):
-            raise ClipSetError(
-                f"{folder}/faces.parquet: {face_rows} rows, expected one a face, {len(opened.faces)} faces"
-            )
+        found = {"clips": (len(clips), len(opened)), "faces": (face_rows, len(opened.faces))}
+        for what, (rows, expected) in found.items():
+            if rows != expected:
+                raise ClipSetError(f"{folder}/{what}.parquet: {rows} rows, expected one for each of {expected} {what}")
         return opened
 
     def save(self, folder: Path) -> Path:
-        """Writes the folder whole or not at all; an earlier one at the same place is replaced at the last moment."""
+        """Writes the folder whole or not at all; an earlier one is replaced only when the new one is complete."""
         table, start = self.face_columns(), 0
         with writing(folder, self.dim, pa.Schema.from_pandas(table, preserve_index=False)) as out:
             for piece in self.faces.split(PIECE):
@@ -151,28 +143,24 @@ class ClipSet:
         return Path(folder)
 
     def to(self, device: torch.device | str) -> "ClipSet":
-        """The same clips with their arrays on a device, where they stay."""
-        return replace(
-            self,
-            faces=self.faces.to(device),
-            offsets=self.offsets.to(device),
-            modalities={k: Modality(m.vectors.to(device), m.present.to(device)) for k, m in self.modalities.items()},
-        )
+        """Copies the arrays to a device."""
+        modalities = {k: Modality(m.vectors.to(device), m.present.to(device)) for k, m in self.modalities.items()}
+        return replace(self, faces=self.faces.to(device), offsets=self.offsets.to(device), modalities=modalities)
 
     def face_columns(self, columns: list[str] | None = None) -> pd.DataFrame:
-        """The table of faces (F rows), read from disk when it is asked for: training never needs it."""
+        """Reads the table of faces (F rows) from disk. Training never needs it."""
         if isinstance(self.face_table, pd.DataFrame):
             return self.face_table if columns is None else self.face_table[columns]
         return pq.read_table(self.face_table, columns=columns).to_pandas()
 
     @property
     def folder(self) -> Path | None:
-        """Where the ClipSet lies on disk, if it was opened from there."""
+        """The folder that the ClipSet was opened from, if any."""
         return self.face_table.parent if isinstance(self.face_table, Path) else None
 
     @cached_property
     def checksums(self) -> str:
-        """The checksums of its files, for who needs columns that the fingerprint leaves out; "" without a folder."""
+        """The checksums of its files, "" without a folder. They cover face columns, which the fingerprint does not."""
         sums = self.folder / CHECKSUMS if self.folder else None
         return sums.read_text() if sums and sums.exists() else ""
 
@@ -186,7 +174,7 @@ class ClipSet:
 
     @cached_property
     def counts(self) -> Int64[Tensor, " V"]:
-        """Faces a clip."""
+        """The number of faces of each clip."""
         return self.offsets.diff()
 
     @cached_property
@@ -202,7 +190,7 @@ class ClipSet:
     def _check(self) -> None:
         total, clips = len(self.faces), len(self)
         if int(self.offsets[-1]) != total:
-            raise ClipSetError(f"counts: they add up to {int(self.offsets[-1])}, expected the {total} rows of faces")
+            raise ClipSetError(f"counts: their sum is {int(self.offsets[-1])}, expected the {total} rows of faces")
         if len(self.clips) != clips:
             raise ClipSetError(f"clips: {len(self.clips)} rows, expected one for each of {clips} clips")
         if len(self.face_table) != total:
@@ -210,9 +198,8 @@ class ClipSet:
         if missing := [c for c in CLIP_COLUMNS if c not in self.clips]:
             raise ClipSetError(f"clips: column {missing[0]!r} is missing, expected {', '.join(CLIP_COLUMNS)}")
         if (twice := self.clips["name"].duplicated()).any():
-            raise ClipSetError(f"clips: the name {self.clips['name'][twice.argmax()]!r} stands twice, expected once")
-        splits = set(self.clips["split"].dropna().unique())
-        if wrong := sorted(splits - set(SPLITS)):
+            raise ClipSetError(f"clips: the name {self.clips['name'][twice.argmax()]!r} occurs twice, expected once")
+        if wrong := sorted(set(self.clips["split"].dropna().unique()) - set(SPLITS)):
             raise ClipSetError(f"clips: the split {wrong[0]!r} is not known, expected one of {', '.join(SPLITS)}")
         for name, modality in self.modalities.items():
             if len(modality.vectors) != clips or len(modality.present) != clips:
@@ -231,7 +218,7 @@ def _offsets(counts: np.ndarray) -> Int64[Tensor, " V_plus_1"]:
 def _matrix(array: np.ndarray | Tensor, name: str) -> Shaped[Tensor, "_ _"]:
     tensor = array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements="CW"))
     if tensor.ndim != 2:
-        raise ClipSetError(f"{name}: an array of {tensor.ndim} dimensions, expected 2 (a row a vector)")
+        raise ClipSetError(f"{name}: an array of {tensor.ndim} dimensions, expected 2 (one row per vector)")
     return tensor
 
 
@@ -244,27 +231,24 @@ def _half(vectors: Shaped[Tensor, "n d"], name: str, start: int = 0) -> Float16[
 def _modality(name: str, vectors: np.ndarray | Tensor, present: np.ndarray) -> Modality:
     if not name.isidentifier() or name in ("faces", "offsets"):
         raise ClipSetError(f"modalities: the name {name!r}, expected a word other than faces and offsets")
-    there, given = torch.from_numpy(np.array(present, dtype=bool)), _matrix(vectors, name)
-    if len(given) == len(there):  # otherwise _check has a sentence for it
-        # What lies under an absence decides nothing, the fingerprint either.
-        given = given.masked_fill(~there[:, None], 0)
-    return Modality(_half(given, name), there)
+    flags, given = torch.from_numpy(np.array(present, dtype=bool)), _matrix(vectors, name)
+    if len(given) == len(flags):  # otherwise _check refuses them
+        given = given.masked_fill(~flags[:, None], 0)  # absent vectors change nothing, not even the fingerprint
+    return Modality(_half(given, name), flags)
 
 
 def held(half: Float16[Tensor, "n d"], given: Tensor | np.ndarray | None = None) -> Bool[Tensor, " n"]:
-    """Which vectors float16 holds: their numbers are finite, and the largest is not lost in rounding, or all are 0.
+    """Tells which vectors float16 can hold: all numbers finite, and the largest not lost in rounding, or all 0.
 
-    Without their signs, float16 numbers read as integers keep their order: infinity and NaN are the largest, and the
-    smallest are as many as their steps of 2**-24. The largest of a vector tells, in a third of the time of a look at
-    each.
+    Without the sign bit, float16 numbers keep their order when read as integers: infinity and NaN are the largest, and
+    subnormal numbers count steps of 2**-24. So one maximum per vector decides, three times as fast as a look at each.
 
     Args:
-        given: (n, d), the vectors before they became float16, which tell those that became 0 from those that were.
+        given: (n, d), the vectors before rounding, which distinguish 0 from numbers that were rounded to 0.
     """
     if half.numel() == 0:
         return half.new_ones(len(half), dtype=torch.bool)
-    pieces = half.split(PIECE)  # a piece that fits into the cache, beside which a whole copy takes twice the time
-    largest = torch.cat([piece.abs().view(torch.int16).amax(dim=1) for piece in pieces])
+    largest = torch.cat([piece.abs().view(torch.int16).amax(dim=1) for piece in half.split(PIECE)])
     good = (largest >= STEPS) & (largest < 0x7C00)
     small = (largest < STEPS).nonzero()[:, 0]
     before = half if given is None else given
@@ -273,17 +257,17 @@ def held(half: Float16[Tensor, "n d"], given: Tensor | np.ndarray | None = None)
 
 
 def _check_held(half: Float16[Tensor, "n d"], name: str, start: int = 0, given: Tensor | None = None) -> None:
-    """``start``: the row that the first one is among all."""
+    """Refuses vectors that float16 cannot hold. ``start`` is the number of the first row."""
     if not (good := held(half, given)).all():
         row = int(good.logical_not().nonzero()[0])
-        found = (half if given is None else given)[row].abs().max()  # NaN where there is one
+        found = (half if given is None else given)[row].abs().max()  # NaN if there is one
         raise ClipSetError(f"{name}: row {start + row} has {found:.3g} as its largest number, expected {HELD}")
 
 
 def content_fingerprint(clipset: ClipSet, faces: Iterable[bytes] | None = None) -> str:
-    """SHA-256 over what a result can depend on: arrays, names, persons, splits, groups. Not over file encodings.
+    """Hashes what a result can depend on: arrays, names, persons, splits and groups. File encodings do not count.
 
-    ``faces`` are the bytes of the faces, for who has them at hand otherwise than in memory.
+    ``faces`` gives the bytes of the faces if they are not in memory.
     """
     digest = hashlib.sha256(FORMAT.encode())
     arrays = {"faces": clipset.faces, "offsets": clipset.offsets}
@@ -302,6 +286,12 @@ def _bytes(array: Tensor) -> np.ndarray:
     return array.cpu().flatten().view(torch.uint8).numpy()
 
 
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -309,11 +299,11 @@ def _bytes(array: Tensor) -> np.ndarray:
 def writing(folder: Path, dim: int, columns: pa.Schema) -> Iterator["Writer"]:
     """Writes a ClipSet piece by piece, so that its faces need not fit into memory.
 
-    The folder comes into being whole when the block ends, and not at all where it ends in an error.
+    The folder appears whole when the block ends, and not at all if the block raises an error.
 
     Args:
         dim: D, the length of a face vector.
-        columns: of the table of faces.
+        columns: the schema of the table of faces.
     """
     with written_whole(folder) as new:
         new.mkdir()
@@ -325,15 +315,14 @@ def writing(folder: Path, dim: int, columns: pa.Schema) -> Iterator["Writer"]:
             if not writer.finished:
                 raise ClipSetError(f"{folder}: the clips of its faces are missing, expected a call of finish")
         writer.clips.to_parquet(new / FILES[2], index=False)
-        sums = [f"{_checksum(new / name)}  {name}\n" for name in FILES]
-        (new / CHECKSUMS).write_text("".join(sums))
+        (new / CHECKSUMS).write_text("".join(f"{sha256(new / name)}  {name}\n" for name in FILES))
 
 
 class Writer:
     """Takes faces in the order of their clips, and then the clips. ``writing`` makes one.
 
-    The arrays of a safetensors file follow a header that says where each begins, and how many faces come is not known
-    before the last. So room is left for the header, and blanks, which the format allows, fill what it does not need.
+    A safetensors file begins with a header that gives the place of every array, but the number of faces is known only
+    after the last. So room is left for the header, and spaces, which the format allows, fill what is left of it.
     """
 
     HEADER = 1 << 16
@@ -347,30 +336,29 @@ class Writer:
         """Adds n faces and their rows of the table.
 
         Raises:
-            ClipSetError: a vector that float16 cannot hold, of another length, or without a row.
+            ClipSetError: a vector has another length or no row, or float16 cannot hold it.
         """
         given = _matrix(faces, "faces")
         if given.shape[1] != self.dim:
             raise ClipSetError(f"faces: {given.shape[1]} numbers in row {self.faces}, expected {self.dim}")
         if len(rows) != len(given):
             raise ClipSetError(f"face_table: {len(rows)} rows, expected one for each of {len(given)} faces")
-        half = _half(given, "faces", self.faces)
-        self.arrays.write(_bytes(half))
+        self.arrays.write(_bytes(_half(given, "faces", self.faces)))
         if not isinstance(rows, pa.Table):
             rows = pa.Table.from_pandas(rows, self.table.schema, preserve_index=False)
         self.table.write_table(rows)
-        self.faces += len(half)
+        self.faces += len(given)
 
     def finish(
         self, counts: np.ndarray, clips: pd.DataFrame, modalities: dict[str, Modality], info: dict | None = None
     ) -> str:
-        """Adds what belongs to clips, as ``ClipSet.build`` takes it; the fingerprint of the whole.
+        """Adds the clips, as ``ClipSet.build`` takes them, and returns the fingerprint of the ClipSet.
 
         Raises:
             ClipSetError: as ``ClipSet.build`` does.
         """
         clipset = ClipSet(
-            faces=torch.empty(1, dtype=torch.float16).expand(self.faces, self.dim),  # they are in the file already
+            faces=torch.empty(1, dtype=torch.float16).expand(self.faces, self.dim),  # the numbers are in the file
             offsets=_offsets(counts),
             modalities=modalities,
             clips=clips.reset_index(drop=True),
@@ -385,21 +373,16 @@ class Writer:
         aligned = -(size + sum(2 * v.numel() for v in arrays.values())) % 8
         arrays |= {"_": torch.zeros(aligned, dtype=torch.uint8)} if aligned else {}  # int64 begins at a multiple of 8
         arrays |= {"offsets": clipset.offsets} | {f"{name}.present": m.present for name, m in modalities.items()}
-        header = {
-            "__metadata__": {
-                "format": FORMAT,
-                "fingerprint": fingerprint,
-                "modalities": json.dumps(list(modalities)),
-                "info": json.dumps(clipset.info),
-            },
+        metadata = {"modalities": json.dumps(list(modalities)), "info": json.dumps(clipset.info)}
+        header: dict[str, dict] = {
+            "__metadata__": {"format": FORMAT, "fingerprint": fingerprint, **metadata},
             "faces": {"dtype": "F16", "shape": [self.faces, self.dim], "data_offsets": [0, size]},
         }
         self.arrays.seek(8 + self.HEADER + size)
         for name, array in arrays.items():
-            content = _bytes(array)
-            header[name] = {"dtype": DTYPES[array.dtype], "shape": list(array.shape)}
-            header[name]["data_offsets"] = [size, size := size + len(content)]
-            self.arrays.write(content)
+            end = size + self.arrays.write(_bytes(array))
+            header[name] = {"dtype": DTYPES[array.dtype], "shape": list(array.shape), "data_offsets": [size, end]}
+            size = end
         text = json.dumps(header).encode()
         if len(text) > self.HEADER:
             raise ClipSetError(f"info: {len(text):,} bytes with the names of arrays, expected {self.HEADER:,} at most")
@@ -409,13 +392,8 @@ class Writer:
         return fingerprint
 
     def _read(self, size: int) -> Iterator[bytes]:
-        """The bytes of the faces, from the file: a memory map of them would count as memory in use."""
+        """The bytes of the faces, from the file: a memory map would count as memory in use."""
         self.arrays.seek(8 + self.HEADER)
         while size > 0:
             size -= len(piece := self.arrays.read(min(size, 1 << 22)))
             yield piece
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""The sources of the book: each turns what lies in the user's data folder, or a seed, into a ClipSet.
+"""The datasets of the book: each makes a ClipSet from a seed or from files in the user's data folder.
 
-Most are *made* on first use and kept in the store under a key of everything that decided them. The official files and
-a user's own features are *imported* by a command, once, under a name (see ``imported``). Later both are only opened.
+Most are *made* on first use and kept in the store under a key of everything that decides them. The official files and a
+user's own features are *imported* once by a command, under a name (see ``imported``). Afterwards both are only opened.
 """
 
 import hashlib
@@ -27,11 +27,12 @@ class DatasetUnknown(Refusal, ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A source: ``key(profile)`` names everything that decides its ClipSet, and ``make(profile)`` gives it.
+    """A dataset, whether it is here or not.
 
-    ``absence()`` is None where the dataset can be had, otherwise one sentence that says what is missing and how to
-    get it. ``protocol`` is the split that the book reports (see ``splits``), ``modalities`` the clip-level ones.
-    ``make`` is None for what was imported: it is there already.
+    ``protocol`` is the split that the book reports (see ``splits``), ``modalities`` the clip-level ones. ``absence()``
+    is None if the dataset can be loaded, otherwise one sentence that says what is missing and how to get it.
+    ``key(profile)`` identifies everything that decides the ClipSet, and ``make(profile)`` makes it; ``make`` is None
+    for imports, which are only opened.
     """
 
     name: str
@@ -42,47 +43,51 @@ class Dataset:
     key: Callable[[str], str] = lambda profile: ""
     make: Callable[[str], ClipSet] | None = None
 
+    def load(self, profile: str = "standard") -> ClipSet:
+        """Opens the ClipSet, after making it on first use.
 
-DATASETS = {
-    "synthetic": Dataset(
-        "synthetic",
-        "synthetic persons",
-        modalities=synthetic.MODALITIES,
-        key=synthetic.key,
-        make=synthetic.make,
-    ),
-    "imfdb": Dataset("imfdb", "IMFDB, real faces from films", "groups", (), imfdb.absence, imfdb.key, imfdb.make),
-    "chimera": Dataset(
-        "chimera",
-        "chimeric persons, faces of IMFDB with voices of MOSI",
-        "groups",
-        tuple(chimera.SOURCES),
-        chimera.absence,
-        chimera.key,
-        chimera.make,
-    ),
-}
-"""Those that are made."""
+        Raises:
+            DatasetAbsent: the dataset is not here.
+        """
+        if reason := self.absence():
+            raise DatasetAbsent(reason)
+        if self.make is None:
+            return imported.open(self.name)
+        folder = store() / "clipsets" / f"{self.name}-{self.key(profile)}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # if two processes ask at once, one of them makes it
+            if not folder.is_dir():
+                self.make(profile).save(folder)
+        return ClipSet.open(folder)
+
+
+_MADE = (
+    Dataset("synthetic", "synthetic persons", "given", synthetic.MODALITIES, key=synthetic.key, make=synthetic.make),
+    Dataset("imfdb", "IMFDB, real faces from films", "groups", (), imfdb.absence, imfdb.key, imfdb.make),
+    Dataset("chimera", chimera.TITLE, "groups", tuple(chimera.SOURCES), chimera.absence, chimera.key, chimera.make),
+)
+DATASETS = {dataset.name: dataset for dataset in _MADE}
+"""The datasets that are made on first use."""
 
 
 def names() -> list[str]:
-    """All that can be asked for: what is made, iQIYI-VID whether it was imported or not, and what was imported."""
+    """All known names: the datasets that are made, iQIYI-VID (imported or not) and the other imports."""
     return list(dict.fromkeys([*DATASETS, iqiyi.NAME, *imported.names()]))
 
 
 def get(name: str) -> Dataset:
-    """The dataset of that name.
+    """Looks up a dataset by name.
 
     Raises:
-        DatasetUnknown: no such dataset.
+        DatasetUnknown: there is no such dataset.
     """
     if name in DATASETS:
         return DATASETS[name]
     if name in imported.names():
         clipset = imported.open(name)
         title = clipset.info.get("title", f"{name}, imported")
-        protocol, modalities = imported.protocol(clipset), tuple(clipset.modalities)
         key = hashlib.sha256(f"{clipset.fingerprint}{clipset.checksums}".encode()).hexdigest()[:16]
+        protocol, modalities = imported.protocol(clipset), tuple(clipset.modalities)
         return Dataset(name, title, protocol, modalities, key=lambda profile: key)
     if name == iqiyi.NAME:
         return Dataset(name, iqiyi.TITLE, "given", iqiyi.MODALITIES, iqiyi.absence)
@@ -90,19 +95,5 @@ def get(name: str) -> Dataset:
 
 
 def load(name: str, profile: str = "standard") -> ClipSet:
-    """The ClipSet of a dataset: imported, or made on first use and opened from the store afterwards.
-
-    Raises:
-        DatasetAbsent: the dataset is not here.
-    """
-    dataset = get(name)
-    if reason := dataset.absence():
-        raise DatasetAbsent(reason)
-    if dataset.make is None:
-        return imported.open(name)
-    folder = store() / "clipsets" / f"{name}-{dataset.key(profile)}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # two processes that ask at once make it once
-        if not folder.is_dir():
-            dataset.make(profile).save(folder)
-    return ClipSet.open(folder)
+    """Loads a dataset by name: ``get(name).load(profile)``."""
+    return get(name).load(profile)

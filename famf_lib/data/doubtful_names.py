@@ -1,41 +1,40 @@
-"""Names of persons, groups and columns that may not be meant as they stand."""
+"""Warns about names of persons, groups and columns that are probably mistakes."""
 
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 MISSING = {"nan", "none", "null", "nat", "n/a", "<na>", "-1"}
-"""What programs write as text for a missing value. Somebody may have one of these names, so none is refused."""
-NAMED = 6  # names that a sentence names
+"""What programs write as text for a missing value. A person may have such a name, so none is refused."""
+LISTED = 6  # names that one sentence lists
 
 
 def plain(name: str) -> str:
-    """A name without what the eye does not see: case, blanks around it, more than one between, forms of letters."""
+    """A name without differences that the eye misses: case, spaces around it or doubled, Unicode forms."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def doubts(names: Iterable[str | None], where: str) -> list[str]:
-    """Sentences on names that may not be meant as they stand: they read as a missing value, or look like another."""
+    """Returns sentences about names that read as a missing value or that look like another name."""
     times = Counter(name for name in names if name is not None)
     forms = Counter(map(plain, times))
-    missing = [name for name in sorted(times) if plain(name) in MISSING]
-    alike = [name for name in sorted(times, key=lambda name: (plain(name), name)) if forms[plain(name)] > 1]
-    alike = [name for name in alike if name not in missing]
+    missing = sorted(name for name in times if plain(name) in MISSING)
+    alike = sorted((n for n in times if forms[plain(n)] > 1 and n not in missing), key=lambda n: (plain(n), n))
 
     def listed(few: list[str]) -> str:
-        return ", ".join(f"{name!r} ({times[name]:,} times)" for name in few[:NAMED]) + " …" * (len(few) > NAMED)
+        return ", ".join(f"{name!r} ({times[name]:,} times)" for name in few[:LISTED]) + " …" * (len(few) > LISTED)
 
-    said = []
+    found = []
     if missing:
-        found = f"{listed(missing)} found, which reads as a missing value and is taken as a name"
-        said.append(f"{where}: {found}; expected nothing where it is not known")
+        text = f"{listed(missing)} found, which reads as a missing value and is taken as a name"
+        found.append(f"{where}: {text}; expected an empty field if the name is unknown")
     if alike:
-        found = f"{len(alike):,} names differ from another in nothing but case, blanks or the form of letters"
-        said.append(f"{where}: {found}, and are taken as different names: {listed(alike)}")
-    return said
+        text = f"{len(alike):,} names differ from another only in case, spaces or the form of letters"
+        found.append(f"{where}: {text}, and are taken as different names: {listed(alike)}")
+    return found
 
 
 def misspelt(columns: Iterable[str], known: Sequence[str]) -> tuple[str, str] | None:
-    """The first column that is spelt as a known one but for case and blanks, and that one: it would count as absent."""
+    """The first column that differs from a known one only in case and spaces, and the known one."""
     pairs = ((column, name) for column in columns for name in known if column != name)
     return next(((column, name) for column, name in pairs if plain(column) == plain(name)), None)

@@ -1,9 +1,9 @@
 """IMFDB: faces of actors in films, cut out and labelled by hand (Setty et al., NCVPRIPG 2013; CVIT, IIIT Hyderabad).
 
-The makers' archive holds, for each person and film, a folder of cut-out pictures and a list: a line a picture with the
-video, the frame, the box in the frame and the labels. Its faults, and what is done with each, stand in
-``data/README.md``. One test carries most of the cleaning: a picture was cut out by its box, so a line speaks of a
-picture only if its box is exactly as large as the picture.
+The makers' archive holds one folder per person and film, with the pictures of the faces and a list: one line per
+picture with the video, the frame, the box in the frame and the labels. ``data/README.md`` lists the faults of the
+archive and what is done about each. Most of the cleaning rests on one test: pictures were cut out along their boxes, so
+a line can only describe a picture of exactly the size of its box.
 """
 
 import gzip
@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 
 from famf_lib.data import npz
-from famf_lib.data.clipset import HELD, ClipSet, held
+from famf_lib.data.clipset import HELD, ClipSet, held, sha256
 from famf_lib.support import rasters
 from famf_lib.support.files import sources
 from famf_lib.support.fingerprint import source_fingerprint
@@ -43,10 +43,10 @@ LABELS = {
     "pose": ("FRONTAL", "LEFT", "RIGHT", "UP", "DOWN"),
     "makeup": ("PARTIAL", "OVER"),
 }
-"""The makers' vocabularies. No word stands in two of them: a word says which column it belongs to, wherever it is."""
+"""The makers' vocabularies. No word is in two of them, so that a word in the wrong column can be recognised."""
 
 INITIAL = {"MALE", "ANGER", "GLASSES", "BAD", "CHILD", "FRONTAL", "PARTIAL"}
-"""What the makers' labelling tool showed before anybody chose: a line that says exactly this was not labelled."""
+"""The initial choices of the makers' labelling tool: a line with exactly these was not labelled."""
 
 UNALIGNED = 0.3  # at or below this O-Net probability, the face was embedded without alignment
 
@@ -56,57 +56,79 @@ _LINE = re.compile(
     r"\s+(?P<x>\d+)\s+(?P<y>\d+)\s+(?P<width>\d+)\s+(?P<height>\d+)(?:\s+(?P<labels>.*))?$",
     re.IGNORECASE,
 )
-# "3Idiots_frame_100120" + "246386.jpg", "image_10600_of" + "139312.png": the frame of so many
+# "3Idiots_frame_100120" + "246386.jpg", "image_10600_of" + "139312.png": the frame, and the number of frames
 _FRAME_IN_VIDEO = re.compile(r"[ _]*(?:frame|image)_(\d*)(?:_of)?$", re.IGNORECASE)
 
 
 class ImfdbError(ValueError):
-    """The files are not what they should be; the message says which, what was found and what was expected."""
+    """The files cannot be used; the message says which, what was found and what was expected."""
 
 
 def absence() -> str | None:
-    """None where the dataset can be imported, otherwise what is missing, where it was looked for and how to get it."""
+    """Says which file is missing, where it was looked for and how to get it; None if all are here."""
     source, embeddings = _located()
-    missing = []
-    if source is None:
-        missing.append(f"the archive {ARCHIVE} or the folder {TOP}")
-    if embeddings is None:
-        missing.append(f"the face embeddings {EMBEDDINGS} (or exactly one .npz file of another name)")
+    missing = [f"the archive {ARCHIVE} or the folder {TOP}"] * (source is None)
+    missing += [f"the face embeddings {EMBEDDINGS} (or exactly one .npz file of another name)"] * (embeddings is None)
     if not missing:
         return None
-    return f"imfdb: {' and '.join(missing)} not found in {_folder()}; data/README.md says how to get it"
+    return f"imfdb: {' and '.join(missing)} not found in {sources() / 'imfdb'}; data/README.md says how to get it"
+
+
+def _located() -> tuple[Path | None, Path | None]:
+    folder = sources() / "imfdb"
+    source = next((path for path in (folder / ARCHIVE, folder / TOP) if path.exists()), None)
+    files = sorted(folder.glob("*.npz"))
+    named = [path for path in files if path.name == EMBEDDINGS]
+    return source, next(iter(named or (files if len(files) == 1 else [])), None)
+
+
+def _present() -> tuple[Path, Path]:
+    if reason := absence():
+        raise ImfdbError(reason)
+    source, embeddings = _located()
+    assert source and embeddings
+    return source, embeddings
+
+
+def archive() -> Path:
+    """The makers' archive, or the folder unpacked from it.
+
+    Raises:
+        ImfdbError: the dataset is not here.
+    """
+    return _present()[0]
 
 
 def key(profile: str) -> str:
-    """A hash of everything that decides ``make``. No profile changes it: there is one IMFDB."""
+    """Hashes everything that decides ``make``. The profile does not: there is one IMFDB."""
     source, embeddings = _present()
     digest = hashlib.sha256(json.dumps([MAX_GAP, MIN_FACES, source_fingerprint(__name__, npz.__name__)]).encode())
     digest.update(hash_of(source))
-    digest.update(_hash(embeddings))
+    digest.update(bytes.fromhex(sha256(embeddings)))
     return digest.hexdigest()[:16]
 
 
 def hash_of(source: Path) -> bytes:
-    """A hash of the archive, or of the folder that comes out of it."""
+    """Hashes the archive, or the folder unpacked from it."""
     if not source.is_dir():
-        return _hash(source)
+        return bytes.fromhex(sha256(source))
     digest = hashlib.sha256()
-    for path in _walk(source):  # 34,000 small files: their names and sizes will do
+    for path in _walk(source):  # 34,000 small files: names and sizes are enough
         digest.update(f"{path.relative_to(source).as_posix()} {path.stat().st_size}\n".encode())
     return digest.digest()
 
 
 def make(profile: str) -> ClipSet:
-    """The ClipSet of the files in the user's data folder; the same for every profile."""
+    """Builds the ClipSet of the files in the user's data folder, the same for every profile."""
     return build(*_present())
 
 
 def build(source: Path, embeddings: Path, *, max_gap: int = MAX_GAP, min_faces: int = MIN_FACES) -> ClipSet:
-    """Imports the makers' archive, or the folder that comes out of it, with a file of face embeddings.
+    """Imports the makers' archive, or the folder unpacked from it, with a file of face embeddings.
 
-    A clip is what one person has in one video of one film, in the order of the frames, cut where two neighbours lie
-    more than ``max_gap`` frames apart, with at least ``min_faces`` faces. Its ``group`` is the film, missing where
-    the source does not tell it. A face's ``quality`` is the norm of its embedding, its ``det_score`` O-Net's
+    A clip holds the faces of one person in one video of one film, in the order of the frames. It ends where the next
+    face is more than ``max_gap`` frames away, and has at least ``min_faces`` faces. Its ``group`` is the film, missing
+    if the source does not give it. A face's ``quality`` is the norm of its embedding, its ``det_score`` O-Net's
     probability. ``info["cleaning"]`` counts what was done about each fault.
 
     Args:
@@ -119,7 +141,7 @@ def build(source: Path, embeddings: Path, *, max_gap: int = MAX_GAP, min_faces: 
     crops, lines, cleaning = _read(Path(source))
     vectors, scores = _embeddings(Path(embeddings))
     if not crops["path"].isin(scores.index).any():
-        raise ImfdbError(f"{embeddings}: path holds no picture of {source}, expected {crops['path'][0]} and so on")
+        raise ImfdbError(f"{embeddings}: path holds no picture of {source}, expected paths such as {crops['path'][0]}")
 
     faces = _placed(crops, lines, cleaning)
     known = faces["path"].isin(scores.index)
@@ -136,6 +158,7 @@ def build(source: Path, embeddings: Path, *, max_gap: int = MAX_GAP, min_faces: 
     faces["det_score"] = scores["score"].to_numpy()[row]
     faces["aligned"] = faces["det_score"] > UNALIGNED
     faces["quality"] = np.linalg.norm(vectors[row].astype(np.float32), axis=1)
+    faces = faces.assign(x1=faces["x"], y1=faces["y"], x2=faces["x"] + faces["width"], y2=faces["y"] + faces["height"])
     cleaning["faces kept although embedded without alignment (O-Net 0.3 or less)"] = int((~faces["aligned"]).sum())
 
     clips = faces.groupby("clip", sort=True)
@@ -144,31 +167,24 @@ def build(source: Path, embeddings: Path, *, max_gap: int = MAX_GAP, min_faces: 
     cleaning["clips without a known film (in no films-disjoint split)"] = int(film.isna().sum())
     gender = faces.groupby("person")["gender"].agg(lambda labels: next(iter(labels.mode()), None))
     frame = first["frame"].astype(str).str.zfill(6)
-    return ClipSet.build(
-        vectors[row],
-        clips.size().to_numpy(),
-        pd.DataFrame(
-            {
-                "name": first["person"] + "/" + first["film"] + "/" + first["video"] + "/" + frame,
-                "person": first["person"],
-                "split": pd.Series(None, index=first.index, dtype="str"),
-                "group": film,
-                "video": first["video"],
-                "gender": first["person"].map(gender),
-            }
-        ),
-        face_table=faces.assign(
-            x1=faces["x"], y1=faces["y"], x2=faces["x"] + faces["width"], y2=faces["y"] + faces["height"]
-        )[
-            ["path", "frame", "x1", "y1", "x2", "y2", "width", "height", "det_score", "aligned", "quality"]
-            + [label for label in LABELS if label != "gender"]
-        ],
-        info={"dataset": "imfdb", "max_gap": max_gap, "min_faces": min_faces, "cleaning": cleaning},
+    table = pd.DataFrame(
+        {
+            "name": first["person"] + "/" + first["film"] + "/" + first["video"] + "/" + frame,
+            "person": first["person"],
+            "split": pd.Series(None, index=first.index, dtype="str"),
+            "group": film,
+            "video": first["video"],
+            "gender": first["person"].map(gender),
+        }
     )
+    columns = ["path", "frame", "x1", "y1", "x2", "y2", "width", "height", "det_score", "aligned", "quality"]
+    columns += [label for label in LABELS if label != "gender"]
+    info = {"dataset": "imfdb", "max_gap": max_gap, "min_faces": min_faces, "cleaning": cleaning}
+    return ClipSet.build(vectors[row], clips.size().to_numpy(), table, face_table=faces[columns], info=info)
 
 
 def pictures(source: Path, paths: set[str]) -> dict[str, bytes]:
-    """The contents of some pictures by their ``path``, read in one pass over the archive or from the folder.
+    """Reads some pictures by their ``path``, in one pass over the archive or folder.
 
     Raises:
         ImfdbError: one of them is not there.
@@ -180,7 +196,7 @@ def pictures(source: Path, paths: set[str]) -> dict[str, bytes]:
 
 
 def all_pictures(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Path and content of every picture, in the order of the archive, which is read as a stream.
+    """Reads path and content of every picture as a stream, in the order of the archive.
 
     Raises:
         ImfdbError: it cannot be read.
@@ -188,36 +204,7 @@ def all_pictures(source: Path) -> Iterator[tuple[str, bytes]]:
     return _members(Path(source), lambda name: _wanted(name) and not name.lower().endswith(".txt"))
 
 
-# --- where the files are ---------------------------------------------------------------------------------------------
-
-
-def _folder() -> Path:
-    return sources() / "imfdb"
-
-
-def _located() -> tuple[Path | None, Path | None]:
-    folder = _folder()
-    source = next((path for path in (folder / ARCHIVE, folder / TOP) if path.exists()), None)
-    files = sorted(folder.glob("*.npz"))
-    named = [path for path in files if path.name == EMBEDDINGS]
-    return source, next(iter(named or (files if len(files) == 1 else [])), None)
-
-
-def archive() -> Path:
-    """The makers' archive, or the folder that comes out of it.
-
-    Raises:
-        ImfdbError: the dataset is not here.
-    """
-    return _present()[0]
-
-
-def _present() -> tuple[Path, Path]:
-    if reason := absence():
-        raise ImfdbError(reason)
-    source, embeddings = _located()
-    assert source and embeddings
-    return source, embeddings
+# --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -226,16 +213,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names))
 
 
-def _hash(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 def _members(source: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Path within the archive and content of the wanted files. Nothing is written to disk, whatever a path says."""
+    """Path within the archive and content of the wanted files. Nothing is written to disk."""
     if source.is_dir():
         for path in _walk(source):
             if wanted(name := f"{TOP}/{path.relative_to(source).as_posix()}"):
@@ -247,7 +226,7 @@ def _members(source: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
                 for member in archive:
                     if member.isfile() and wanted(name := member.name.removeprefix("./")):
                         yield name, archive.extractfile(member).read()  # type: ignore[union-attr]
-            while stream.read(1 << 20):  # to the end, where gzip keeps the checksum
+            while stream.read(1 << 20):  # the checksum of gzip is at the end
                 pass
     except FileNotFoundError as error:
         raise ImfdbError(f"{source}: there is no such file, expected {ARCHIVE} or the folder {TOP}") from error
@@ -266,19 +245,17 @@ def _wanted(name: str) -> bool:
 
 
 def _read(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
-    """The pictures with their sizes, contents and films, the lines of the lists, and the first counts."""
-    found: dict[str, tuple] = {}  # by path: in an archive, what comes later replaces what came before
+    """The pictures with their sizes, hashes and films, the lines of the lists, and the first counts."""
+    found: dict[str, tuple] = {}  # by path: a later member of an archive replaces an earlier one
     lines: list[dict] = []
     placeless = initial = unreadable = 0
     for name, content in _members(source, _wanted):
         _, person, folder, *rest = name.split("/")
         if len(rest) == 2:
-            number = _NUMBER.search(name)
-            assert number
-            size = _size(content)
-            found[name] = (name, person, folder, int(number[1]), *size, hashlib.sha256(content).hexdigest())
+            number = int(_NUMBER.search(name)[1])  # type: ignore[index]
+            found[name] = (name, person, folder, number, *_size(content), hashlib.sha256(content).hexdigest())
             continue
-        # Some lists start with a byte-order mark, or have one inside; one ends in zeros.
+        # Some lists contain byte-order marks; one ends in zeros.
         for line in re.split(r"\r\n?|\n", re.sub("[\ufeff\0]", "", content.decode("utf-8", errors="replace"))):
             if not line.strip():
                 continue
@@ -309,7 +286,7 @@ def _read(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
         expected = f"{TOP}/<person>/<film>/images/<picture>.jpg"
         raise ImfdbError(f"{source}: there is no picture at {expected} in it, expected the makers' archive")
     if not lines:
-        raise ImfdbError(f"{source}: no list says where a picture is from, expected {TOP}/<person>/<film>/<film>.txt")
+        raise ImfdbError(f"{source}: no list describes the pictures, expected {TOP}/<person>/<film>/<film>.txt")
     columns = ["path", "person", "folder", "number", "width", "height", "content"]
     pictures = pd.DataFrame(found.values(), columns=columns)
     cleaning = {
@@ -328,7 +305,7 @@ def _read(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
 
 
 def _size(picture: bytes) -> tuple[int, int]:
-    """Width and height from the header, (0, 0) for what is no picture."""
+    """Width and height from the header, (0, 0) if the file is no picture."""
     try:
         with rasters.open(BytesIO(picture)) as opened:
             return opened.size
@@ -337,7 +314,7 @@ def _size(picture: bytes) -> tuple[int, int]:
 
 
 def _plain(name: str) -> str:
-    """Letters and digits only, lower case: the lists spell one video in several ways."""
+    """Letters and digits in lower case, because the lists spell one video in several ways."""
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
@@ -347,16 +324,15 @@ def _film(folder: str) -> str:
 
 
 def _name_films(pictures: pd.DataFrame, cleaning: dict[str, int]) -> None:
-    """Adds the columns film and named: whether that is a film, or a folder for what comes from several.
+    """Adds the columns film and named (False for folders that mix several films).
 
-    Folders of one person that share a picture are one film, whatever they are called.
+    Folders of one person that share a picture count as one film.
     """
     film = pictures["folder"].map({folder: _film(folder) for folder in pictures["folder"].unique()})
     named = ~film.str.fullmatch("misc|extras?|.*comedy") & (film != pictures["person"].map(_film))
     folders = pictures.assign(film=film)[named][["person", "film", "folder"]].drop_duplicates()
     cleaning["folders joined with another of the same film"] = int(folders.duplicated(["person", "film"]).sum())
-    joined = 0
-    shared = pictures[named]
+    joined, shared = 0, pictures[named]
     shared = shared[shared.duplicated(["person", "content"], keep=False)]
     for (person, _), rows in shared.groupby(["person", "content"]).groups.items():
         names = sorted(set(film[rows]))
@@ -369,25 +345,18 @@ def _name_films(pictures: pd.DataFrame, cleaning: dict[str, int]) -> None:
 
 def _embeddings(path: Path) -> tuple[Float[np.ndarray, "n D"], pd.DataFrame]:
     """The vectors (n, D), and by path the row and the O-Net probability of each."""
-    paths, vectors, scores = npz.arrays(path, FIELDS, ImfdbError)
-    shapes = f"path {paths.shape}, embedding {vectors.shape} and onet_probability {scores.shape}"
-    if vectors.ndim != 2 or not len(paths) or not paths.shape == scores.shape == vectors.shape[:1]:
-        raise ImfdbError(f"{path}: the shapes are {shapes}, expected (n,), (n, D) and (n,)")
-    if paths.dtype.kind != "U" or vectors.dtype.kind != "f" or scores.dtype.kind != "f":
-        kinds = f"{paths.dtype}, {vectors.dtype} and {scores.dtype}"
-        raise ImfdbError(f"{path}: path, embedding and onet_probability are {kinds}, expected text, floats and floats")
+    fields = dict(zip(FIELDS, (("U", 1), ("f", 2), ("f", 1)), strict=True))
+    paths, vectors, scores = npz.read_rows(path, ImfdbError, fields).values()
     table = pd.DataFrame({"row": np.arange(len(paths)), "score": scores}, index=pd.Index(paths, name="path"))
     if (twice := table.index.duplicated()).any():
         raise ImfdbError(f"{path}: path holds {paths[twice.argmax()]} twice, expected every picture once")
-    for name, finite in (("embedding", np.isfinite(vectors).all(axis=1)), ("onet_probability", np.isfinite(scores))):
-        if not finite.all():
-            raise ImfdbError(f"{path}: {name} of {paths[finite.argmin()]} is not finite, expected numbers only")
+    if not (finite := np.isfinite(scores)).all():
+        raise ImfdbError(f"{path}: onet_probability of {paths[finite.argmin()]} is not finite, expected a number")
     with np.errstate(over="ignore"):
         half = torch.from_numpy(vectors.astype(np.float16))
     if not (good := held(half, vectors).numpy()).all():
-        found = (
-            f"embedding of {paths[good.argmin()]} has {np.abs(vectors[good.argmin()]).max():.3g} as its largest number"
-        )
+        largest = np.abs(vectors[good.argmin()]).max()
+        found = f"embedding of {paths[good.argmin()]} has {largest:.3g} as its largest number"
         raise ImfdbError(f"{path}: {found}, expected {HELD}")
     return vectors, table
 
@@ -396,9 +365,9 @@ def _embeddings(path: Path) -> tuple[Float[np.ndarray, "n D"], pd.DataFrame]:
 
 
 def _placed(pictures: pd.DataFrame, lines: pd.DataFrame, cleaning: dict[str, int]) -> pd.DataFrame:
-    """The pictures whose place (video, frame, box) is known, with the labels that nothing contradicts.
+    """The pictures whose place (video, frame, box) is known, with the labels on which their lines agree.
 
-    Line and picture are matched by folder and number, not by name, since the names are misspelt, and the sizes agree.
+    Lines and pictures are matched by folder, number and size, because the names are often misspelt.
     """
     where = ["person", "folder", "number"]
     lines = lines.reset_index(names="line")
@@ -426,7 +395,7 @@ def _placed(pictures: pd.DataFrame, lines: pd.DataFrame, cleaning: dict[str, int
 
 
 def _clips(faces: pd.DataFrame, max_gap: int, min_faces: int, cleaning: dict[str, int]) -> pd.DataFrame:
-    """The faces that belong to a clip, in order, with its number 0 … V - 1 in the column ``clip``."""
+    """The faces that belong to a clip, in order; the column ``clip`` holds its number, 0 … V − 1."""
     faces = faces.sort_values(["person", "film", "video", "frame", "path"], ignore_index=True)
     video = faces[["person", "film", "video"]]
     starts = (video != video.shift()).any(axis=1) | (faces["frame"].diff() > max_gap)

@@ -1,4 +1,4 @@
-"""What a user imported: ClipSets that lie in the store under a name of their own, made once by ``famf data import``."""
+"""Imports: ClipSets that a user brought into the store under a name of their own, with ``famf data import``."""
 
 import re
 from functools import lru_cache
@@ -10,14 +10,14 @@ from famf_lib.support.files import store
 
 
 class ImportedError(ValueError):
-    """A name that cannot be one."""
+    """A name that an import cannot have."""
 
 
 def place(name: str) -> Path:
-    """The folder of an import of that name, whether it is there or not.
+    """The folder of the import of that name, whether it exists or not.
 
     Raises:
-        ImportedError: the name would not do for a folder, a page of the book and a command alike.
+        ImportedError: the name cannot serve as a folder, a page of the book and an argument of commands.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
         raise ImportedError(f"name: {name!r} found, expected small letters, digits and hyphens, 40 at most")
@@ -25,7 +25,7 @@ def place(name: str) -> Path:
 
 
 def names() -> list[str]:
-    """Every import that is here."""
+    """The names of all imports."""
     return sorted(path.parent.name for path in (store() / "imported").glob("[a-z]*/arrays.safetensors"))
 
 
@@ -33,9 +33,9 @@ def free(name: str, replacing: bool = False) -> Path:
     """The folder for a new import of that name.
 
     Raises:
-        ImportedError: a dataset of the book has the name, or another import that is not to give way.
+        ImportedError: a dataset of the book has the name, or another import that is not to be replaced.
     """
-    from famf_lib.data import datasets  # it imports the modules of this package
+    from famf_lib.data import datasets  # imports this module
 
     folder = place(name)
     if name in (*datasets.DATASETS, datasets.iqiyi.NAME):
@@ -46,10 +46,10 @@ def free(name: str, replacing: bool = False) -> Path:
 
 
 def open(name: str) -> ClipSet:
-    """The ClipSet of an import; asked for again it is the same object, unless the import was made again.
+    """Opens an import; the same object is returned again unless the import has changed.
 
     Raises:
-        ClipSetError: there is none of that name, or it is damaged.
+        ClipSetError: there is no import of that name, or it is damaged.
     """
     folder = place(name)
     arrays = folder / "arrays.safetensors"
@@ -62,7 +62,7 @@ def _opened(folder: Path, changed: int) -> ClipSet:
 
 
 def protocol(clipset: ClipSet) -> Protocol:
-    """How results on it are reported: by its own split if it has one, else by its groups, else by drawing clips."""
+    """The protocol that results are reported under: the ClipSet's own split, else by groups, else random clips."""
     clips = clipset.clips
     if {"train", "val"} <= set(clips["split"].dropna().unique()):
         return "given"

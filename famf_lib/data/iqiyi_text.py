@@ -1,4 +1,4 @@
-"""The text files of iQIYI-VID-2019: the two ground-truth lists, and the submission that the evaluation reads.
+"""Reads and writes the text files of iQIYI-VID-2019: the two ground-truth lists and the submission.
 
 ::
 
@@ -6,8 +6,8 @@
     val_gt.txt     ID NAME.mp4 NAME.mp4 …        one line per person
     submission     ID NAME.mp4 NAME.mp4 …        one line per person, best first, 100 clips at most
 
-Everywhere else clips are named without ``.mp4``, as in the pickles. Names are never rebuilt from the number in them:
-some have seven digits, others eight.
+Everywhere else clips are named without ``.mp4``, as in the pickles. Names are never rebuilt from the number in them,
+because some have seven digits and others eight.
 """
 
 import re
@@ -24,25 +24,24 @@ from famf_lib.support.files import written_whole
 Faults = Literal["stop", "skip"]
 SUFFIX = ".mp4"
 END = re.escape(SUFFIX)
-LONGEST_LINE = 1 << 20  # bytes. A person in these lists has 100 clips at most, 3 kB; a longer line is of another file
+LONGEST_LINE = 1 << 20  # bytes. A person has at most 100 clips, 3 kB; a longer line means another kind of file
 BOM = b"\xef\xbb\xbf"
 TRAIN_LINE, VAL_LINE = "NAME.mp4 ID", "ID NAME.mp4 NAME.mp4 …"
 
 
 class OfficialFileError(ValueError):
-    """A fault in a file: one sentence with the file, the line, what was found and what was expected."""
+    """A faulty file: one sentence with the file, the line, what was found and what was expected."""
 
 
 def read_train(path: Path, faults: Faults = "stop", notes: Counter[str] | None = None) -> dict[str, str]:
-    """The person of each training clip, from ``train_gt.txt``.
+    """Reads the person of each training clip from ``train_gt.txt``.
 
     Args:
-        faults: stop at the first faulty line, or skip it and count it.
-        notes: collects how many faults of each kind were skipped, and what is odd but not a fault (line ends of
-            Windows, a byte-order mark).
+        faults: stop at the first faulty line, or skip and count faulty lines.
+        notes: counts skipped faults by kind, and oddities that are no faults (Windows line ends, a byte-order mark).
 
     Raises:
-        OfficialFileError: the file cannot be read, has a fault, or has no usable line.
+        OfficialFileError: the file cannot be read, has a fault, or has no valid line.
     """
     lines = _Lines(Path(path), TRAIN_LINE, faults, notes)
     persons: dict[str, str] = {}
@@ -52,19 +51,19 @@ def read_train(path: Path, faults: Faults = "stop", notes: Counter[str] | None =
         elif (name := lines.clip(words[0])) is None or (person := lines.person(words[1])) is None:
             pass
         elif name in persons:
-            lines.fault("clips named again", f"clip {_short(name)} found a second time, expected one line a clip")
+            lines.fault("clips named again", f"clip {_short(name)} found a second time, expected one line per clip")
         else:
             persons[name] = person
     return lines.checked(persons)
 
 
 def read_val(path: Path, faults: Faults = "stop", notes: Counter[str] | None = None) -> dict[str, list[str]]:
-    """The clips of each person, from ``val_gt.txt``. No clip occurs twice; clips that the file omits are noise.
+    """Reads the clips of each person from ``val_gt.txt``. No clip occurs twice; clips that are not listed are noise.
 
-    With ``faults="skip"`` only a faulty name is left out, not the whole line. See ``read_train``.
+    With ``faults="skip"`` only faulty names are left out; the rest of their line is kept. See ``read_train``.
 
     Raises:
-        OfficialFileError: the file cannot be read, has a fault, or has no usable line.
+        OfficialFileError: the file cannot be read, has a fault, or has no valid line.
     """
     lines = _Lines(Path(path), VAL_LINE, faults, notes)
     clips: dict[str, list[str]] = {}
@@ -73,7 +72,7 @@ def read_val(path: Path, faults: Faults = "stop", notes: Counter[str] | None = N
         if (person := lines.person(words[0])) is None:
             continue
         if person in clips:
-            lines.fault("ids with a second line", f"a second line for the id {person} found, expected one line an id")
+            lines.fault("ids with a second line", f"a second line for the id {person} found, expected one line per id")
             continue
         names = []
         for name in filter(None, map(lines.clip, words[1:])):
@@ -91,31 +90,31 @@ def read_val(path: Path, faults: Faults = "stop", notes: Counter[str] | None = N
 
 
 def read_submission(path: Path) -> dict[str, list[str]]:
-    """The ranked clips of each person, best first, as in the file: the evaluation handles repetitions and the limit.
+    """Reads the ranked clips of each person, best first, with repetitions; the evaluation removes them and cuts.
 
     An id can be any word, since other datasets have names for persons. It may have no clips.
 
     Raises:
-        OfficialFileError: the file cannot be read or has a fault. No fault is skipped, since the whole file is scored.
+        OfficialFileError: the file cannot be read or has a fault; faults are never skipped in a submission.
     """
     lines = _Lines(Path(path), VAL_LINE, encoding="utf-8")
     ranked: dict[str, list[str]] = {}
     for person, *names in lines:
-        # A name may hold a comma. One before or behind an ending stands where a blank should.
+        # A name may contain a comma, but a comma before or after ".mp4" is in the place of a space.
         joined = [word for word in (person, *names) if re.search(rf"{END}[,;|]", word)]
         if joined or re.search(rf"[,;|].*{END}", person):
-            lines.fault("", f"{_short((joined or [person])[0])} without a blank found, expected {VAL_LINE}")
+            lines.fault("", f"{_short((joined or [person])[0])} without a space found, expected {VAL_LINE}")
         if person in ranked:
-            lines.fault("", f"a second line for the id {_short(person)} found, expected one line an id")
+            lines.fault("", f"a second line for the id {_short(person)} found, expected one line per id")
         ranked[person] = [name for word in names if (name := lines.clip(word)) is not None]
     return lines.checked(ranked)
 
 
 def write_submission(path: Path, ranked: Mapping[str, Iterable[str]]) -> Path:
-    """Writes ranked clips, best first, as a submission. The file is written whole or not at all.
+    """Writes ranked clips, best first, as a submission, whole or not at all.
 
     Raises:
-        OfficialFileError: see ``check_writable``, or the file cannot be written.
+        OfficialFileError: as ``check_writable``, or the file cannot be written.
     """
     path, ranked = Path(path), {person: list(names) for person, names in ranked.items()}
     check_writable(path, chain(ranked, *ranked.values()))
@@ -129,10 +128,10 @@ def write_submission(path: Path, ranked: Mapping[str, Iterable[str]]) -> Path:
 
 
 def check_writable(path: Path, names: Iterable[str]) -> None:
-    """Checks that ``write_submission`` can write these persons and clips, before the long work of ranking them.
+    """Checks before the long work of ranking that ``write_submission`` can write these names to the path.
 
     Raises:
-        OfficialFileError: the path is a folder, or a name has spaces, which separate names in the file.
+        OfficialFileError: the path is a folder, or a name has spaces or unprintable characters.
     """
     if Path(path).is_dir():
         raise OfficialFileError(f"{path}: a folder found, expected the name of a file to write")
@@ -144,7 +143,7 @@ def check_writable(path: Path, names: Iterable[str]) -> None:
 
 @dataclass
 class _Lines:
-    """The lines of a file as lists of words, one line in memory at a time, and the treatment of faults in them."""
+    """The lines of a file as lists of words, read one at a time; stops at faults or counts them."""
 
     path: Path
     form: str
@@ -167,13 +166,13 @@ class _Lines:
             raise OfficialFileError(f"{self.path}: it cannot be read ({error.strerror}), expected a file") from error
 
     def _words(self, line: bytes) -> list[str]:
-        """The words of a line; no words if it is faulty."""
+        """The words of a line, none if it is faulty."""
         if self.number == 1 and line.startswith(BOM):
-            self._note("byte-order marks")
+            self.note("byte-order marks")
             line = line[len(BOM) :]
         if line.endswith(b"\r\n"):
-            self._note("lines that end as on Windows")
-        # Bytes outside the encoding become surrogates, which isprintable rejects like control characters.
+            self.note("lines that end as on Windows")
+        # Bytes outside the encoding become surrogates, which are unprintable, as control characters are.
         words = [word.decode(self.encoding, "surrogateescape") for word in line.split()]
         if not words:
             self.fault("blank lines", f"a blank line found, expected {self.form}")
@@ -186,10 +185,9 @@ class _Lines:
 
     def person(self, word: str) -> str | None:
         """The id, or None after a fault."""
-        most = IQIYI["persons"]
-        if re.fullmatch("[1-9][0-9]{0,9}", word) and int(word) <= most:
+        if re.fullmatch("[1-9][0-9]{0,9}", word) and int(word) <= IQIYI["persons"]:
             return word
-        expected = f"a whole number from 1 to {most} ({self.form})"
+        expected = f"a whole number from 1 to {IQIYI['persons']} ({self.form})"
         self.fault("ids that are none", f"the id {_short(word)} found, expected {expected}")
         return None
 
@@ -201,23 +199,23 @@ class _Lines:
         return None
 
     def fault(self, kind: str, sentence: str) -> None:
-        """Raises an error with the sentence, or counts the fault."""
+        """Raises the sentence, or counts the fault."""
         if self.faults == "stop":
             raise OfficialFileError(f"{self.path}, line {self.number}: {sentence}")
-        self._note(kind)
+        self.note(kind)
 
-    def _note(self, kind: str) -> None:
+    def note(self, kind: str) -> None:
         if self.notes is not None:
             self.notes[kind] += 1
 
     def checked(self, read: dict) -> dict:
-        """The same dict; an error if it is empty."""
+        """Returns what was read; refuses a file with no valid line."""
         if not read:
-            found = f"{self.number} lines and none fit to be read" if self.number else "an empty file"
+            found = f"{self.number} lines and none valid" if self.number else "an empty file"
             raise OfficialFileError(f"{self.path}: {found} found, expected lines of the form {self.form}")
         return read
 
 
 def _short(text: str) -> str:
     quoted = repr(text if len(text) <= 40 else text[:37] + "…")
-    return quoted.replace("\\udc", "\\x")  # the surrogate that stands for a byte
+    return quoted.replace("\\udc", "\\x")  # a surrogate stands for a byte

@@ -1,31 +1,71 @@
-"""A user's ``.npz`` file read with care: what is wrong with it is one sentence, and reading it runs no code."""
+"""Reads the arrays of a user's ``.npz`` file without running code from it, and checks their shapes and types."""
 
 import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+KINDS = {"U": "text", "iu": "integers", "f": "floats", "b": "booleans", "Ubiuf": "text, numbers or booleans"}
+"""Groups of NumPy's kinds of types, and their names in error messages."""
 
-def arrays(path: Path, names: tuple[str, ...], error: type[ValueError]) -> list[np.ndarray]:
-    """The arrays of those names.
+
+def read(path: Path, error: type[ValueError], names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Returns the arrays called ``names``, or all arrays of the file if no names are given.
 
     Raises:
-        error: the file cannot be read, holds objects, or has one of the names not once.
+        error: the file cannot be read, lacks one of the names, has a name twice or holds Python objects.
     """
     try:
-        # Object arrays would run code when read: numpy refuses them.
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise error(f"{path}: it holds a single array, expected an .npz file with {', '.join(names)}")
-        with loaded as file:
-            if missing := [name for name in names if name not in file.files]:
+        zipfile.ZipFile(path).close()  # for other files, NumPy's message advises to unpickle them
+        loaded = np.load(path, allow_pickle=False)  # unpickling object arrays could run code: NumPy refuses them
+    except Exception as why:
+        expected = f"an .npz file with {', '.join(names) or 'plain arrays'}"
+        raise error(f"{path}: it cannot be read as an .npz file ({brief(why)}), expected {expected}") from why
+    arrays = {}
+    with loaded as file:
+        for name in names or file.files:
+            if name not in file.files:
                 found = ", ".join(file.files) or "nothing"
-                raise error(f"{path}: {missing[0]} is missing, found {found}, expected {', '.join(names)}")
-            if twice := [name for name in names if file.files.count(name) > 1]:
-                raise error(f"{path}: {twice[0]} stands twice, expected once")
-            return [file[name] for name in names]
-    except error:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as why:
-        raise error(f"{path}: it cannot be read as an .npz file ({why}), expected plain arrays in it") from why
+                raise error(f"{path}: the array {name} is missing, found {found}, expected {', '.join(names)}")
+            if file.files.count(name) > 1:
+                raise error(f"{path}: the array {name} occurs twice, expected once")
+            try:
+                arrays[name] = file[name]
+                if not isinstance(arrays[name], np.ndarray):  # NumPy returns the bytes of what is not in its format
+                    raise ValueError("it is not a NumPy array")
+            except Exception as why:
+                found = "holds Python objects" if "Object arrays" in str(why) else f"cannot be read ({brief(why)})"
+                raise error(f"{path}: the array {name} {found}, expected {KINDS['Ubiuf']}") from why
+    return arrays
+
+
+def read_rows(path: Path, error: type[ValueError], fields: dict[str, tuple[str, int]]) -> dict[str, np.ndarray]:
+    """Returns arrays with one row per item; ``fields`` gives the kinds (a key of KINDS) and dimensions of each.
+
+    Raises:
+        error: as ``read`` and ``check``.
+    """
+    arrays = read(path, error, list(fields))
+    first, array = next(iter(arrays.items()))
+    if not (rows := len(np.atleast_1d(array))):
+        raise error(f"{path}: {first} has no rows, expected one or more")
+    for name, (kinds, dimensions) in fields.items():
+        check(path, error, name, arrays[name], rows, kinds, dimensions)
+    return arrays
+
+
+def check(
+    path: Path, error: type[ValueError], name: str, array: np.ndarray, rows: int, kinds: str, dimensions: int = 1
+) -> None:
+    """Raises ``error`` if the array is not (rows,), or (rows, D) with two dimensions, or of none of the kinds."""
+    if array.ndim != dimensions or len(array) != rows or 0 in array.shape[1:]:
+        expected = f"({rows},)" if dimensions == 1 else f"({rows}, D)"
+        raise error(f"{path}: the shape of {name} is {array.shape}, expected {expected}")
+    if array.dtype.kind not in kinds or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
+        raise error(f"{path}: {name} is {array.dtype}, expected {KINDS[kinds]}")
+
+
+def brief(why: Exception) -> str:
+    """The first line of an error's message, cut to 200 characters."""
+    return (next(iter(str(why).splitlines()), "") or type(why).__name__)[:200]

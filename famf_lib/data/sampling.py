@@ -1,4 +1,4 @@
-"""Sampling N faces a clip (Sec. 4.3), for all clips at once, as index operations on the device that holds them."""
+"""Samples N faces per clip (Sec. 4.3) for all clips at once, with index operations on the device of the faces."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ FACES, ORDER, START, EVALUATION = range(4)
 
 
 def generator(device: torch.device, *seeds: int) -> torch.Generator:
-    """A random generator that depends on all the seeds: (seed, epoch) gives each epoch its own, resumed or not."""
+    """A random generator seeded by all ``seeds``: with (seed, epoch), a resumed run draws what the first would have."""
     mixed = 0
     for seed in seeds:
         mixed = (mixed * 1_000_003 + int(seed) + 1) % (2**63 - 1)
@@ -27,21 +27,21 @@ def sample_faces(
     generator: torch.Generator,
     total: int | None = None,
 ) -> Int64[Tensor, "T {n}"]:
-    """For each of T clips the positions of n of its faces in the flat array of all faces.
+    """Draws n faces of each of T clips, as positions in the flat array of all faces.
 
-    A clip of n faces or more gives n different ones, drawn uniformly; a shorter one gives each of its faces
+    A clip with n faces or more gives n different ones, drawn uniformly; a shorter one gives each of its faces
     floor(n / count) or ceil(n / count) times (Sec. 4.3: "sampled repeatedly until the number is equal to N").
-    A clip without faces gives zeros: the caller masks it.
+    A clip without faces gives zeros, which the caller masks.
 
-    One random permutation within every clip comes from one sort of all its faces by (clip, random number). A clip then
-    reads its permutation from the front, and round again when it is short. ``total``, the number of faces of these
-    clips, spares a GPU the wait for the host to find it out.
+    One sort of all faces by (clip, random number) permutes the faces within every clip; a clip takes the first n of its
+    permutation, starting over if it is short. ``total``, the number of faces of these clips, avoids a GPU
+    synchronisation.
     """
     device = offsets.device
     counts = offsets.diff()[clips]
-    starts = counts.cumsum(0) - counts  # where clip t's faces begin among the faces of these clips only
+    starts = counts.cumsum(0) - counts  # first face of clip t among the faces of these clips
     clip_of_face = torch.repeat_interleave(torch.arange(len(clips), device=device), counts, output_size=total)
-    # int64 keys, clip above, 31 random bits below: a float key would lose bits with many clips.
+    # int64 keys: the clip, then 31 random bits. A float key would lose bits with many clips.
     noise = torch.randint(2**31, (len(clip_of_face),), generator=generator, device=device)
     order = torch.argsort((clip_of_face << 31) | noise)
     turn = torch.arange(n, device=device) % counts.clamp(min=1)[:, None]  # (T, n)
@@ -54,9 +54,9 @@ def sample_faces(
 
 @dataclass(frozen=True)
 class Batch:
-    """What the model eats: B clips with N faces of D numbers, and M clip-level modalities.
+    """The input of the model: B clips with N faces of D numbers, and M clip-level modalities.
 
-    ``mask`` is None when every face counts: the common case, and the cheap one.
+    ``mask`` is None if every face counts, which is the common case and the fast one.
     """
 
     faces: Float[Tensor, "B N D"]
@@ -66,7 +66,7 @@ class Batch:
 
 
 class Sampler:
-    """Batches of chosen clips of a ClipSet, on the device where the ClipSet lies."""
+    """Makes batches of chosen clips of a ClipSet, on the device of the ClipSet."""
 
     def __init__(self, clipset: ClipSet, clips: Int64[Tensor, " T"], n: int, modalities: tuple[str, ...]):
         device = clipset.faces.device
@@ -75,15 +75,15 @@ class Sampler:
         self.modalities = {name: clipset.modalities[name] for name in modalities}
         counts = clipset.counts.to(device)[self.clips]
         self.has_face = counts > 0
-        # Asked once: asking in each batch or epoch would stall a GPU.
+        # Computed once, because reading them in each batch would stall a GPU.
         self.all_have_faces, self.faces = bool(self.has_face.all()), int(counts.sum())
 
     def draw(self, generator: torch.Generator) -> Int64[Tensor, "T n"]:
-        """The faces of every clip for one epoch."""
+        """Draws the faces of every clip for one epoch."""
         return sample_faces(self.clipset.offsets, self.clips, self.n, generator, self.faces)
 
     def batch(self, drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> Batch:
-        """The clips at ``rows`` (positions in ``clips``) with the faces that ``draw`` gave them, in float32."""
+        """The batch of the clips at ``rows`` (positions in ``clips``) with their ``drawn`` faces, in float32."""
         clips, faces = self.clips[rows], drawn[rows]
         x = self.clipset.faces.index_select(0, faces.flatten()).float().view(*faces.shape, -1)
         mask = None if self.all_have_faces else self.has_face[rows][:, None].expand(-1, self.n)

@@ -1,14 +1,13 @@
-"""Which clips train and which are ranked.
+"""Splits clips into training clips and the gallery that is ranked.
 
 Three protocols:
 
-given    the split that the source fixes (iQIYI-VID: train and val; noise clips stay in the gallery, Sec. 4.1)
-groups   each person's films (or programmes) are dealt out: no film of a person is on both sides. A person needs two
-random   each person's clips are dealt out: scenes leak from one side to the other
+given    the split of the source (iQIYI-VID: train and val; noise clips stay in the gallery, Sec. 4.1)
+groups   each person's films (or programmes) are split: no film of a person is on both sides. A person needs two
+random   each person's clips are split: scenes leak from one side to the other
 
-Hyper-parameters are chosen on the part ``tune``, whose gallery is made of *development* films (clips, where clips are
-dealt out). Which ones is fixed once for all seeds, and the part ``report`` always trains on them: what is reported is
-never a clip that something was chosen on, whatever the seeds.
+Hyper-parameters are chosen on the part ``tune``, whose gallery consists of *development* films (or clips). They are the
+same for all seeds, and the part ``report`` always trains on them, so that no reported clip was used to choose anything.
 """
 
 from dataclasses import dataclass
@@ -24,20 +23,19 @@ from famf_lib.data.clipset import ClipSet
 
 Protocol = Literal["given", "groups", "random"]
 Part = Literal["report", "tune"]
-HELD_OUT = 1 / 3  # the share of a person's films or clips that goes to the gallery
+HELD_OUT = 1 / 3  # share of a person's films or clips that go to the gallery
 DEVELOPMENT = 2010_09290  # seed of the development films: a constant, so that no run's seed moves them
 
 
 class SplitError(ValueError):
-    """A ClipSet that cannot be split as asked."""
+    """The ClipSet cannot be split by this protocol."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Clips by their position in the ClipSet, with classes 0 … C - 1 in the order of ``persons``.
+    """Positions of clips in the ClipSet, and their classes 0 … C − 1 in the order of ``persons``.
 
-    In the gallery the class -1 stands for a noise clip, or one of a person without a training clip: it is ranked, and
-    is nobody's.
+    Class -1 in the gallery is a noise clip, or a clip of a person without training clips: it is ranked as a negative.
     """
 
     persons: list[str]
@@ -48,10 +46,10 @@ class Split:
 
 
 def split(clipset: ClipSet, protocol: Protocol, seed: int = 0, part: Part = "report") -> Split:
-    """Splits the clips. ``seed`` decides who goes where; when ``given`` is reported there is nothing left to decide.
+    """Splits the clips at random by ``seed``, which has no effect if the protocol is ``given`` and the part ``report``.
 
     Raises:
-        SplitError: the source fixes no split, or no person has enough films or clips for two sides.
+        SplitError: the source has no split, or no person has enough films or clips for two sides.
     """
     clips = clipset.clips[["person", "split", "group"]]
     usable = clips["person"].notna()
@@ -62,7 +60,7 @@ def split(clipset: ClipSet, protocol: Protocol, seed: int = 0, part: Part = "rep
     elif protocol == "groups":
         usable &= clips["group"].notna()
     unit = clips["group"] if protocol == "groups" else pd.Series(clips.index, clips.index)
-    # For two sides a person needs two units, and a third one to take part in tuning; a given split keeps its own side.
+    # A person needs two units for two sides, and a third one to take part in tuning; one less with a given split.
     units = _units(clips["person"][usable], unit[usable], least=1 if protocol == "given" else 2)
     tuning = _draw(units, np.random.default_rng(DEVELOPMENT), least=2 if protocol == "given" else 3)
     if part == "tune":
@@ -78,7 +76,7 @@ def split(clipset: ClipSet, protocol: Protocol, seed: int = 0, part: Part = "rep
     if len(train) == 0 or len(gallery) == 0:
         raise SplitError(f"{protocol}: {len(train)} training and {len(gallery)} gallery clips, expected some of each")
     persons = sorted(clips["person"].iloc[train].unique())
-    codes = pd.Index(persons).get_indexer(clips["person"])  # -1 for whoever is none of them
+    codes = pd.Index(persons).get_indexer(clips["person"])  # -1 for all others
     return Split(
         persons,
         torch.from_numpy(train),
@@ -89,19 +87,19 @@ def split(clipset: ClipSet, protocol: Protocol, seed: int = 0, part: Part = "rep
 
 
 def _units(person: pd.Series, unit: pd.Series, least: int) -> pd.Series:
-    """The number of units of the person, for every (person, unit) of the persons who have ``least`` or more; sorted."""
+    """For every (person, unit) of persons with ``least`` units or more, the person's number of units; sorted."""
     pairs = pd.DataFrame({"person": person, "unit": unit}).drop_duplicates().sort_values(["person", "unit"])
     number = pairs.groupby("person")["unit"].transform("size")
     return pd.Series(number.to_numpy(), pd.MultiIndex.from_frame(pairs))[number.to_numpy() >= least]
 
 
 def _draw(units: pd.Series, rng: np.random.Generator, least: int) -> pd.Series:
-    """A third of each person's units, one or more, of those persons who have ``least`` or more."""
+    """Draws a third, at least one, of the units of each person with ``least`` units or more."""
     shuffled = units[units >= least].sample(frac=1, random_state=rng)
     place = shuffled.groupby(level=0).cumcount()
     return shuffled[place < (shuffled * HELD_OUT).round().clip(lower=1)]
 
 
 def _rows(units: pd.Series, person: pd.Series, unit: pd.Series) -> np.ndarray:
-    """Which clips belong to one of the (person, unit)."""
+    """Marks the clips that belong to one of the (person, unit) pairs."""
     return pd.MultiIndex.from_arrays([person, unit]).isin(units.index)

@@ -1,13 +1,13 @@
-"""Synthetic persons: the shape of iQIYI-VID-2019, scaled down, generated from a seed. No real person is in it.
+"""Generates clips of synthetic persons in the shape of iQIYI-VID-2019, scaled down, from a seed.
 
-Three kinds of numbers decide what comes out, and each constant below says which it is:
+The constants below are of three kinds:
 
 published  counts and ranges of iQIYI-VID-2019 (``famf_lib.paper.IQIYI``)
 measured   how quality shows in the vectors of real faces: IMFDB with an ArcFace network, ``benchmarks/imfdb_shape.py``
-assumed    what nobody published, such as how often somebody else's face is in the clip
+assumed    what nobody published, such as how often the face of another person is in the clip
 
-Nothing looks at how well any method does, but for one number, ``identity_noise``: it sets how hard the whole is.
-Every part draws from a random stream of its own, named after it: a new part leaves the others as they are.
+Only ``identity_noise``, which sets the difficulty, was fitted to the result of a method. Every part draws from its own
+random stream, named after it, so that a new part leaves the others unchanged.
 """
 
 import hashlib
@@ -29,21 +29,21 @@ from famf_lib.support.progress import progress as progress_bar
 
 MODALITIES = ("head", "body", "audio", "text")
 
-# --- published: how many of what -------------------------------------------------------------------------------------
+# --- published: counts and ranges ------------------------------------------------------------------------------------
 
-# Clips a person: a rounded log-normal, (mean, deviation) of the logarithm fitted to the published least, median, mean,
-# most, and number of persons with a single clip.
+# Clips per person: a rounded log-normal, (mean, deviation) of the logarithm fitted to the published minimum, median,
+# mean, maximum and number of persons with a single clip.
 TRAIN_CLIPS = (1.36, 0.93)
 VAL_CLIPS = (1.08, 0.922)
 NOISE_SHARE = IQIYI["noise_share"]  # of the validation gallery
 NO_FACE_SHARE = 1 - IQIYI["train_clips_with_face"] / IQIYI["train_clips"]
-FACES_MEAN = IQIYI["faces_a_clip_mean"]  # of a clip that has any
-FACES_GAMMA = 1.7  # shape of the gamma distribution: one clip in eighty has more than 100 faces
+FACES_MEAN = IQIYI["faces_a_clip_mean"]  # of a clip with faces
+FACES_GAMMA = 1.7  # shape of the gamma distribution: 1 clip in 80 has more than 100 faces
 QUALITY_CENTRE, QUALITY_SPREAD = IQIYI["quality"]["centre"], 23.0  # five deviations reach from -35 to 195
 
 # --- measured on IMFDB, by benchmarks/imfdb_shape.py: 28,235 faces, 2,412 clips, 100 persons, D = 128 -----------------
 
-IMFDB_BY_FIFTH = {  # by fifths of the norm, poorest first; the columns are those of quality.by_fifth
+IMFDB_BY_FIFTH = {  # by fifths of the norm, lowest first; columns of quality.by_fifth
     "norm": (0.481, 0.749, 0.996, 1.178, 1.378),
     "cos_person": (0.139, 0.247, 0.396, 0.502, 0.606),
     "same_clip": (0.419, 0.279, 0.338, 0.454, 0.575),
@@ -51,11 +51,11 @@ IMFDB_BY_FIFTH = {  # by fifths of the norm, poorest first; the columns are thos
     "same_person": (0.346, 0.171, 0.217, 0.321, 0.474),
     "different": (0.321, 0.107, 0.063, 0.062, 0.082),
 }
-IMFDB_WHO_IS_IT = (0.12, 0.39, 0.76, 0.94, 0.98)  # quality.who_is_it by the same fifths
+IMFDB_WHO_IS_IT = (0.12, 0.39, 0.76, 0.94, 0.98)  # quality.who_is_it, by the same fifths
 IMFDB_WITHIN_CLIP = {"between clips": 0.31, "neighbours": 0.45}  # of the log norm
 IMFDB_DIMENSION = 35.2  # effective dimension of the 100 persons' mean directions
 
-# Least squares on that table, by the same script. A face of confidence s has the unit vector
+# Fitted to that table by least squares, with the same script. A face of confidence s has the unit vector
 #     √PERSON ρ person + √(PROGRAMME ρ) look + √CLIP clip + √(COMMON ρ) common + κ poor + η noise
 # with ρ = σ(RHO[0] + RHO[1] s), κ = KAPPA[0] σ(-KAPPA[1] (s + KAPPA[2])), and η² what is left to 1.
 PERSON, PROGRAMME, CLIP, COMMON = 0.501, 0.125, 0.034, 0.093
@@ -63,54 +63,54 @@ RHO = (0.306, 1.193)
 KAPPA = (0.705, 2.742, 0.783)
 NORM = (0.43, 0.99)  # norm = NORM_MOST σ(NORM[0] + NORM[1] s)
 NORM_MOST = 1.63 * 12.0  # 1.63 medians on IMFDB; with a median of 12 the norms are the published "about 5 to 20"
-# Set by hand so that our data, measured in the same way, agree with IMFDB.
+# Set by hand so that these data, measured in the same way, agree with IMFDB.
 QUALITY_CLIP, QUALITY_SHOT = 0.28, 0.34  # shares of variance: IMFDB_WITHIN_CLIP
 SPECTRUM = 5.0  # eigenvalue i of identities ∝ 1 / (i + SPECTRUM): IMFDB_DIMENSION
-POOR_IN_COMMON = 0.9  # what made them poor hardly matters: dark, small and turned faces have cosines of .86 to .95
-YAW_SHIFT = 0.05  # left and right profiles lie 0.07 to 0.09 apart on average
+POOR_IN_COMMON = 0.9  # the cause hardly matters: dark, small and turned faces have cosines of .86 to .95
+YAW_SHIFT = 0.05  # mean distance of left and right profiles: 0.07 to 0.09
 
-# --- how hard it is: the one number that is fitted to a result -------------------------------------------------------
+# --- difficulty: the one number fitted to a result -------------------------------------------------------------------
 
-# Everything in a vector that is not the person is multiplied by this. 1 is IMFDB's own proportion; within a tenth it
-# also brings the official baseline (NetVLAD + MMA) to its published level, mAP 0.8246, as
-# benchmarks/calibrate_synthetic.py measures. It is not touched to move any other result.
+# Everything in a vector except the person is multiplied by this. 1 is IMFDB's own proportion; to within a tenth it also
+# brings the official baseline (NetVLAD + MMA) to its published mAP, 0.8246 (benchmarks/calibrate_synthetic.py). It was
+# not adjusted for any other result.
 IDENTITY_NOISE = 1.0
 
 # --- assumed: plausible for films, published nowhere -----------------------------------------------------------------
 
-CONFIDENCE = 0.9  # correlation of the face network's confidence s with the quality score
-STRANGERS = 0.7  # of the noise clips show somebody who is none of the persons; the others show nobody for long
-CLIPS_A_STRANGER = 3
-CLIPS_A_PROGRAMME = 40
-NEW_PROGRAMME = 0.35  # chance that one more clip of a person comes from one more programme
+CONFIDENCE = 0.9  # correlation of the confidence s of the face network with the quality score
+STRANGERS = 0.7  # of the noise clips show a stranger, who is none of the persons; the others nobody for long
+CLIPS_PER_STRANGER = 3
+CLIPS_PER_PROGRAMME = 40
+NEW_PROGRAMME = 0.35  # chance that a further clip of a person is from a further programme
 SHARED_PROGRAMME = 0.5  # validation clips from a programme in which the person has a training clip
 SHOTS_MORE, SHOTS_CHANCE = 3, 0.35  # a clip has 1 + Binomial(3, 0.35) shots
-BYSTANDER, BYSTANDER_SHOT, BYSTANDER_FACE = 0.35, 0.6, 0.4  # chance in a clip, then in a shot, then in a face of it
-PASSER_BY = 0.02  # faces of somebody seen once
-TOGETHER = 0.7  # chance that a bystander's face lies in the frame of the face before it
-SMALLER = {"bystander": 0.7, "passer-by": 1.2}  # deviations by which their faces are smaller
-# Latent variables: mean and deviation of the logit, and how much of the quality each decides (the squares add up to 1).
+BYSTANDER, BYSTANDER_SHOT, BYSTANDER_FACE = 0.35, 0.6, 0.4  # chance per clip, then per shot, then per face
+PASSER_BY = 0.02  # share of faces of people who are seen once
+TOGETHER = 0.7  # chance that a bystander's face is in the same frame as the face before it
+SMALLER = {"bystander": 0.7, "passer-by": 1.2}  # deviations by which these faces are smaller
+# Latent variables: mean and deviation of the logit, and their weight in the quality (the squares add up to 1).
 LATENTS = {"blur": (-1.2, 1.2), "darkness": (-1.2, 1.2), "occlusion": (-3.0, 1.8), "size": (0.0, 1.0)}
 WEIGHTS = {"blur": 0.45, "darkness": 0.40, "occlusion": 0.35, "size": 0.60, "yaw": 0.40}
 YAW_SPREAD = 30.0  # degrees
 FRAME = (1920, 1080)
 BOX = (24.0, 480.0)  # heights of the smallest and the largest face, pixels
 PRESENT = {"head": 0.97, "body": 0.93, "audio": 0.92, "text": 0.20}
-OWN_VOICE = 0.85  # otherwise somebody else talks, or the film is dubbed
+OWN_VOICE = 0.85  # otherwise another person speaks, or the film is dubbed
 # Shares of the squared length at identity_noise = 1: the person, then the programme or outfit, then noise.
-HEAD = (0.50, 0.20, 0.30)  # the first is the clip's mean face here, not the person as such
+HEAD = (0.50, 0.20, 0.30)  # here the first is the mean face of the clip, not the person
 BODY = (0.10, 0.55, 0.35)
 AUDIO = (0.35, 0.15, 0.50)
 TEXT = (0.05, 0.30, 0.65)
 NORMS = {"head": 12.0, "body": 24.0, "audio": 8.0, "text": 15.0}  # log-normal around these
 NORM_SPREAD = 0.15
 
-CHUNK = 4_096  # faces made at once; the result does not depend on it
+CHUNK = 4_096  # faces generated at once; the result does not depend on it
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What decides a synthetic ClipSet. ``dim`` is D, of the faces and of every other modality.
+    """The configuration of a synthetic ClipSet. ``dim`` is D of the faces and of every other modality.
 
     Raises:
         ValueError: one sentence with the field, what was found and what was expected.
@@ -139,14 +139,14 @@ SIZES = {
 
 
 def key(profile: str) -> str:
-    """A hash of everything that decides ``make(profile)``: the configuration and this module's code."""
+    """Hashes everything that decides ``make(profile)``: the configuration and the code of this module."""
     code = source_fingerprint("famf_lib.data.synthetic", "famf_lib.paper")
     decides = json.dumps([asdict(_size(profile)), code], sort_keys=True)
     return hashlib.sha256(decides.encode()).hexdigest()[:16]
 
 
 def make(profile: str) -> ClipSet:
-    """The synthetic ClipSet of a profile: quick, standard or paper."""
+    """Generates the ClipSet of a profile: quick, standard or paper."""
     config = _size(profile)
     with progress_bar(f"synthetic, {profile}", 100) as bar:
         return generate(config, lambda done, total: bar.to(100 * done / total))
@@ -159,13 +159,13 @@ def _size(profile: str) -> SyntheticConfig:
 
 
 def generate(config: SyntheticConfig, progress: Callable[[int, int], None] | None = None) -> ClipSet:
-    """Generates a ClipSet, the same for the same configuration. ``progress(done, total)`` is told of faces made.
+    """Generates a ClipSet, the same for the same configuration. ``progress(done, total)`` counts faces.
 
-    Face columns: ``frame``, the box ``x1 y1 x2 y2`` (pixels), ``det_score``, ``quality``; and what only a generator
-    knows: ``blur``, ``darkness``, ``occlusion``, ``size`` (0 to 1), ``yaw`` (degrees), ``own`` (is it the face of the
-    one whom the clip shows, who in a noise clip is a stranger). Clip columns beside the usual: ``own_voice``.
+    Face columns: ``frame``, the box ``x1 y1 x2 y2`` (pixels), ``det_score``, ``quality``, and the latent variables
+    ``blur``, ``darkness``, ``occlusion``, ``size`` (0 to 1), ``yaw`` (degrees) and ``own`` (whether the face is that of
+    the person or stranger whom the clip shows). Additional clip column: ``own_voice``.
 
-    Beside the result, memory holds tables of the persons and their looks: about 1 GB at the paper's size.
+    Apart from the result, memory holds tables of the persons and their looks: about 1 GB at the paper's size.
     """
     cast = _cast(config)
     table, kind, appearance = _faces(config, cast)
@@ -184,96 +184,99 @@ def generate(config: SyntheticConfig, progress: Callable[[int, int], None] | Non
     return ClipSet.build(faces, cast.counts, clips, face_table=table, modalities=modalities, info=info)
 
 
-def quality_score(
-    blur: np.ndarray | float,
-    darkness: np.ndarray | float,
-    occlusion: np.ndarray | float,
-    size: np.ndarray | float,
-    yaw: np.ndarray | float,
-) -> np.ndarray | float:
-    """The quality of faces from latent variables: falls with blur, darkness, occlusion and |yaw|, grows with size.
+def quality_score(yaw: np.ndarray | float, **latents: np.ndarray | float) -> np.ndarray | float:
+    """The quality of faces; it falls with blur, darkness, occlusion and |yaw| and grows with size.
 
-    quality = 80 - 23 Σ_k w_k z_k, where z_k is the logit of the latent variable in standard units (its sign turned for
-    size), and for yaw |yaw| in standard units.
+    quality = 80 − 23 Σ_k w_k z_k, where z_k is the logit of the latent variable in standard units (with the opposite
+    sign for size), and |yaw| in standard units. All of ``LATENTS`` have to be given.
     """
     badness = 0.0
-    for name, latent in (("blur", blur), ("darkness", darkness), ("occlusion", occlusion), ("size", size)):
-        mean, deviation = LATENTS[name]
-        z = (logit(np.clip(latent, 1e-6, 1 - 1e-6)) - mean) / deviation
-        badness = badness + (-z if name == "size" else z) * WEIGHTS[name]
-    # |z| of a standard normal z has the mean √(2/π) and the variance 1 - 2/π.
+    for name in LATENTS:
+        badness = badness + _badness(name, latents[name]) * WEIGHTS[name]
+    # |z| of a standard normal z has the mean √(2/π) and the variance 1 − 2/π.
     turned = (np.abs(yaw) / YAW_SPREAD - np.sqrt(2 / np.pi)) / np.sqrt(1 - 2 / np.pi)
     return QUALITY_CENTRE - QUALITY_SPREAD * (badness + WEIGHTS["yaw"] * turned)
 
 
-# --- the same faces, seen otherwise ----------------------------------------------------------------------------------
+def _badness(name: str, latent: np.ndarray | float) -> np.ndarray | float:
+    """A latent variable in standard units of its logit, larger for poorer faces."""
+    mean, deviation = LATENTS[name]
+    z = (logit(np.clip(latent, 1e-6, 1 - 1e-6)) - mean) / deviation
+    return -z if name == "size" else z
+
+
+# --- the same faces with another quality -----------------------------------------------------------------------------
 
 
 class Retake:
-    """A clip that can be taken again: the same faces and the same chance, with other latent variables.
+    """Generates the faces of one clip again, with the same random numbers and other latent variables.
 
-    Where none is changed, its faces are those of ``generate``, but for rounding. Chance comes in streams, so all clips
-    before it are drawn too, once: a fraction of a second at the size of the standard profile.
+    Unchanged, the faces equal those of ``generate`` up to rounding. Random numbers come in streams, so those of all
+    earlier clips are drawn first: a fraction of a second for the standard profile.
 
     Args:
-        config: of the ClipSet.
-        clip: its position in there.
+        config: the configuration of the ClipSet.
+        clip: the position of the clip.
     """
 
     def __init__(self, config: SyntheticConfig, clip: int):
         self.config, cast = config, _cast(config)
         table, kind, appearance = _faces(config, cast)
-        start = int(cast.counts[:clip].sum())
-        rows = slice(start, start + int(cast.counts[clip]))
+        offsets = cast.offsets
+        rows = slice(offsets[clip], offsets[clip + 1])
         self.table = table[rows].reset_index(drop=True)
         self._directions, self._appearance = _directions_of_faces(config, cast), appearance[rows]
         self._s = _confidence(config, table)[rows]
-        offsets = np.concatenate([[0], np.cumsum(cast.counts)])
         for low, high, noise, _, of_face in _chance(config, cast, kind, self._directions.space):
             if clip < high:
-                here = slice(start - offsets[low], rows.stop - offsets[low])
+                here = slice(rows.start - offsets[low], rows.stop - offsets[low])
                 self._noise, self._of_face = noise[here], of_face[here]
                 return
 
     def faces(self, **latents: np.ndarray) -> Float16[np.ndarray, "n D"]:
-        """The vectors of the clip's n faces with other values (n,) of ``blur``, ``occlusion`` and so on."""
+        """The vectors of the n faces of the clip for other values (n,) of ``blur``, ``occlusion`` and so on."""
         seen = self.table.assign(**latents)
-        quality = quality_score(**{name: seen[name].to_numpy() for name in (*LATENTS, "yaw")})
+        quality = quality_score(**{name: seen[name].to_numpy() for name in WEIGHTS})
         s = self._s + (CONFIDENCE / QUALITY_SPREAD) * (quality - self.table["quality"].to_numpy())[:, None]
         x = _mixed(self.config, self._directions, self._noise.copy(), self._of_face, self._appearance, seen, s)
         return (_norms(s) * x).astype(np.float16)
 
 
-# --- who is in which clip --------------------------------------------------------------------------------------------
+# --- persons of the clips --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Cast:
-    """Who is in which of V clips. People are the persons, then the strangers; an appearance is (people, programme)."""
+    """Who is in each of V clips. People are the persons, then the strangers; an appearance is a (people, programme)."""
 
-    sizes: tuple[tuple[str, int], ...]  # clips a split
+    sizes: tuple[tuple[str, int], ...]  # clips per split
     person: Int64[np.ndarray, " V"]  # index of people, -1 for nobody
     programme: Int64[np.ndarray, " V"]
-    counts: Int64[np.ndarray, " V"]  # faces a clip
+    counts: Int64[np.ndarray, " V"]  # faces per clip
     appearance: Int64[np.ndarray, " V"]  # of the person, -1 for nobody
     bystander: Int64[np.ndarray, " V"]  # an appearance in the same programme, or -1
-    voice: Int64[np.ndarray, " V"]  # index of people: who speaks
+    voice: Int64[np.ndarray, " V"]  # index of people: the speaker
     people: int
     appearances: Int64[np.ndarray, "A 2"]
+
+    @property
+    def offsets(self) -> Int64[np.ndarray, " V_plus_1"]:
+        """The faces of clip v are ``offsets[v]`` to ``offsets[v + 1]``."""
+        return np.concatenate([[0], np.cumsum(self.counts)])
 
 
 def _cast(config: SyntheticConfig) -> _Cast:
     rng = _stream(config, "cast")
-    train_n, val_n = _clips_a_person(config.persons, rng)
+    train_n, val_n = _clips_per_person(config.persons, rng)
     noise = round(val_n.sum() * NOISE_SHARE / (1 - NOISE_SHARE))
     unknown = round(noise * STRANGERS)
-    strangers = max(1, round(unknown / CLIPS_A_STRANGER))
+    strangers = max(1, round(unknown / CLIPS_PER_STRANGER))
     people = config.persons + strangers
     train, val = np.repeat(np.arange(config.persons), train_n), np.repeat(np.arange(config.persons), val_n)
     stranger = config.persons + rng.integers(strangers, size=unknown)
-    programmes = max(4, round((len(train) + len(val) + noise) / CLIPS_A_PROGRAMME))
+    programmes = max(4, round((len(train) + len(val) + noise) / CLIPS_PER_PROGRAMME))
 
-    # A quarter of the programmes has training clips alone, a half has both, and what is left validation clips alone.
+    # A quarter of the programmes has only training clips, half has both kinds, and the rest only validation clips.
     train_programme = _programmes(train, people, 0, programmes * 3 // 4, rng)
     first = np.cumsum(train_n) - train_n
     seen = train_programme[first[val] + rng.integers(train_n[val])]
@@ -282,7 +285,7 @@ def _cast(config: SyntheticConfig) -> _Cast:
     stranger_programme = _programmes(stranger, people, programmes // 4, programmes, rng)
     nobody_programme = rng.integers(programmes // 4, programmes, size=noise - unknown)
 
-    # Within a split the clips lie in no order: a tie in a ranking, broken by the order of clips, then favours nobody.
+    # Clips of a split are shuffled, so that ties in a ranking, broken by the order of clips, favour nobody.
     shuffle = np.concatenate([rng.permutation(len(train)), len(train) + rng.permutation(len(val) + noise)])
     nobody = np.full(noise - unknown, -1)
     person = np.concatenate([train, val, stranger, nobody])[shuffle]
@@ -299,18 +302,17 @@ def _cast(config: SyntheticConfig) -> _Cast:
     counts = np.maximum(1, np.rint(counts)).astype(np.int64)
     counts[rng.permutation(clips)[: round(clips * NO_FACE_SHARE)]] = 0
     bystander = _bystanders(appearances, person, programme, rng)
-    # Whoever talks over the person: the bystander, where there is one.
+    # Another speaker is the bystander, if there is one.
     other = np.where(bystander >= 0, appearances[bystander, 0], rng.integers(people, size=clips))
     voice = np.where((rng.random(clips) < OWN_VOICE) & (person >= 0), person, other)
     sizes = (("train", len(train)), ("val", len(val) + noise))
     return _Cast(sizes, person, programme, counts, appearance, bystander, voice, people, appearances)
 
 
-def _clips_a_person(persons: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation clips of each person (persons,). Who has many here has many there.
+def _clips_per_person(persons: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The number of training and of validation clips of each person (persons,), which are correlated.
 
-    The counts are the distribution's quantiles, not draws: the shape is the same for every seed. The longest tail needs
-    all 10,034 persons.
+    The counts are quantiles of the distribution, not draws, so that the shape is the same for every seed.
     """
     quantiles = (np.arange(persons) + 0.5) / persons
     known = rng.standard_normal(persons)
@@ -326,7 +328,7 @@ def _clips_a_person(persons: int, rng: np.random.Generator) -> tuple[np.ndarray,
 
 
 def _programmes(person: np.ndarray, people: int, low: int, high: int, rng: np.random.Generator) -> np.ndarray:
-    """The programme of each clip (n,), from ``low`` to ``high - 1``: a person's clips come from a few programmes."""
+    """The programme of each clip (n,), from ``low`` to ``high − 1``; the clips of a person share a few programmes."""
     clips = np.bincount(person, minlength=people)
     slots = 1 + rng.binomial(np.maximum(clips - 1, 0), NEW_PROGRAMME)
     programme = rng.integers(low, max(high, low + 1), size=slots.sum())
@@ -337,33 +339,33 @@ def _programmes(person: np.ndarray, people: int, low: int, high: int, rng: np.ra
 def _bystanders(
     appearances: np.ndarray, person: np.ndarray, programme: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """For each clip the appearance of somebody else of the same programme, or -1."""
+    """For each clip the appearance of another person of the same programme, or -1."""
     by_programme = np.argsort(appearances[:, 1], kind="stable")
     cast = np.bincount(appearances[:, 1], minlength=programme.max() + 1)
     first = (np.cumsum(cast) - cast)[programme]
     cast = cast[programme]
     pick = rng.integers(np.maximum(cast, 1))
-    there = (rng.random(len(person)) < BYSTANDER) & (cast > 0)
+    has_one = (rng.random(len(person)) < BYSTANDER) & (cast > 0)
 
     def chosen(pick: np.ndarray) -> np.ndarray:
         return by_programme[np.minimum(first + pick % np.maximum(cast, 1), len(by_programme) - 1)]
 
-    # Nobody appears twice in one programme: whoever picked himself takes the next of the cast.
-    somebody = np.where(appearances[chosen(pick), 0] == person, chosen(pick + 1), chosen(pick))
-    return np.where(there & (appearances[somebody, 0] != person), somebody, -1)
+    # People appear once per programme: if the pick is the person, take the next of the cast.
+    other = np.where(appearances[chosen(pick), 0] == person, chosen(pick + 1), chosen(pick))
+    return np.where(has_one & (appearances[other, 0] != person), other, -1)
 
 
-# --- what each face looks like ---------------------------------------------------------------------------------------
+# --- frame, box and quality of faces ----------------------------------------------------------------------------------
 
 OWN, WITH, PASSING = 0, 1, 2  # the face of the clip's person, of its bystander, of a passer-by
 
 
 def _faces(config: SyntheticConfig, cast: _Cast) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """The table of the F faces, and for each its kind (OWN, WITH, PASSING) and the appearance whose face it is."""
+    """The table of the F faces, and the kind (OWN, WITH, PASSING) and the appearance of each."""
     rng = _stream(config, "faces")
     counts, total = cast.counts, int(cast.counts.sum())
     clip = np.repeat(np.arange(len(counts)), counts)
-    position = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+    position = np.arange(total) - cast.offsets[clip]
     shots = 1 + rng.binomial(SHOTS_MORE, SHOTS_CHANCE, size=len(counts))
     shot = (np.cumsum(shots) - shots)[clip] + position * shots[clip] // counts[clip]  # in equal parts
 
@@ -375,7 +377,7 @@ def _faces(config: SyntheticConfig, cast: _Cast) -> tuple[pd.DataFrame, np.ndarr
     appearance = np.where(kind == WITH, cast.bystander[clip], cast.appearance[clip])
     appearance[kind == PASSING] = rng.integers(len(cast.appearances), size=(kind == PASSING).sum())
 
-    def normal() -> np.ndarray:  # standard normal, with a part for the clip, one for the shot, one for the face
+    def normal() -> np.ndarray:  # standard normal: the sum of a part per clip, per shot and per face
         parts = ((QUALITY_CLIP, len(counts), clip), (QUALITY_SHOT, shots.sum(), shot))
         value = np.sqrt(1 - QUALITY_CLIP - QUALITY_SHOT, dtype=np.float32) * rng.standard_normal(total, np.float32)
         for share, size, index in parts:
@@ -392,25 +394,19 @@ def _faces(config: SyntheticConfig, cast: _Cast) -> tuple[pd.DataFrame, np.ndarr
     z = (quality - QUALITY_CENTRE) / QUALITY_SPREAD
     det_score = expit(4.5 + 0.7 * z + 0.7 * rng.standard_normal(total, np.float32) - (kind == PASSING))
 
-    frame = _frames(cast, clip, shot, kind, rng)
-    return (
-        pd.DataFrame(
-            {
-                "frame": frame.astype(np.int32),
-                **_boxes(latents["size"], kind, clip, shot, rng),
-                "det_score": det_score.astype(np.float32),
-                "quality": quality,
-                **latents,
-                "own": kind == OWN,
-            }
-        ),
-        kind,
-        appearance,
-    )
+    table = {
+        "frame": _frames(cast, clip, shot, kind, rng).astype(np.int32),
+        **_boxes(latents["size"], kind, clip, shot, rng),
+        "det_score": det_score.astype(np.float32),
+        "quality": quality,
+        **latents,
+        "own": kind == OWN,
+    }
+    return pd.DataFrame(table), kind, appearance
 
 
 def _frames(cast: _Cast, clip: np.ndarray, shot: np.ndarray, kind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Frame numbers (F,), not decreasing within a clip: every few frames one, more between shots, two faces in some."""
+    """Frame numbers (F,), not decreasing within a clip, with gaps between shots and two faces in some frames."""
     total = len(clip)
     step = rng.integers(1, 13, size=len(cast.counts))[clip] * (1 + rng.poisson(0.3, size=total))
     first_of_shot = np.diff(shot, prepend=-1) != 0
@@ -418,14 +414,14 @@ def _frames(cast: _Cast, clip: np.ndarray, shot: np.ndarray, kind: np.ndarray, r
     after_own = (kind == WITH) & (np.concatenate([[WITH], kind[:-1]]) == OWN)
     step[after_own & ~first_of_shot & (rng.random(total) < TOGETHER)] = 0
     frame = np.cumsum(step)
-    before = np.concatenate([[0], frame])[np.cumsum(cast.counts) - cast.counts]  # the frame before the clip's first
+    before = np.concatenate([[0], frame])[cast.offsets[:-1]]  # the frame before the clip's first
     return frame - before[clip]
 
 
 def _boxes(
     size: np.ndarray, kind: np.ndarray, clip: np.ndarray, shot: np.ndarray, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Boxes in pixels. The person has one half of the picture for the whole clip, everybody else the other half."""
+    """Boxes in pixels. The person stays in one half of the picture, everybody else in the other half."""
     total = len(size)
     height = BOX[0] * (BOX[1] / BOX[0]) ** size
     width = 0.8 * height
@@ -449,19 +445,19 @@ def _face_vectors(
     appearance: np.ndarray,
     progress: Callable[[int, int], None],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Faces (F, D), and for each clip the mean direction of its person's faces (V, D), both float16.
+    """The faces (F, D) and the mean direction of the person's faces of each clip (V, D), both in float16.
 
-    Chunk by chunk straight into the result: at the paper's size all faces in float32 would be 7.7 GB.
+    They are generated in chunks, because all faces in float32 would be 7.7 GB at the paper's size.
     """
     faces, means = np.empty((len(table), config.dim), np.float16), np.empty((len(cast.person), config.dim), np.float16)
     directions, s = _directions_of_faces(config, cast), _confidence(config, table)
-    offsets = np.concatenate([[0], np.cumsum(cast.counts)])
+    offsets = cast.offsets
     for low, high, noise, of_clip, of_face in _chance(config, cast, kind, directions.space):
         rows, counts = slice(offsets[low], offsets[high]), cast.counts[low:high]
         x = _mixed(config, directions, noise, of_face, appearance[rows], table[rows], s[rows])
         faces[rows] = _norms(s[rows]) * x
 
-        # A clip that does not show the face of its person has a head all the same: as seen at best, unless turned away.
+        # A clip without a face of its person still has a head: that of the best possible face.
         mean = PERSON**0.5 * _rows(directions.identity, cast.person[low:high])
         mean += config.identity_noise * PROGRAMME**0.5 * _rows(directions.look, cast.appearance[low:high])
         mean += config.identity_noise * CLIP**0.5 * of_clip
@@ -476,7 +472,7 @@ def _face_vectors(
 
 @dataclass(frozen=True)
 class _Directions:
-    """What faces are mixed from, besides what is drawn for each: people, appearances, and what all have in common."""
+    """The directions that faces are mixed from, apart from what is drawn for each face."""
 
     space: Float32[np.ndarray, "D D"]
     identity: Float32[np.ndarray, "people D"]
@@ -502,16 +498,19 @@ def _directions_of_faces(config: SyntheticConfig, cast: _Cast) -> _Directions:
 def _chance(
     config: SyntheticConfig, cast: _Cast, kind: np.ndarray, space: np.ndarray
 ) -> Iterator[tuple[int, int, np.ndarray, np.ndarray, np.ndarray]]:
-    """What is drawn for the faces, whatever their quality: chunks of clips (low, high), noise of each face (n, D), the
-    part of each clip (v, D), and that of each face (n, D): its clip's, or its bystander's."""
-    offsets = np.concatenate([[0], np.cumsum(cast.counts)])
+    """Draws what does not depend on quality, for chunks of clips ``low`` to ``high``.
+
+    Yields low, high, the noise of each face (n, D), the part of each clip (v, D), and the part of the clip or of its
+    bystander in each face (n, D).
+    """
+    offsets = cast.offsets
     streams = {name: _stream(config, name) for name in ("clip", "bystander", "noise")}
     for low, high in _chunks(offsets):
         clip = np.repeat(np.arange(high - low), cast.counts[low:high])
         of_clip, of_bystander = (_directions(space, high - low, streams[name]) for name in ("clip", "bystander"))
         noise = streams["noise"].standard_normal((len(clip), config.dim), np.float32)
         kinds = kind[offsets[low] : offsets[high]]
-        of_face = np.zeros_like(noise)  # a passer-by is seen once: no more than noise
+        of_face = np.zeros_like(noise)  # a passer-by has only noise
         for who, part in ((OWN, of_clip), (WITH, of_bystander)):
             here = np.flatnonzero(kinds == who)
             of_face[here] = part[clip[here]]
@@ -527,7 +526,7 @@ def _mixed(
     table: pd.DataFrame,
     s: np.ndarray,
 ) -> Float32[np.ndarray, "n D"]:
-    """Faces of length 1 from what was drawn for them. ``noise`` is written over."""
+    """Mixes faces of length 1 (see the measured constants). ``noise`` is overwritten."""
     rho, kappa, eta = _strengths(s)
     x = noise
     x *= eta * config.dim**-0.5
@@ -549,14 +548,14 @@ def _norms(s: np.ndarray) -> np.ndarray:
 def _modalities(
     config: SyntheticConfig, cast: _Cast, mean_faces: Float16[np.ndarray, "V D"]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Per modality the vectors (V, D) and their presence (V,). It is person + identity_noise (context + noise)."""
+    """Vectors (V, D) and presence (V,) of each modality: person + identity_noise (context + noise)."""
     people, looks, programmes = cast.people, len(cast.appearances), int(cast.programme.max()) + 1
     spaces = {"head": _space(config, "face"), **{name: _space(config, name) for name in ("body", "audio", "text")}}
 
     def table(of: str, size: int) -> np.ndarray:
         return _directions(spaces[of.split()[0]], size, _stream(config, of))
 
-    # modality: shares, then table and row of the person, then of the context
+    # modality: shares, table and row of the person, table and row of the context
     parts = {
         "head": (HEAD, mean_faces, np.arange(len(cast.person)), table("head hair", looks), cast.appearance),
         "body": (BODY, table("body person", people), cast.person, table("body outfit", looks), cast.appearance),
@@ -585,7 +584,7 @@ def _modalities(
 
 
 def _confidence(config: SyntheticConfig, table: pd.DataFrame) -> np.ndarray:
-    """What the face network makes of the quality of all faces, s (F, 1), in standard units."""
+    """The confidence of the face network in each face, s (F, 1), in standard units."""
     z = (table["quality"].to_numpy() - QUALITY_CENTRE) / QUALITY_SPREAD
     noise = _stream(config, "confidence").standard_normal(len(z), np.float32)
     return (CONFIDENCE * z + (1 - CONFIDENCE**2) ** 0.5 * noise)[:, None]
@@ -599,21 +598,18 @@ def _strengths(s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _poor_directions(dim: int, rng: np.random.Generator) -> np.ndarray:
-    """The directions of poor faces, one for each of WEIGHTS (5, D): most of each is the same."""
+    """The directions of poor faces, one for each of WEIGHTS (5, D), which have most in common."""
     alike, *kinds = _isotropic(1 + len(WEIGHTS), dim, rng)
     return POOR_IN_COMMON**0.5 * alike + (1 - POOR_IN_COMMON) ** 0.5 * np.stack(kinds)
 
 
 def _blame(table: pd.DataFrame) -> np.ndarray:
-    """For each face the part that each of WEIGHTS has in its being poor (F, 5); a row adds up to 1."""
+    """The share of each of WEIGHTS in the poor quality of each face (F, 5); a row adds up to 1."""
     blame = np.full((len(table), len(WEIGHTS)), 0.05, dtype=np.float32)
     for column, name in enumerate(WEIGHTS):
         value = table[name].to_numpy()
-        if name == "yaw":
-            z = np.abs(value) / YAW_SPREAD
-        else:
-            z = (logit(np.clip(value, 1e-6, 1 - 1e-6)) - LATENTS[name][0]) / LATENTS[name][1]
-        blame[:, column] += WEIGHTS[name] * np.maximum(-z if name == "size" else z, 0)
+        z = np.abs(value) / YAW_SPREAD if name == "yaw" else _badness(name, value)
+        blame[:, column] += WEIGHTS[name] * np.maximum(z, 0)
     return blame / blame.sum(axis=1, keepdims=True)
 
 
@@ -625,7 +621,7 @@ def _stream(config: SyntheticConfig, part: str) -> np.random.Generator:
 
 
 def _space(config: SyntheticConfig, name: str) -> Float32[np.ndarray, "D D"]:
-    """A feature space: the axes along which its vectors vary, most to least, in a random rotation."""
+    """A feature space: the axes along which its vectors vary, in a random rotation, scaled by SPECTRUM."""
     variance = 1 / (np.arange(config.dim) + SPECTRUM)
     rotation, _ = np.linalg.qr(_stream(config, f"{name} space").standard_normal((config.dim, config.dim)))
     return (np.sqrt(variance / variance.sum())[:, None] * rotation).astype(np.float32)
@@ -640,20 +636,20 @@ def _isotropic(n: int, dim: int, rng: np.random.Generator) -> Float32[np.ndarray
 
 
 def _unit(x: Float32[np.ndarray, "n D"]) -> Float32[np.ndarray, "n D"]:
-    """``x`` itself, its rows brought to length 1; a row of zeros stays."""
+    """Scales the rows of ``x`` to length 1 in place; rows of zeros stay."""
     x /= np.maximum(np.sqrt(np.einsum("nd,nd->n", x, x)), np.float32(1e-12))[:, None]
     return x
 
 
 def _rows(table: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """The rows at ``index`` in float32, zeros where it is -1."""
+    """The rows at ``index`` in float32, zeros for -1."""
     rows = table[index].astype(np.float32)
     rows[index < 0] = 0
     return rows
 
 
 def _chunks(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges of clips that hold about CHUNK faces together, and at least one clip."""
+    """Ranges of one or more clips with about CHUNK faces."""
     low = 0
     while low < len(offsets) - 1:
         high = max(low + 1, int(np.searchsorted(offsets, offsets[low] + CHUNK, side="right")) - 1)

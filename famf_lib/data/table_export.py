@@ -1,4 +1,4 @@
-"""A ClipSet as tables: what ``tables`` reads, written. Imported again they give the same fingerprint."""
+"""Writes a ClipSet as the tables that ``tables`` reads; importing them gives the same fingerprint."""
 
 import zipfile
 from collections.abc import Iterator
@@ -19,45 +19,50 @@ ROW_GROUP = 8 * PIECE
 
 
 def export(clipset: ClipSet, folder: Path, *, npz: bool = False) -> Path:
-    """Writes the tables of a ClipSet into a folder of their own, whole or not at all.
+    """Writes the tables of a ClipSet into a new or empty folder, whole or not at all.
 
     Args:
-        npz: features.npz in place of faces.parquet and clips.parquet. Columns that are no fields have no room there.
+        npz: writes features.npz instead of faces.parquet and clips.parquet, without columns that are no fields.
 
     Raises:
-        TableError: there is something in the folder, or the ClipSet has what the tables cannot say.
+        TableError: the folder holds something, or the tables cannot express the ClipSet.
     """
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise TableError(f"{folder}: there is something already, expected a new folder or an empty one")
+        raise TableError(f"{folder}: it exists already, expected a new folder or an empty one")
     faces, clips = clipset.face_columns(), _clips(clipset, npz)
+    clip = np.repeat(np.arange(len(clipset)), clipset.counts.numpy())
     _check_names(clipset, faces, npz)
-    if "frame" not in faces or faces.empty:  # a source that tells no frames still tells the order
-        first = np.repeat(clipset.offsets[:-1].numpy(), clipset.counts.numpy())
-        faces = faces.assign(frame=np.arange(len(faces)) - first)
-    _check_order(clipset, faces["frame"])
+    if "frame" not in faces or faces.empty:  # without frame numbers, number the faces of a clip in their order
+        faces = faces.assign(frame=np.arange(len(faces)) - clipset.offsets.numpy()[clip])
+    frame = faces["frame"]
+    falls = (np.diff(frame.to_numpy(np.float64, na_value=np.nan)) < 0) & (clip[1:] == clip[:-1])
+    if falls.any() or not pd.api.types.is_integer_dtype(frame):  # the importer orders faces by their frames
+        row = int(falls.argmax()) + 1 if falls.any() else 0
+        raise TableError(f"export: frame of face {row} is {frame[row]}, expected integers in order within a clip")
     with written_whole(folder) as new:
         new.mkdir()
-        (_write_npz if npz else _write_parquet)(clipset, clips, faces, new)
+        names = clips["clip"].to_numpy()[clip]
+        (_write_npz if npz else _write_parquet)(clipset, clips, faces, names, new)
     return folder
 
 
 def _clips(clipset: ClipSet, npz: bool) -> pd.DataFrame:
-    """The fields of the clips as text, by the names that the tables have for them."""
+    """The fields of the clips as text, with their names in the tables."""
     clips = pd.DataFrame(
         {column: [None if pd.isna(v) else str(v) for v in clipset.clips[name]] for column, name in CLIP_FIELDS.items()},
         dtype="str",
     )
     for column, texts in clips.items():
-        unfit = texts.eq("") | (npz & texts.str.endswith("\0"))  # NumPy takes zeros at the end for none
+        unfit = texts.eq("") | (npz & texts.str.endswith("\0"))  # NumPy drops zeros at the end of a text
         if unfit.any():
             found = f"{texts[unfit.argmax()]!r} for the {column} of clip {unfit.argmax()}"
-            raise TableError(f"export: {found} found, expected a text that the tables can tell from a missing one")
+            raise TableError(f"export: {found} found, expected a text that the tables do not take for a missing one")
     return clips
 
 
 def _check_names(clipset: ClipSet, faces: pd.DataFrame, npz: bool) -> None:
-    """No column and no modality may have a name that means something else in the tables."""
+    """Refuses columns and modalities whose name has another meaning in the tables."""
     of_clips, modalities = set(clipset.clips) - set(CLIP_FIELDS.values()), set(clipset.modalities)
     fields = set(CLIP_FIELDS) | (set(NPZ_FACES.values()) if npz else of_clips)
     flags = {f"{name}_present" for name in modalities} if npz else set()
@@ -70,29 +75,18 @@ def _check_names(clipset: ClipSet, faces: pd.DataFrame, npz: bool) -> None:
             raise TableError(f"export: the {what} {clash[0]!r} has the name of a field of the tables, expected another")
 
 
-def _check_order(clipset: ClipSet, frame: pd.Series) -> None:
-    """The order of the faces is that of the frames: the tables know no other."""
-    falls = np.diff(frame.to_numpy(np.float64, na_value=np.nan)) < 0
-    first = clipset.offsets[:-1][clipset.counts > 0].numpy()  # of each clip that has faces
-    falls[first[1:] - 1] = False
-    if falls.any() or not pd.api.types.is_integer_dtype(frame):
-        row = int(falls.argmax()) + 1 if falls.any() else 0
-        raise TableError(f"export: frame of face {row} is {frame[row]}, expected integers in order within a clip")
-
-
-def _write_parquet(clipset: ClipSet, clips: pd.DataFrame, faces: pd.DataFrame, folder: Path) -> None:
+def _write_parquet(clipset: ClipSet, clips: pd.DataFrame, faces: pd.DataFrame, names: np.ndarray, folder: Path) -> None:
     kept = clipset.clips.drop(columns=list(CLIP_FIELDS.values()))
     vectors = {name: (m.vectors.numpy(), m.present.numpy()) for name, m in clipset.modalities.items()}
     _write(folder / CLIPS, pd.concat([clips, kept], axis=1), vectors)
-    names = clips["clip"].to_numpy()[np.repeat(np.arange(len(clipset)), clipset.counts.numpy())]
     faces = pd.concat([pd.Series(names, name="clip", dtype="str"), faces], axis=1)
     _write(folder / FACES, faces, {"embedding": (clipset.faces.numpy(), np.ones(len(faces), dtype=bool))})
 
 
 def _write(path: Path, table: pd.DataFrame, vectors: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """A Parquet file of a table and columns of vectors (n, d) with their presence (n,), piece by piece.
+    """Writes a table and columns of vectors (n, d) with their presence (n,) to a Parquet file, piece by piece.
 
-    Vectors are written in float32: not every program reads float16.
+    Vectors are written in float32, because not every program reads float16.
     """
     columns = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
     lists = [pa.field(name, pa.list_(pa.float32(), of.shape[1])) for name, (of, _) in vectors.items()]
@@ -112,9 +106,8 @@ def _lists(vectors: np.ndarray, present: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(values, vectors.shape[1], mask=pa.array(~present))
 
 
-def _write_npz(clipset: ClipSet, clips: pd.DataFrame, faces: pd.DataFrame, folder: Path) -> None:
-    names = clips["clip"].to_numpy(str)
-    with zipfile.ZipFile(folder / NPZ, "w", zipfile.ZIP_STORED) as archive:
+def _write_npz(clipset: ClipSet, clips: pd.DataFrame, faces: pd.DataFrame, names: np.ndarray, folder: Path) -> None:
+    with zipfile.ZipFile(folder / NPZ, "w", zipfile.ZIP_STORED) as archive:  # np.savez takes no array called "file"
         for name, array in _arrays(clipset, clips, faces, names):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
@@ -128,7 +121,7 @@ def _arrays(
     for name, modality in clipset.modalities.items():
         yield name, modality.vectors.numpy()
         yield f"{name}_present", modality.present.numpy()
-    yield "face_clip", names[np.repeat(np.arange(len(clipset)), clipset.counts.numpy())]
+    yield "face_clip", names.astype(str)
     for column, name in (("frame", "frame"), ("det_score", "score"), ("quality", "quality")):
         if column in faces:
             yield name, faces[column].to_numpy()

@@ -1,4 +1,4 @@
-"""What makes a face easy or hard, as numbers, from whatever a dataset tells of its faces."""
+"""What makes a face easy or hard, as numbers, from the columns that a dataset has of its faces."""
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,11 @@ ILLUMINATION = {"HIGH": 0.0, "MEDIUM": 1.0, "BAD": 2.0}
 
 
 def traits(clipset: ClipSet) -> pd.DataFrame:
-    """A row a face, a column a trait that the dataset tells; NaN where it does not tell it of this face.
+    """One row per face and one column per trait that the dataset has; NaN if it is unknown for the face.
 
     norm is the length of the face vector. quality is the dataset's own score, or else the norm. size is the dataset's
-    own or the geometric mean of the box's sides (pixels). turned is |yaw| in degrees, or 0 for a frontal and 1 for any
-    other pose. Labels become numbers: illumination 0 (high) to 2 (bad), occlusion 0 (none) or 1.
+    own, or the geometric mean of the sides of the box (pixels). turned is |yaw| in degrees, or 0 for a frontal pose and
+    1 for others. Labels become numbers: illumination 0 (high) to 2 (bad), occlusion 0 (none) or 1.
     """
     columns = clipset.face_columns()
     known = pd.DataFrame({"norm": np.linalg.norm(clipset.faces.cpu().numpy().astype(np.float32), axis=1)})
@@ -41,4 +41,4 @@ def traits(clipset: ClipSet) -> pd.DataFrame:
         known["turned"] = columns["yaw"].abs()
     elif "pose" in columns:
         known["turned"] = columns["pose"].ne("FRONTAL").astype(float).where(columns["pose"].notna())
-    return known.astype("float64").dropna(axis="columns", how="all")  # an empty column tells nothing
+    return known.astype("float64").dropna(axis="columns", how="all")

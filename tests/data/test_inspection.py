@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -51,14 +52,14 @@ def test_the_summary_says_what_is_in_it(tmp_path):
     lines = {line[:12].strip(): line[13:] for line in text.splitlines()}
     assert text.startswith("counted by hand\n") and text.endswith(str(tmp_path / "set"))
     assert lines["persons"] == "3, in 2 groups"
-    assert lines["clips"] == "7: 2 train, 3 val, 1 test, 1 without a split, 2 of nobody known"
-    assert lines["faces"] == "11 of 3 numbers; 0 to 5 a clip, median 1, mean 1.6; 2 clips without"
+    assert lines["clips"] == "7: 2 train, 3 val, 1 test, 1 without a split, 2 of no known person"
+    assert lines["faces"] == "11 of 3 numbers; 0 to 5 per clip, median 1, mean 1.6; 2 clips"
     assert lines["face norms"] == "median 6; 5 to 95 %: 1.5 to 10.5"  # (11 - 1) / 20 = 0.5 from either end
     assert lines["audio"] == "2 numbers, 42.9% of the clips have it"
     assert lines["of a face"] == "frame, quality" and lines["of a clip"] == "name, person, split, group, year"
     assert lines["source"] == "dataset: counted; cleaning: 2 entries"
     size = sum(path.stat().st_size for path in (tmp_path / "set").iterdir())
-    assert lines["fingerprint"] == f"{clipset.fingerprint}; {size / 1000:.3g} kB on disk"
+    assert lines["fingerprint"] == f"{clipset.fingerprint}; {size / 1e6:,.1f} MB on disk"
 
 
 def test_a_summary_fits_a_screen_whatever_is_in_it(tmp_path):
@@ -92,11 +93,6 @@ def test_what_was_saved_has_no_faults(tmp_path):
     assert inspection.faults(tmp_path / "set") == []
 
 
-def test_checksums_are_those_of_sha256sum(tmp_path):
-    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=saved(tmp_path), capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.count("OK") == len(FILES)
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_one_other_bit_anywhere_is_found_and_its_file_named(name, tmp_path):
     path = saved(tmp_path) / name
@@ -104,13 +100,15 @@ def test_one_other_bit_anywhere_is_found_and_its_file_named(name, tmp_path):
     rng = np.random.default_rng(0)
     for place in rng.integers(len(content), size=7):
         path.write_bytes(content[:place] + bytes([content[place] ^ (1 << rng.integers(8))]) + content[place + 1 :])
-        assert any(fault.startswith(f"{path}: it has the SHA-256") for fault in inspection.faults(tmp_path / "set"))
+        found = f"{path}: it has the SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}…"
+        assert any(fault.startswith(found) for fault in inspection.faults(tmp_path / "set"))
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(name, tmp_path):
-    (saved(tmp_path) / name).unlink()
-    assert inspection.faults(tmp_path / "set") == [f"{tmp_path / 'set' / name}: there is no such file"]
+def test_a_missing_file_or_folder_is_named(tmp_path):
+    for name in FILES:
+        (saved(tmp_path) / name).unlink()
+        assert inspection.faults(tmp_path / "set") == [f"{tmp_path / 'set' / name}: there is no such file"]
+    assert "there is no such folder" in inspection.faults(tmp_path / "nowhere")[0]
 
 
 @pytest.mark.parametrize(
@@ -129,28 +127,25 @@ def test_checksums_that_say_something_else_are_faults(change, sentence, tmp_path
     assert any(sentence in fault for fault in inspection.faults(tmp_path / "set"))
 
 
-ARRAYS = {
-    "a face": (lambda a: a["faces"][3].mul_(2), "the contents have the fingerprint"),
-    "a face that is infinite": (lambda a: a["faces"][4].fill_(torch.inf), "faces: row 4 has inf as its largest number"),
-    "another voice": (lambda a: a["audio"][3].mul_(2), "the contents have the fingerprint"),
-    "a voice that is absent": (lambda a: a["audio.present"][0].logical_not_(), "the contents have the fingerprint"),
-    "faces of other clips": (lambda a: a["offsets"][2].add_(1), "the contents have the fingerprint"),
-    "clips that end before they begin": (lambda a: a["offsets"][2].add_(7), "expected 0 or more"),
-    "faces of no clip": (lambda a: a["offsets"][0].add_(1), "counts: clip 0 has -1, expected 0 or more"),
-    "clips beyond the faces": (lambda a: a["offsets"][-1].add_(1), "counts: they add up to 12"),
-    "full precision": (lambda a: a.update(faces=a["faces"].float()), ""),
-    "short offsets": (lambda a: a.update(offsets=a["offsets"].int()), ""),
-    "no offsets": (lambda a: a.pop("offsets"), "offsets"),
-    "flags of six clips": (lambda a: a.update({"audio.present": a["audio.present"][:6]}), "audio: "),
-}
+ARRAYS = [
+    (lambda a: a["faces"][3].mul_(2), "the contents have the fingerprint"),
+    (lambda a: a["faces"][4].fill_(torch.inf), "faces: row 4 has inf as its largest number"),
+    (lambda a: a["audio"][3].mul_(2), "the contents have the fingerprint"),
+    (lambda a: a["audio.present"][0].logical_not_(), "the contents have the fingerprint"),
+    (lambda a: a["offsets"][2].add_(1), "the contents have the fingerprint"),
+    (lambda a: a["offsets"][2].add_(7), "expected 0 or more"),
+    (lambda a: a["offsets"][0].add_(1), "counts: clip 0 has -1, expected 0 or more"),
+    (lambda a: a["offsets"][-1].add_(1), "counts: their sum is 12"),
+    (lambda a: a.update(faces=a["faces"].float()), ""),
+    (lambda a: a.update(offsets=a["offsets"].int()), ""),
+    (lambda a: a.pop("offsets"), "offsets"),
+    (lambda a: a.update({"audio.present": a["audio.present"][:6]}), "audio: "),
+]
 
 
-@pytest.mark.parametrize("fault", ARRAYS)
-def test_contents_that_differ_are_found_without_checksums(fault, tmp_path):
-    from safetensors import safe_open
-
+@pytest.mark.parametrize(("change", "sentence"), ARRAYS)
+def test_contents_that_differ_are_found_without_checksums(change, sentence, tmp_path):
     path = saved(tmp_path) / "arrays.safetensors"
-    change, sentence = ARRAYS[fault]
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     arrays = {name: array.clone() for name, array in load_file(path).items()}
@@ -168,7 +163,7 @@ def test_contents_that_differ_are_found_without_checksums(fault, tmp_path):
         ({"group": None}, "the contents have the fingerprint"),
         ({"split": "val"}, "the contents have the fingerprint"),
         ({"split": "dev"}, "the split 'dev' is not known"),
-        ({"name": "a"}, "the name 'a' stands twice"),
+        ({"name": "a"}, "the name 'a' occurs twice"),
     ],
 )
 def test_clips_that_differ_are_found_without_checksums(change, sentence, tmp_path):
@@ -185,10 +180,6 @@ def test_files_that_cannot_be_read_are_faults_and_no_more(name, content, tmp_pat
     (folder / name).write_bytes(content)
     found = inspection.faults(folder)
     assert len(found) == 2 and all(len(fault.splitlines()) == 1 for fault in found)
-
-
-def test_a_folder_that_is_none_is_a_fault(tmp_path):
-    assert "there is no such folder" in inspection.faults(tmp_path / "nowhere")[0]
 
 
 # --- The commands ---
@@ -235,9 +226,3 @@ def test_the_commands_load_nothing_heavy_before_they_run():
     code = "import sys, famf_book.commands.data; print(*{'torch', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
-
-
-def test_the_checksum_shown_is_the_file_s(tmp_path):
-    path = saved(tmp_path) / "faces.parquet"
-    path.write_bytes(path.read_bytes() + b"x")
-    assert hashlib.sha256(path.read_bytes()).hexdigest()[:16] in inspection.faults(path.parent)[0]

@@ -40,20 +40,11 @@ def sentence(read, path, *arguments):
 # --- What is right ---
 
 
-def test_a_training_line_is_a_clip_and_its_person(file):
+def test_each_kind_of_line_is_read_as_it_stands(file):
     expected = {"IQIYI_VID_TRAIN_0000007": "11", "IQIYI_VID_TRAIN_00000007": "2", "IQIYI_VID_TRAIN_0000003": "11"}
-    assert read_train(file(TRAIN)) == expected
-    assert list(read_train(file(TRAIN))) == list(expected)  # 7 and 8 digits are different names
-
-
-def test_a_validation_line_is_a_person_and_its_clips(file):
-    assert read_val(file(VAL)) == {
-        "2": ["IQIYI_VID_VAL_0000005"],
-        "11": ["IQIYI_VID_VAL_0000013", "IQIYI_VID_VAL_0000001"],
-    }
-
-
-def test_a_submission_keeps_what_it_says_repetitions_included(file):
+    assert list(read_train(file(TRAIN)).items()) == list(expected.items())  # 7 and 8 digits are different names
+    expected = {"2": ["IQIYI_VID_VAL_0000005"], "11": ["IQIYI_VID_VAL_0000013", "IQIYI_VID_VAL_0000001"]}
+    assert read_val(file(VAL)) == expected
     content = b"11 b.mp4 a.mp4 b.mp4\n7\nann a.mp4\n"
     assert read_submission(file(content)) == {"11": ["b", "a", "b"], "7": [], "ann": ["a"]}
     assert read_submission(file("zoë ñ.mp4\n".encode())) == {"zoë": ["ñ"]}
@@ -77,7 +68,7 @@ def test_odd_spaces_line_ends_and_marks_change_nothing(file, read, content, chan
     assert notes == {kind: content.count(b"\n") if n == "all" else n for kind, n in note.items()}
 
 
-@pytest.mark.parametrize("person", ["1", "9", "10", "9999", "10000", "10034"])
+@pytest.mark.parametrize("person", ["1", "10", "9999", "10034"])
 def test_ids_run_from_1_to_10034(file, person):
     assert read_train(file(f"a.mp4 {person}\n".encode())) == {"a": person}
     assert read_val(file(f"{person} a.mp4 \n".encode())) == {person: ["a"]}
@@ -103,8 +94,8 @@ FAULTS = [
         )
         for word in (b"0", b"10035", b"-1", b"+1", b"1.0", b"1_0", b"007", b"ann", b"1e3", b"9" * 30)
     ),
-    (read_train, b"a.mp4 2", "clip 'a' found a second time, expected one line a clip", "clips named again"),
-    (read_train, b"a.mp4 1", "clip 'a' found a second time, expected one line a clip", "clips named again"),
+    (read_train, b"a.mp4 2", "clip 'a' found a second time, expected one line per clip", "clips named again"),
+    (read_train, b"a.mp4 1", "clip 'a' found a second time, expected one line per clip", "clips named again"),
     (read_train, b"caf\xe9.mp4 2", r"'caf\xe9.mp4' found, expected printable ASCII", "lines that are no plain text"),
     (read_train, "é.mp4 2".encode(), r"'\xc3\xa9.mp4' found, expected printable ASCII", "lines that are no plain text"),
     (read_train, b"b.mp4 \x00", r"'\x00' found, expected printable ASCII", "lines that are no plain text"),
@@ -113,7 +104,7 @@ FAULTS = [
     (read_val, b"0 b.mp4 ", "the id '0' found, expected a whole number from 1 to 10034", "ids that are none"),
     (read_val, b"b.mp4 2", "the id 'b.mp4' found, expected a whole number", "ids that are none"),
     (read_val, b"2 b ", "the name 'b' found, expected one that ends with .mp4", "names without .mp4"),
-    (read_val, b"1 b.mp4 ", "a second line for the id 1 found, expected one line an id", "ids with a second line"),
+    (read_val, b"1 b.mp4 ", "a second line for the id 1 found, expected one line per id", "ids with a second line"),
     (read_val, b"2 a.mp4 ", "clip 'a' found again after the id 1, expected every clip once", "clips named again"),
     (read_val, b"2 \xff.mp4 ", r"'\xff.mp4' found, expected printable ASCII", "lines that are no plain text"),
 ]
@@ -141,7 +132,7 @@ def test_a_faulty_name_costs_the_others_of_its_line_nothing(file):
     ("line", "said"),
     [
         (b"", "a blank line found"),
-        (b"1 b.mp4", "a second line for the id '1' found, expected one line an id"),
+        (b"1 b.mp4", "a second line for the id '1' found, expected one line per id"),
         (b"2 b.mp4 c", "the name 'c' found, expected one that ends with .mp4"),
         (b"2 \xff.mp4", r"'\xff.mp4' found, expected printable UTF-8"),
         (b"2 \xc2\xa0.mp4", r"'\xa0.mp4' found, expected printable UTF-8"),
@@ -162,15 +153,15 @@ def test_commas_within_names_tabs_and_windows_are_no_fault(file, content):
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        (b"1,a.mp4,b.mp4", "'1,a.mp4,b.mp4' without a blank"),
-        (b"1,a.mp4", "'1,a.mp4' without a blank"),
-        (b"1;a.mp4;b.mp4\r", "'1;a.mp4;b.mp4' without a blank"),
-        (b'"1","a.mp4"', '\'"1","a.mp4"\' without a blank'),
-        (b"1|a.mp4|b.mp4", "'1|a.mp4|b.mp4' without a blank"),
-        (b"1,a.mp4, b.mp4", "'1,a.mp4,' without a blank"),
-        (b"1 a.mp4,b.mp4", "'a.mp4,b.mp4' without a blank"),
-        (b"1\ta.mp4;b.mp4 c.mp4", "'a.mp4;b.mp4' without a blank"),
-        (b"1, a.mp4, b.mp4", "'a.mp4,' without a blank"),
+        (b"1,a.mp4,b.mp4", "'1,a.mp4,b.mp4' without a space"),
+        (b"1,a.mp4", "'1,a.mp4' without a space"),
+        (b"1;a.mp4;b.mp4\r", "'1;a.mp4;b.mp4' without a space"),
+        (b'"1","a.mp4"', '\'"1","a.mp4"\' without a space'),
+        (b"1|a.mp4|b.mp4", "'1|a.mp4|b.mp4' without a space"),
+        (b"1,a.mp4, b.mp4", "'1,a.mp4,' without a space"),
+        (b"1 a.mp4,b.mp4", "'a.mp4,b.mp4' without a space"),
+        (b"1\ta.mp4;b.mp4 c.mp4", "'a.mp4;b.mp4' without a space"),
+        (b"1, a.mp4, b.mp4", "'a.mp4,' without a space"),
         (b"1 val/a.mkv", "the name 'val/a.mkv' found, expected one that ends with .mp4"),
         (b"id names", "the name 'names' found, expected one that ends with .mp4"),
         (b"\xff\xfe1\x00 \x00a\x00", r"'\xff\xfe1\x00' found, expected printable UTF-8"),  # UTF-16
@@ -184,25 +175,17 @@ def test_a_submission_with_other_signs_than_blanks_is_refused(file, line, found)
 
 
 @pytest.mark.parametrize("read", READERS)
-def test_a_file_without_lines_is_refused(file, read, tmp_path):
+def test_a_file_without_valid_lines_is_refused(file, read, tmp_path):
     assert sentence(read, file(b"")).startswith(": an empty file found, expected lines of the form ")
     assert "it cannot be read (No such file or directory)" in sentence(read, tmp_path / "absent.txt")
     assert "it cannot be read (Is a directory)" in sentence(read, tmp_path)
+    if read != read_submission:
+        assert ": 3 lines and none valid found" in sentence(read, file(b"\n\x00\n\n"), "skip")
+        other = file(VAL if read == read_train else TRAIN)  # one list is not taken for the other
+        assert ", line 1: " in sentence(read, other) and "none valid" in sentence(read, other, "skip")
 
 
-@pytest.mark.parametrize("read", [read_train, read_val])
-def test_if_every_line_is_skipped_the_file_is_refused(file, read):
-    assert ": 3 lines and none fit to be read found" in sentence(read, file(b"\n\x00\n\n"), "skip")
-
-
-@pytest.mark.parametrize(("read", "other"), [(read_train, VAL), (read_val, TRAIN)])
-def test_the_one_list_is_not_taken_for_the_other(file, read, other):
-    assert ", line 1: " in sentence(read, file(other))
-    assert "none fit to be read" in sentence(read, file(other), "skip")
-
-
-@pytest.mark.parametrize("faults", ["stop", "skip"])
-@pytest.mark.parametrize("read", ["read_train", "read_val"])
+@pytest.mark.parametrize(("read", "faults"), [("read_train", "stop"), ("read_val", "skip")])
 def test_a_line_without_end_is_not_read_whole(tmp_path, read, faults):
     """A file of 1 GB (none of it on the disk) in a process that may not have as much."""
     path = tmp_path / "gt.txt"
@@ -237,21 +220,17 @@ CONTENT = (
 @example(b"1 \x1c.mp4", "skip")
 def test_any_bytes_are_read_or_refused(file, content, faults):
     path, notes = file(content), Counter()
-    try:
-        persons = read_train(path, faults, notes)
-        assert persons and all(name for name in persons) and all(1 <= int(p) <= 10034 for p in persons.values())
-    except OfficialFileError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
-    try:
-        clips = read_val(path, faults, notes)
-        names = [name for own in clips.values() for name in own]
-        assert clips and all(clips.values()) and len(set(names)) == len(names)
-    except OfficialFileError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
-    try:
-        read_submission(path)
-    except OfficialFileError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
+    for read, arguments in ((read_train, (faults, notes)), (read_val, (faults, notes)), (read_submission, ())):
+        try:
+            found = read(path, *arguments)
+        except OfficialFileError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            continue
+        if read == read_train:
+            assert found and all(found) and all(1 <= int(person) <= 10034 for person in found.values())
+        if read == read_val:
+            names = [name for own in found.values() for name in own]
+            assert found and all(found.values()) and len(set(names)) == len(names)
     assert all(kind and n > 0 for kind, n in notes.items())
 
 

@@ -43,8 +43,9 @@ def units(clipset, clips, protocol):
 )
 def test_whatever_the_table_the_sides_are_apart_and_the_classes_right(rows, protocol, seed, part):
     clipset = table(rows + SPLITTABLE)
-    found = split(clipset, protocol, seed, part)
+    found, again = (split(clipset, protocol, seed, part) for _ in range(2))
     train, gallery = found.train.tolist(), found.gallery.tolist()
+    assert (again.train.tolist(), again.gallery.tolist()) == (train, gallery)
     assert len(set(train)) == len(train) > 0 and len(set(gallery)) == len(gallery) > 0
     assert not set(train) & set(gallery)
     assert not units(clipset, found.train, protocol) & units(clipset, found.gallery, protocol)
@@ -73,29 +74,13 @@ def test_development_films_are_never_reported_and_always_train(rows, protocol):
 @given(rows_of_tables)
 def test_the_given_protocol_keeps_the_split_of_the_source(rows):
     clipset = table(rows + SPLITTABLE)
-    found = split(clipset, "given")
     clips = clipset.clips
-    assert found.train.tolist() == np.flatnonzero((clips["split"] == "train") & clips["person"].notna()).tolist()
-    assert found.gallery.tolist() == np.flatnonzero(clips["split"] == "val").tolist()  # noise included
-
-
-@settings(max_examples=30)
-@given(rows_of_tables)
-def test_tuning_on_a_given_split_uses_its_training_clips_only(rows):
-    clipset = table(rows + SPLITTABLE)
-    found = split(clipset, "given", part="tune")
-    clips = clipset.clips
-    used = sorted(found.train.tolist() + found.gallery.tolist())
-    assert used == np.flatnonzero((clips["split"] == "train") & clips["person"].notna()).tolist()
-    assert set(clips["person"].iloc[found.gallery.tolist()]) <= set(found.persons), "somebody cannot be found"
-
-
-@settings(max_examples=30)
-@given(rows_of_tables, st.sampled_from(["given", "groups", "random"]), st.sampled_from(["report", "tune"]))
-def test_a_seed_repeats_the_split(rows, protocol, part):
-    clipset = table(rows + SPLITTABLE)
-    first, second = (split(clipset, protocol, 3, part) for _ in range(2))
-    assert first.train.tolist() == second.train.tolist() and first.gallery.tolist() == second.gallery.tolist()
+    training = np.flatnonzero((clips["split"] == "train") & clips["person"].notna()).tolist()
+    report, tune = split(clipset, "given"), split(clipset, "given", part="tune")
+    assert report.train.tolist() == training
+    assert report.gallery.tolist() == np.flatnonzero(clips["split"] == "val").tolist()  # noise included
+    assert sorted(tune.train.tolist() + tune.gallery.tolist()) == training
+    assert set(clips["person"].iloc[tune.gallery.tolist()]) <= set(tune.persons), "somebody cannot be found"
 
 
 MANY = [(p, None, f"film {f}") for p in "abcdefghijk" for f in range(7) for _ in range(2)]
@@ -110,24 +95,17 @@ def test_the_seed_deals_anew_but_not_for_tuning(protocol):
 
 def test_over_the_seeds_every_other_film_of_a_person_is_ranked_once():
     clipset = table(MANY)
-    every = units(clipset, split(clipset, "random").train, "groups") | units(
-        clipset, split(clipset, "random").gallery, "groups"
-    )
     development = units(clipset, split(clipset, "groups", part="tune").gallery, "groups")
     ranked = set.union(*(units(clipset, split(clipset, "groups", s).gallery, "groups") for s in range(40)))
-    assert ranked == every - development
+    assert ranked == {(person, film) for person, _, film in MANY} - development
 
 
-@pytest.mark.parametrize("films", [2, 3, 4, 5, 6, 7, 9, 12])
+@pytest.mark.parametrize("films", [2, 3, 4, 5, 7, 12])
 def test_a_third_of_a_persons_films_is_held_out_and_one_at_least(films):
     clipset = table([(p, None, f) for p in "abc" for f in range(films) for _ in range(2)])
-    expected = max(1, round(films / 3))
-    for seed in SEEDS:
-        held = units(clipset, split(clipset, "groups", seed).gallery, "groups")
-        assert [sum(p == who for p, _ in held) for who in "abc"] == [expected] * 3
-    if films >= 3:
-        held = units(clipset, split(clipset, "groups", part="tune").gallery, "groups")
-        assert [sum(p == who for p, _ in held) for who in "abc"] == [expected] * 3
+    for seed, part in [*((seed, "report") for seed in SEEDS), *[(0, "tune")] * (films >= 3)]:
+        held = units(clipset, split(clipset, "groups", seed, part).gallery, "groups")
+        assert [sum(p == who for p, _ in held) for who in "abc"] == [max(1, round(films / 3))] * 3
 
 
 def test_a_person_needs_two_films_and_a_third_to_be_tuned_on():
@@ -184,12 +162,7 @@ def test_nothing_is_asked_of_pandas_that_it_is_about_to_refuse(protocol):
 @pytest.mark.parametrize(
     ("rows", "protocol", "part", "sentence"),
     [
-        (
-            [("a", None, "x"), ("a", None, "y")],
-            "given",
-            "report",
-            "split: the source fixes no train and val, expected the protocol 'groups' or 'random'",
-        ),
+        ([("a", None, "x"), ("a", None, "y")], "given", "report", "split: the source fixes no train and val, expected"),
         ([("a", "train", "x")], "given", "report", "given: 1 training and 0 gallery clips, expected some of each"),
         ([("a", "val", "x")], "given", "report", "given: 0 training and 1 gallery clips, expected some of each"),
         ([("a", "train", "x")], "given", "tune", "given: 1 training and 0 gallery clips, expected some of each"),
@@ -200,6 +173,5 @@ def test_nothing_is_asked_of_pandas_that_it_is_about_to_refuse(protocol):
     ],
 )
 def test_what_cannot_be_split_gives_its_sentence(rows, protocol, part, sentence):
-    with pytest.raises(SplitError) as refusal:
+    with pytest.raises(SplitError, match=f"^{sentence}"):
         split(table(rows), protocol, 0, part)
-    assert str(refusal.value).startswith(sentence)

@@ -1,10 +1,7 @@
 """A user's own tables: what they become, what of them is refused and how, and that an export is their inverse."""
 
 import io
-import pickle
-import shutil
 import tempfile
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -236,7 +233,7 @@ def clipsets(draw):
     )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(parts=clipsets(), npz=st.booleans())
 def test_an_export_imports_with_the_same_fingerprint(parts, npz):
     clipset = ClipSet.build(**parts)
@@ -263,7 +260,7 @@ def test_an_export_takes_no_place_that_is_taken(tmp_path, made_up):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     for place in (tmp_path / "mine", tmp_path / "mine" / "notes.txt"):
-        with pytest.raises(TableError, match="there is something already, expected a new folder"):
+        with pytest.raises(TableError, match="it exists already, expected a new folder"):
             table_export.export(made_up(), place)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
@@ -324,162 +321,136 @@ def vectors(of, row, value):
     return of
 
 
-OF_FACES = {
-    "no embedding": (lambda f: f.drop(columns="embedding"), "embedding is missing", "found clip, frame, x1"),
-    "no clip": (lambda f: f.drop(columns="clip"), "clip is missing"),
-    "no frame": (lambda f: f.drop(columns="frame"), "frame is missing"),
-    "embedding of text": (lambda f: f.assign(embedding="0.5 0.1"), "embedding holds text, expected lists of numbers"),
-    "lists of text": (lambda f: f.assign(embedding=[["a"]] * 7), "embedding holds", "expected lists of numbers"),
-    "frames as text": (lambda f: f.assign(frame="1"), "frame holds text, expected integers"),
-    "no integer": (lambda f: f.assign(frame=0.5), "frame holds numbers, expected integers"),
-    "clips of numbers": (lambda f: f.assign(clip=0.5), "clip holds numbers, expected text or integers"),
-    "dates": (lambda f: f.assign(day=pd.Timestamp("2026-01-01")), "day holds timestamp", "expected text"),
-    "text for quality": (
-        lambda f: f.assign(quality="good"),
-        "quality holds text",
-        "expected integers or numbers or nothing",
-    ),
-    "ragged": (
+OF_FACES = [
+    (lambda f: f.drop(columns="embedding"), "embedding is missing", "found clip, frame, x1"),
+    (lambda f: f.drop(columns="clip"), "clip is missing"),
+    (lambda f: f.drop(columns="frame"), "frame is missing"),
+    (lambda f: f.assign(embedding="0.5 0.1"), "embedding holds text, expected lists of numbers"),
+    (lambda f: f.assign(embedding=[["a"]] * 7), "embedding holds", "expected lists of numbers"),
+    (lambda f: f.assign(frame="1"), "frame holds text, expected integers"),
+    (lambda f: f.assign(frame=0.5), "frame holds numbers, expected integers"),
+    (lambda f: f.assign(clip=0.5), "clip holds numbers, expected text or integers"),
+    (lambda f: f.assign(day=pd.Timestamp("2026-01-01")), "day holds timestamp", "expected text"),
+    (lambda f: f.assign(quality="good"), "quality holds text", "expected integers or numbers or nothing"),
+    (
         lambda f: f.assign(embedding=vectors(f["embedding"], 4, np.zeros(5))),
         "embedding of row 4 (clip 'z') is 5 numbers long, expected 3",
     ),
-    "empty vectors": (lambda f: f.assign(embedding=[[]] * 6 + [[1.0]]), "embedding of row 0", "is an empty list"),
-    "no vector": (
-        lambda f: f.assign(embedding=vectors(f["embedding"], 3, None)),
-        "embedding of row 3 (clip 'x') is missing",
-    ),
-    "a hole": (
+    (lambda f: f.assign(embedding=[[]] * 6 + [[1.0]]), "embedding of row 0", "is an empty list"),
+    (lambda f: f.assign(embedding=vectors(f["embedding"], 3, None)), "embedding of row 3 (clip 'x') is missing"),
+    (
         lambda f: f.assign(embedding=pd.Series([[1.0, 2.0, 3.0]] * 4 + [[1.0, None, 2.0]] + [[1.0, 2.0, 3.0]] * 2)),
         "embedding of row 4 (clip 'z') has nothing or NaN at place 1",
     ),
-    "not a number": (
+    (
         lambda f: f.assign(embedding=vectors(f["embedding"], 2, [0, np.nan, 0])),
         "embedding of row 2 (clip 'z') has nothing or NaN at place 1, expected a number",
     ),
-    "not a number, not from pandas": (
+    (
         lambda f: pa.Table.from_pandas(f.drop(columns="embedding")).append_column(
             "embedding", pa.FixedSizeListArray.from_arrays(pa.array([0.5] * 7 + [np.nan] + [0.5] * 13), 3)
         ),
         "embedding of row 2 (clip 'z') holds nan at place 1, its largest number",
     ),
-    "infinite": (
+    (
         lambda f: f.assign(embedding=vectors(f["embedding"], 5, [0, 0, -np.inf])),
         "embedding of row 5 (clip 'x') holds -inf at place 2",
     ),
-    "beyond float16": (
+    (
         lambda f: f.assign(embedding=vectors(f["embedding"], 6, [65520, 0, 0])),
         "embedding of row 6 (clip 'z') holds 65520 at place 0, its largest number, expected numbers within ±65504",
     ),
-    "lost in float16": (
+    (
         lambda f: f.assign(embedding=[[0.0, 0.0, 0.0], *[[0.0, -1e-7, 1e-8]] * 6]),
         "embedding of row 1 (clip 'x') holds -1e-07 at place 1, its largest number",
         "the largest of a vector 3.8e-06 or more, or all 0",
     ),
-    "nothing left in float16": (
+    (
         lambda f: f.assign(embedding=[np.full(3, 1e-9)] * 7),
         "embedding of row 0 (clip 'z') holds 1e-09 at place 0, its largest number",
     ),
-    "unknown clip": (
-        lambda f: f.assign(clip=[*"zxzxz", "w", "z"]),
-        "clip of row 5 is 'w', expected one of the 3 clips",
-    ),
-    "missing clip": (lambda f: f.assign(clip=[*"zxzx", None, "x", "z"]), "clip of row 4 is nothing, expected a name"),
-    "missing frame": (
-        lambda f: f.assign(frame=pd.array([1, None, 3, 4, 5, 6, 7], "Int64")),
-        "frame of row 1 (clip 'x') is missing",
-    ),
-    "three corners": (lambda f: f.drop(columns="y2"), "y2 is missing", "expected all of x1, y1, x2, y2 or none"),
-    "unordered box": (
-        lambda f: f.assign(x2=[9, 9, 9, 2, 9, 9, 9]),
-        "x1 of row 3 (clip 'x') is (3, 0, 2, 8)",
-        "x1 ≤ x2",
-    ),
-    "half a box": (lambda f: f.assign(y2=[9, np.nan] + [9] * 5), "x1 of row 1 (clip 'x') is (1, 0, 6, nan)"),
-    "boxes of five": (
+    (lambda f: f.assign(clip=[*"zxzxz", "w", "z"]), "clip of row 5 is 'w', expected one of the 3 clips"),
+    (lambda f: f.assign(clip=[*"zxzx", None, "x", "z"]), "clip of row 4 is nothing, expected a name"),
+    (lambda f: f.assign(frame=pd.array([1, None, 3, 4, 5, 6, 7], "Int64")), "frame of row 1 (clip 'x') is missing"),
+    (lambda f: f.drop(columns="y2"), "y2 is missing", "expected all of x1, y1, x2, y2 or none"),
+    (lambda f: f.assign(x2=[9, 9, 9, 2, 9, 9, 9]), "x1 of row 3 (clip 'x') is (3, 0, 2, 8)", "x1 ≤ x2"),
+    (lambda f: f.assign(y2=[9, np.nan] + [9] * 5), "x1 of row 1 (clip 'x') is (1, 0, 6, nan)"),
+    (
         lambda f: f.drop(columns=["x1", "y1", "x2", "y2"]).assign(box=[[0, 0, 1, 1]] * 6 + [[0, 0, 1, 1, 1]]),
         "box of row 6 (clip 'z') is 5 numbers long, expected x1, y1, x2, y2",
     ),
-    "two boxes": (lambda f: f.assign(box=[[0, 0, 1, 1]] * 7), "x1 is a name of the ClipSet's own"),
-    "two scores": (lambda f: f.assign(det_score=0.5), "det_score is a name of the ClipSet's own"),
-    "another box": (lambda f: f.assign(Box=[[0, 0, 1, 1]] * 7), "'Box' is all but spelt as box, expected box or"),
-    "another quality": (lambda f: f.assign(Quality=0.5), "'Quality' is all but spelt as quality"),
-    "infinite score": (lambda f: f.assign(score=[0.5] * 6 + [np.inf]), "score of row 6 (clip 'z') is infinite"),
-    "nothing tells D": (lambda f: f.iloc[:0], "embedding"),
-}
-OF_CLIPS = {
-    "no split": (lambda c: c.drop(columns="split"), "split is missing, found clip, label, group"),
-    "no label": (lambda c: c.drop(columns="label"), "label is missing"),
-    "unknown split": (
+    (lambda f: f.assign(box=[[0, 0, 1, 1]] * 7), "x1 is a name that the ClipSet uses"),
+    (lambda f: f.assign(det_score=0.5), "det_score is a name that the ClipSet uses"),
+    (lambda f: f.assign(Box=[[0, 0, 1, 1]] * 7), "'Box' is almost spelled like box, expected box or"),
+    (lambda f: f.assign(Quality=0.5), "'Quality' is almost spelled like quality"),
+    (lambda f: f.assign(score=[0.5] * 6 + [np.inf]), "score of row 6 (clip 'z') is infinite"),
+    (lambda f: f.iloc[:0], "embedding"),
+]
+OF_CLIPS = [
+    (lambda c: c.drop(columns="split"), "split is missing, found clip, label, group"),
+    (lambda c: c.drop(columns="label"), "label is missing"),
+    (
         lambda c: c.assign(split=["train", "validation", "val"]),
         "split of row 1 is 'validation' (clip 'y'), expected one of train, val, test",
     ),
-    "clip twice": (lambda c: c.assign(clip=[*"xyx"]), "clip of row 2 is 'x' again, expected once"),
-    "empty label": (lambda c: c.assign(label=["ann", "", None]), "label of row 1 is an empty text, expected a name or"),
-    "labels of numbers": (lambda c: c.assign(label=[0.0, 1.0, None]), "label holds numbers, expected text or integers"),
-    "no clips": (lambda c: c.iloc[:0].astype({"clip": str, "label": str, "split": str}), "clip has no row"),
-    "ragged audio": (
+    (lambda c: c.assign(clip=[*"xyx"]), "clip of row 2 is 'x' again, expected once"),
+    (lambda c: c.assign(label=["ann", "", None]), "label of row 1 is an empty text, expected a name or"),
+    (lambda c: c.assign(label=[0.0, 1.0, None]), "label holds numbers, expected text or integers"),
+    (lambda c: c.iloc[:0].astype({"clip": str, "label": str, "split": str}), "clip has no row"),
+    (
         lambda c: c.assign(audio=[np.zeros(2), None, np.zeros(3)]),
         "audio of row 2 (clip 'z') is 3 numbers long, expected 2",
     ),
-    "a modality of another's name": (
-        lambda c: c.rename(columns={"audio": "faces"}),
-        "'faces' is no name of a modality, expected a word",
-    ),
-    "a modality of two words": (lambda c: c.rename(columns={"audio": "the audio"}), "'the audio' is no name"),
-    "a name of our own": (lambda c: c.assign(person="ann"), "person is a name of the ClipSet's own"),
-    "a group in capitals": (
+    (lambda c: c.rename(columns={"audio": "faces"}), "'faces' cannot name a modality, expected a word"),
+    (lambda c: c.rename(columns={"audio": "the audio"}), "'the audio' cannot name"),
+    (lambda c: c.assign(person="ann"), "person is a name that the ClipSet uses"),
+    (
         lambda c: c.rename(columns={"group": "Group"}),
-        "'Group' is all but spelt as group, expected group or another name",
+        "'Group' is almost spelled like group, expected group or another name",
     ),
-    "a label with a blank": (lambda c: c.rename(columns={"label": "label "}), "'label ' is all but spelt as label"),
-    "two modalities": (lambda c: c.assign(Audio=c["audio"]), "'audio' is all but spelt as Audio"),
-    "audio of nobody": (
+    (lambda c: c.rename(columns={"label": "label "}), "'label ' is almost spelled like label"),
+    (lambda c: c.assign(Audio=c["audio"]), "'audio' is almost spelled like Audio"),
+    (
         lambda c: pa.Table.from_pandas(c.drop(columns="audio")).append_column(
             "audio", pa.array([None] * 3, pa.list_(pa.float32()))
         ),
         "audio has no vector",
     ),
-}
+]
 
 
 @pytest.mark.parametrize("fault", OF_FACES)
 def test_a_fault_in_the_faces_is_one_sentence(fault, tmp_path):
-    change, *words = OF_FACES[fault]
+    change, *words = fault
     refused(written(tmp_path, faces=change(user_tables()[0])), "faces.parquet: ", *words)
 
 
 @pytest.mark.parametrize("fault", OF_CLIPS)
 def test_a_fault_in_the_clips_is_one_sentence(fault, tmp_path):
-    change, *words = OF_CLIPS[fault]
+    change, *words = fault
     refused(written(tmp_path, clips=change(user_tables()[1])), "clips.parquet: ", *words)
 
 
-ARRAYS = {
-    "a missing one": ({"face_clip": None}, "the array face_clip is missing, found faces, frame"),
-    "no flags": ({"audio_present": None}, "the array audio means nothing, expected", "audio_present"),
-    "flags of nothing": ({"audio": None}, "the array audio is missing"),
-    "flags of a field": ({"split_present": np.ones(3, bool)}, "the array split_present means nothing"),
-    "flags of numbers": ({"audio_present": np.ones(3)}, "audio_present is float64, expected booleans"),
-    "too short": ({"frame": np.arange(5)}, "the shape of frame is (5,), expected (7,)"),
-    "flat vectors": ({"faces": np.ones(7)}, "the shape of faces is (7,), expected (7, D)"),
-    "no numbers": ({"faces": np.ones((7, 0))}, "the shape of faces is (7, 0), expected (7, D)"),
-    "one number": ({"clip": np.array("x")}, "the shape of clip is ()"),
-    "complex": ({"faces": np.ones((7, D), complex)}, "faces is complex128, expected text, numbers or booleans"),
-    "long doubles": ({"faces": np.ones((7, D), np.longdouble)}, "faces is", "expected text, numbers or booleans"),
-    "not a number": ({"faces": np.full((7, D), np.nan)}, "faces of row 0 (clip 'z') holds nan at place 0"),
-    "lost in float16": ({"faces": np.full((7, D), 1e-9)}, "faces of row 0 (clip 'z') holds 1e-09 at place 0"),
-    "lost before": ({"faces": np.full((7, D), 1e-7, np.float16)}, "faces of row 0 (clip 'z') holds 1.19209e-07 at"),
-    "audio lost": ({"audio": np.full((3, A), 1e-9)}, "audio of row 1 (clip 'y') holds 1e-09 at place 0"),
-    "unknown clip": ({"face_clip": np.array([*"zxzxzxw"])}, "face_clip of row 6 is 'w'"),
-    "empty clip": ({"clip": np.array(["x", "", "z"])}, "clip of row 1 is nothing, expected a name"),
-    "three corners": ({"box": np.ones((7, 3))}, "box of row 0 (clip 'z') is 3 numbers long"),
-    "unordered box": ({"box": np.tile([3.0, 1, 2, 5], (7, 1))}, "box of row 0 (clip 'z') is (3, 1, 2, 5)"),
-}
+ARRAYS = [
+    ({"face_clip": None}, "the array face_clip is missing, found faces, frame"),
+    ({"audio_present": None}, "the array audio has no meaning, expected", "audio_present"),
+    ({"audio": None}, "the array audio is missing"),
+    ({"split_present": np.ones(3, bool)}, "the array split_present has no meaning"),
+    ({"audio_present": np.ones(3)}, "audio_present is float64, expected booleans"),
+    ({"frame": np.arange(5)}, "the shape of frame is (5,), expected (7,)"),
+    ({"faces": np.ones((7, D), complex)}, "faces is complex128, expected text, numbers or booleans"),
+    ({"faces": np.full((7, D), np.nan)}, "faces of row 0 (clip 'z') holds nan at place 0"),
+    ({"audio": np.full((3, A), 1e-9)}, "audio of row 1 (clip 'y') holds 1e-09 at place 0"),
+    ({"face_clip": np.array([*"zxzxzxw"])}, "face_clip of row 6 is 'w'"),
+    ({"clip": np.array(["x", "", "z"])}, "clip of row 1 is nothing, expected a name"),
+    ({"box": np.ones((7, 3))}, "box of row 0 (clip 'z') is 3 numbers long"),
+    ({"box": np.tile([3.0, 1, 2, 5], (7, 1))}, "box of row 0 (clip 'z') is (3, 1, 2, 5)"),
+]
 
 
 @pytest.mark.parametrize("fault", ARRAYS)
 def test_a_fault_in_the_arrays_is_one_sentence(fault, tmp_path):
-    change, *words = ARRAYS[fault]
+    change, *words = fault
     arrays = {name: array for name, array in (user_arrays() | change).items() if array is not None}
     np.savez(tmp_path / "features.npz", **arrays)
     refused(tmp_path, "features.npz: ", *words)
@@ -497,35 +468,13 @@ def test_what_is_no_table_is_refused(content, tmp_path):
     (written(tmp_path / "parquet") / "faces.parquet").write_bytes(content)
     refused(tmp_path / "parquet", "faces.parquet: it cannot be read (", "expected a Parquet file")
     (tmp_path / "mine.npz").write_bytes(content)
-    refused(tmp_path / "mine.npz", "it cannot be read (", "expected an .npz file")
+    refused(tmp_path / "mine.npz", "it cannot be read as an .npz file (")
 
 
 def test_a_column_that_stands_twice_is_refused(tmp_path):
     columns = [pa.array(["x"]), pa.array([1]), pa.array([[1.0]]), pa.array([2])]
     written(tmp_path, faces=pa.Table.from_arrays(columns, ["clip", "frame", "embedding", "frame"]))
-    refused(tmp_path, "'frame' stands twice among the columns")
-
-
-class Bomb:
-    def __reduce__(self):
-        return (pytest.fail, ("code from the file was run",))
-
-
-@pytest.mark.parametrize("name", ["label", "faces", "audio_present", "more"])
-def test_python_objects_are_refused_and_nothing_of_them_is_run(name, tmp_path):
-    path = tmp_path / "features.npz"
-    np.savez(path, **(user_arrays() | {name: np.array([Bomb()], dtype=object)}))
-    with pytest.raises(pytest.fail.Exception):
-        np.load(path, allow_pickle=True)[name]
-    refused(path, f"{name} holds Python objects, expected text, numbers or booleans")
-
-
-def test_a_pickle_in_place_of_an_array_is_refused_and_not_run(tmp_path):
-    path = tmp_path / "features.npz"
-    np.savez(path, **{name: array for name, array in user_arrays().items() if name != "label"})
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("label.npy", pickle.dumps(Bomb()))
-    refused(path, "it cannot be read (")
+    refused(tmp_path, "'frame' occurs twice among the columns")
 
 
 # --- Anything at all ---
@@ -606,8 +555,8 @@ def told(source, **changed):
     return said, clipset
 
 
-ALIKE = "differ from another in nothing but case, blanks or the form of letters, and are taken as different names"
-READS = "found, which reads as a missing value and is taken as a name; expected nothing where it is not known"
+ALIKE = "differ from another only in case, spaces or the form of letters, and are taken as different names"
+READS = "found, which reads as a missing value and is taken as a name; expected an empty field if the name is unknown"
 
 
 @pytest.mark.parametrize(
@@ -655,28 +604,16 @@ def test_a_missing_label_of_any_kind_is_a_noise_clip(missing, tmp_path):
     assert clipset.persons == ["ann", "bob"] and clipset.labels.tolist() == [0, -1, 1] and not said
 
 
-def test_an_array_that_stands_twice_is_refused(tmp_path):
-    np.savez(tmp_path / "features.npz", **user_arrays())
-    for again in ("label.npy", "label"):
-        (stream := io.BytesIO(), np.save(stream, np.array(["eve", "eve", "eve"])))
-        file = Path(shutil.copy(tmp_path / "features.npz", tmp_path / f"{again}.npz"))
-        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file, "a") as archive:
-            archive.writestr(again, stream.getvalue())
-        refused(file, "the array label stands twice, expected once")
-
-
 # --- Under a name ---
 
 
 def test_an_import_is_a_dataset_of_that_name(tmp_path):
     clipset = tables.import_tables(written(tmp_path / "own-faces"))
     assert imported.names() == ["own-faces"] and clipset.folder == imported.place("own-faces")
-    assert (
-        datasets.load("own-faces").fingerprint
-        == clipset.fingerprint
-        == tables.build(tmp_path / "own-faces").fingerprint
-    )
-    assert datasets.get("own-faces").modalities == ("audio",) and datasets.get("own-faces").protocol == "given"
+    dataset, built = datasets.get("own-faces"), tables.build(tmp_path / "own-faces")
+    assert dataset.load().fingerprint == datasets.load("own-faces").fingerprint == clipset.fingerprint
+    assert built.fingerprint == clipset.fingerprint
+    assert dataset.modalities == ("audio",) and dataset.protocol == "given"
     told = clipset.info["tables"]["faces.parquet"]
     assert told["bytes"] == (tmp_path / "own-faces" / "faces.parquet").stat().st_size and len(told["sha256"]) == 64
 
@@ -699,15 +636,14 @@ def test_an_earlier_import_stays_until_the_new_one_is_whole(tmp_path):
     assert len(imported.open("mine").faces) == len(faces) - 1
 
 
-@pytest.mark.parametrize("name", ["synthetic", "imfdb", "chimera", "iqiyi"])
-def test_a_dataset_of_the_book_keeps_its_name(name, tmp_path):
-    with pytest.raises(imported.ImportedError, match=f"'{name}' is a dataset of the book"):
-        tables.import_tables(written(tmp_path), name)
-
-
-def test_a_name_that_cannot_be_one_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(ValueError, match="small letters, digits and hyphens"):
-        tables.import_tables(tmp_path, "../up")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [(name, f"'{name}' is a dataset of the book") for name in ("synthetic", "imfdb", "chimera", "iqiyi")]
+    + [("../up", "small letters, digits and hyphens")],
+)
+def test_a_name_that_cannot_be_one_is_refused_before_anything_is_read(name, sentence, tmp_path):
+    with pytest.raises(imported.ImportedError, match=sentence):
+        tables.import_tables(tmp_path, name)
 
 
 # --- The page about it ---
