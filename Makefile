@@ -44,7 +44,7 @@ clean:
 $(VENV)/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} found, expected 3.11 to 3.13: say make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --requirement requirements.txt
+	$(PIP) --no-compile --requirement requirements.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
