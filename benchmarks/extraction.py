@@ -30,8 +30,8 @@ from pathlib import Path
 from famf_video import clips, detection, registry
 from famf_video.alignment import align
 from famf_video.embedding import ArcFace
-from famf_video.video import Video
-stages = clips.Stages(detection.detector("mtcnn"), ArcFace(registry.find("mobilefacenet128"), workers=1))
+from famf_video.contained import ContainedVideo as Video
+stages = clips.Stages(detection.detector("mtcnn"), ArcFace(registry.find("mobilefacenet128")))
 """
 STEPS = {
     "pictures decoded": ("frames = Video(path).frames(1000)", "done = sum(1 for _ in frames)"),
@@ -49,11 +49,11 @@ STEPS = {
     ),
     "seconds of video, 5 pictures a second, one picture at a time": (
         "",
-        "clips.clips_of(Video(path), stages, workers=1)\ndone = seconds",
+        "clips.extract_clips(Video(path), stages, workers=1)\ndone = seconds",
     ),
-    "seconds of video, 5 pictures a second, all cores": ("", "clips.clips_of(Video(path), stages)\ndone = seconds"),
+    "seconds of video, 5 pictures a second, all cores": ("", "clips.extract_clips(Video(path), stages)\ndone = seconds"),
 }
-LONG = ("", "clips.clips_of(Video(path), stages, fps=0.5)\ndone = seconds")
+LONG = ("", "clips.extract_clips(Video(path), stages, fps=0.5)\ndone = seconds")
 FRAME = """
 import json, re, sys, time
 path, seconds = sys.argv[1], float(sys.argv[2])

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from onnx_models import network
 
 from famf_video import registry
-from famf_video.detection import ENTRIES, MTCNN, NAMES, SCRFD, detector, overlap, suppressed
+from famf_video.detection import ENTRIES, MTCNN, NAMES, SCRFD, detector, non_maximum_suppression, overlap
 from famf_video.onnx import OnnxError
 
 # --- overlap and suppression ---
@@ -38,7 +38,7 @@ def test_overlap_is_that_of_sets_of_pixels(boxes, others):
 @given(some_boxes, st.randoms(use_true_random=False), st.sampled_from([0.0, 0.3, 0.5]))
 def test_suppression_keeps_the_best_of_those_that_overlap(boxes, random, limit):
     scores = np.array(random.sample(range(100), len(boxes))) / 100.0
-    kept = suppressed(boxes, scores, limit)
+    kept = non_maximum_suppression(boxes, scores, limit)
     assert list(scores[kept]) == sorted(scores[kept], reverse=True)
     between = overlap(boxes, boxes)
     for row in range(len(boxes)):

@@ -81,7 +81,7 @@ def test_a_model_is_found_by_its_name_or_its_path(known, file, tmp_path):
 
 
 def test_a_model_that_is_not_here_says_how_to_get_it(known, tmp_path):
-    expected = rf"model ann: a\.onnx is not in {tmp_path}/models; famf models add FILE .* \(models\.yml says"
+    expected = rf"model ann: a\.onnx is not in {tmp_path}/models; .* famf models add FILE .* \(models\.yml says"
     with pytest.raises(RegistryError, match=expected):
         registry.find("ann")
     known(url="http://127.0.0.1:9/a.onnx")
@@ -142,13 +142,13 @@ def test_a_failed_fetch_leaves_an_earlier_file_alone(known, tmp_path):
 
 
 def test_without_an_address_nothing_is_fetched(known):
-    with pytest.raises(RegistryError, match=r"model ann: url: none found, expected one .*famf models add FILE"):
+    with pytest.raises(RegistryError, match=r"model ann: no url in the registry, expected one .*famf models add FILE"):
         registry.fetch("ann")
     with pytest.raises(RegistryError, match="model: 'bob' is not known, expected one of ann"):
         registry.fetch("bob")
     for url in ("file:///etc/hostname", "ftp://127.0.0.1/a", "a.onnx"):
         known(url=url)
-        with pytest.raises(RegistryError, match="expected one that begins with https://"):
+        with pytest.raises(RegistryError, match="expected https://"):
             registry.fetch("ann")
 
 
@@ -170,7 +170,7 @@ def test_a_faulty_registry_is_one_sentence(known, fields, said):
 def test_a_registry_runs_no_code(known):
     path = known()
     path.write_text("ann: !!python/object/apply:os.system ['true']\n")
-    with pytest.raises(RegistryError, match="no registry of models can be read here"):
+    with pytest.raises(RegistryError, match="cannot be read as a registry of models"):
         registry.entries()
 
 

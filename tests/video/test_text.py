@@ -12,7 +12,7 @@ from famf_video.text import RapidOcr, SentenceTransformers, TextError
 @pytest.fixture(scope="module")
 def reader():
     pytest.importorskip("rapidocr", reason="the extra extract is not installed")
-    return RapidOcr(threads=1)
+    return RapidOcr()
 
 
 def written(*lines, size=(300, 200)):
