@@ -5,7 +5,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Complex, Float, UInt8
 from PIL import Image
-from scipy import ndimage
 
 SIZE = 112
 TEMPLATE = np.array(
@@ -52,12 +51,21 @@ def align(
 def interpolate(
     picture: UInt8[np.ndarray, "H W 3"], x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"], border: Border
 ) -> UInt8[np.ndarray, "*n 3"]:
-    """Samples a picture between its pixels by bilinear interpolation."""
-    mode = {"black": "grid-constant", "edge": "nearest"}[border]
-    values = np.empty((*x.shape, 3), np.float32)
-    for channel in range(3):
-        ndimage.map_coordinates(picture[..., channel], [y, x], values[..., channel], order=1, mode=mode)
-    return np.rint(values).astype(np.uint8)
+    """Samples a picture between its pixels by bilinear interpolation.
+
+    ``scipy.ndimage.map_coordinates`` is no faster, and rounds otherwise: the recorded face vectors would change.
+    """
+    height, width, _ = picture.shape
+    x, y = np.clip(x, -1, width), np.clip(y, -1, height)  # so that no index overflows
+    left, top = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
+    total = np.zeros((*left.shape, 3), np.float32)
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            weight = np.clip(1 - abs(y - row), 0, 1) * np.clip(1 - abs(x - column), 0, 1)
+            if border == "black":
+                weight = weight * ((row >= 0) & (row < height) & (column >= 0) & (column < width))
+            total += weight.astype(np.float32)[..., None] * picture[row.clip(0, height - 1), column.clip(0, width - 1)]
+    return np.rint(total).astype(np.uint8)
 
 
 def resize(
@@ -68,9 +76,9 @@ def resize(
     Unlike Pillow it does not average when it shrinks: MTCNN was trained on such crops.
     """
     x1, y1, x2, y2 = box or (0, 0, picture.shape[1], picture.shape[0])
-    part = picture[y1:y2, x1:x2]
-    x, y = ((np.arange(size) + 0.5) * length / size - 0.5 for length in (x2 - x1, y2 - y1))
-    return interpolate(part, *np.meshgrid(x, y), "edge")
+    x, y = ((np.arange(size) + 0.5) * (end - start) / size - 0.5 for start, end in ((x1, x2), (y1, y2)))
+    x, y = x.clip(0, x2 - x1 - 1) + x1, y.clip(0, y2 - y1 - 1) + y1
+    return interpolate(picture, *np.meshgrid(x, y), "edge")
 
 
 def similarity(
