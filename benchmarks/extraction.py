@@ -3,9 +3,9 @@
     python benchmarks/extraction.py --device cpu [--minutes 60] [--record]
 
 It needs the pictures of IMFDB and the models mtcnn and mobilefacenet128. A clip of 20 s with two persons (640 × 360, 25
-pictures per second) is composed of faces from films and repeated, so that a long file is quick to make. Each step runs in
-a separate process. Speeds are given by wall-clock time and by processor time, because other work on the machine affects
-the former. Peak memory is Linux's VmHWM. The network alone, on prepared faces, bounds the speed of the embedding.
+pictures per second) is composed of faces from films and repeated, so that a long file is quick to make. Each step runs
+in a separate process. Speeds are given by wall-clock time and by processor time, because other work on the machine
+affects the former. Peak memory is Linux's VmHWM. The network alone, on prepared faces, bounds the speed of the embedding.
 """
 
 import json
@@ -29,7 +29,7 @@ from pathlib import Path
 from famf_video import clips, detection, registry
 from famf_video.alignment import align
 from famf_video.embedding import ArcFace
-from famf_video.contained import ContainedVideo as Video
+from famf_video.video import Video  # in this process, whose time and memory are measured
 stages = clips.Stages(detection.detector("mtcnn"), ArcFace(registry.find("mobilefacenet128")))
 """
 STEPS = {
