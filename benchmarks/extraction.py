@@ -5,7 +5,8 @@
 It needs the pictures of IMFDB and the models mtcnn and mobilefacenet128. A clip of 20 s with two persons (640 × 360, 25
 pictures per second) is composed of faces from films and repeated, so that a long file is quick to make. Each step runs
 in a separate process. Speeds are given by wall-clock time and by processor time, because other work on the machine
-affects the former. Peak memory is Linux's VmHWM. The network alone, on prepared faces, bounds the speed of the embedding.
+affects the former. Peak memory is that of Linux (VmHWM). The network alone, on prepared faces, bounds the speed of the
+embedding.
 """
 
 import json
