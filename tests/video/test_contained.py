@@ -67,20 +67,15 @@ def test_walks_side_by_side_and_given_up(tmp_path):
     assert [frame.number for frame in other] == [15, 20, 25, 30, 35, 40]
 
 
-def test_faults_are_told_in_the_same_words(tmp_path):
-    (tmp_path / "a.mp4").write_bytes(b"no video")
-    for path in (tmp_path / "a.mp4", tmp_path / "none.mp4"):
-        with pytest.raises(VideoError) as expected:
-            Video(path)
-        with pytest.raises(VideoError) as found:
-            ContainedVideo(path)
-        assert str(found.value) == str(expected.value)
-
-
 def test_a_crash_costs_one_video(tmp_path, crashing):
     files = [tmp_path / f"{name}.mp4" for name in ("first", "crash", "broken", "last")]
     for file in files:
         video_files.write(file, [picture([(RED, 20, 20, 50)])] * 20)
+    for bad in (tmp_path / "absent.mp4", tmp_path):  # what is no crash is one of Video's sentences
+        with pytest.raises(VideoError) as expected:
+            Video(bad)
+        with pytest.raises(VideoError, match=f"^{expected.value}$"):
+            ContainedVideo(bad)
     said = []
     found = extract(files, tmp_path / "out", stages(), say=said.append)
     assert said == [

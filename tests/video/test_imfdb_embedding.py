@@ -181,16 +181,8 @@ def test_names_and_files_that_will_not_do(world, embedder, tmp_path):
 def test_the_command_imports_under_the_name_of_the_network(world, embedder, tmp_path):
     points = onet(tmp_path / "o.onnx").model.path
     source = world.archive(tmp_path)
-    command = [
-        "data",
-        "import",
-        "imfdb",
-        str(source),
-        "--embedder",
-        str(embedder.model.path),
-        "--landmarks",
-        str(points),
-    ]
+    command = ["data", "import", "imfdb", str(source), "--embedder", str(embedder.model.path)]
+    command += ["--landmarks", str(points)]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0 and "24 faces in" in done.output and imported.names() == ["imfdb-embedder"]
     refused = CliRunner().invoke(app, [*command[:5], str(tmp_path / "no.onnx")])

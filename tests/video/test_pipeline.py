@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import video_files
 from coloured_faces import BLUE, DIM, GREEN, RED, everything, picture, stages
-from untrained_models import made
 from video_files import tone
 
 from famf_lib.data import inspection
 from famf_lib.data.clipset import ClipSet
-from famf_lib.training import prediction
 from famf_video.labels import Label
 from famf_video.pipeline import ExtractionError, extract
 
@@ -57,14 +55,6 @@ def test_a_clipset(videos, tmp_path):
     assert np.array_equal(unit @ unit.T > 0.9, owner[:, None] == owner)
     lacking = [f"{videos[k]}: no sound track, so its clip has no audio" for k in (1, 2)]
     assert said == lacking
-
-
-def test_a_model_says_who_is_in_them(videos, tmp_path):
-    extract(videos, tmp_path / "out", stages())
-    clips = ClipSet.open(tmp_path / "out")
-    opened = made(clips, modalities=())
-    answers = list(prediction.predict(opened, prediction.fitting(clips, opened.card)[0], top=2))
-    assert sum(map(len, answers)) == 3 and answers[0]["weights"].combine_chunks().value_lengths().to_pylist()[0] == 6
 
 
 def test_labels(videos, tmp_path):
