@@ -2,6 +2,7 @@
 
 import pytest
 
+from famf_lib.data.doubtful_names import doubts
 from famf_video import labels
 from famf_video.labels import Label, LabelsError
 
@@ -87,6 +88,11 @@ def test_names_that_may_not_be_meant_are_taken_and_told(tmp_path):
     table.write_text("clip,person\na,nan\n")
     with pytest.warns(UserWarning, match="'nan' .1 times."):
         labels.read(table)
+
+
+def test_many_names_that_are_alike_make_one_short_sentence():
+    (sentence,) = doubts([f"n{n}{end}" for n in range(1000) for end in ("", " ")], "here")
+    assert "2,000 names" in sentence and sentence.count("times") < 10
 
 
 @pytest.mark.parametrize(
