@@ -1,12 +1,12 @@
-"""The extraction of faces from videos: its speed beside that of its parts, and its memory on a long file.
+"""The extraction of faces from videos: its speed compared with that of its stages, and its memory on a long file.
 
     python benchmarks/extraction.py --device cpu [--minutes 60] [--record]
 
 It needs the pictures of IMFDB and the models mtcnn and mobilefacenet128. A clip of 20 s with two persons (640 × 360, 25
-pictures a second) is composed of films' faces and repeated, so that a file of any length takes no time to make. Each
-step runs in a process of its own; a speed is given by the clock and by the processors' time, since other work on the
-machine takes from the former. Peak memory is Linux's VmHWM. The network alone, on faces that are ready, is the floor of
-the embedding.
+pictures per second) is composed of faces from films and repeated, so that a long file is quick to make. Each step runs
+in a separate process. Speeds are given by wall-clock time and by processor time, because other work on the machine
+affects the former. Peak memory is that of Linux (VmHWM). The network alone, on prepared faces, bounds the speed of the
+embedding.
 """
 
 import json
@@ -30,8 +30,8 @@ from pathlib import Path
 from famf_video import clips, detection, registry
 from famf_video.alignment import align
 from famf_video.embedding import ArcFace
-from famf_video.video import Video
-stages = clips.Stages(detection.detector("mtcnn"), ArcFace(registry.find("mobilefacenet128"), workers=1))
+from famf_video.video import Video  # in this process, whose time and memory are measured
+stages = clips.Stages(detection.detector("mtcnn"), ArcFace(registry.find("mobilefacenet128")))
 """
 STEPS = {
     "pictures decoded": ("frames = Video(path).frames(1000)", "done = sum(1 for _ in frames)"),
@@ -49,11 +49,14 @@ STEPS = {
     ),
     "seconds of video, 5 pictures a second, one picture at a time": (
         "",
-        "clips.clips_of(Video(path), stages, workers=1)\ndone = seconds",
+        "clips.extract_clips(Video(path), stages, workers=1)\ndone = seconds",
     ),
-    "seconds of video, 5 pictures a second, all cores": ("", "clips.clips_of(Video(path), stages)\ndone = seconds"),
+    "seconds of video, 5 pictures a second, all cores": (
+        "",
+        "clips.extract_clips(Video(path), stages)\ndone = seconds",
+    ),
 }
-LONG = ("", "clips.clips_of(Video(path), stages, fps=0.5)\ndone = seconds")
+LONG = ("", "clips.extract_clips(Video(path), stages, fps=0.5)\ndone = seconds")
 FRAME = """
 import json, re, sys, time
 path, seconds = sys.argv[1], float(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Videos that are decoded in a process of their own: a file that makes FFmpeg crash costs no more than that file."""
+"""Videos decoded in a separate process, so that a file on which FFmpeg crashes costs no more than that file."""
 
 import atexit
 import os
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from famf_lib.support.files import ROOT
-from famf_video.onnx import needed
+from famf_video.onnx import require
 from famf_video.video import Frame, Video, VideoError
 
 COMMAND = [sys.executable, "-P", "-m", "famf_video.contained"]
@@ -23,14 +23,13 @@ STATE = ("size", "duration", "has_sound", "damaged", "unheard")
 
 
 class ContainedVideo(Video):
-    """A ``Video`` that another process decodes. Where that ends, this is a ``VideoError`` like any other.
+    """A ``Video`` that another process decodes. If that process crashes, a ``VideoError`` says so.
 
-    The models stay in this process. What decodes is kept for the next walk and the next video, and begun anew after a
-    crash.
+    The decoding process is kept for later iterations and videos; after a crash a new one is started.
     """
 
     def __init__(self, path: Path | str):
-        needed("av")
+        require("av")
         self.path = Path(path)
         self.damaged = self.unheard = 0
         for _ in self._ask(None):
@@ -45,19 +44,18 @@ class ContainedVideo(Video):
     def sound(self) -> Iterator[Float32[np.ndarray, " n"]]:
         yield from self._ask("sound")
 
-    def _ask(self, walk: str | None, *arguments: Any) -> Iterator[Any]:
-        request = Path.cwd(), self.path, walk, arguments
+    def _ask(self, method: str | None, *arguments: Any) -> Iterator[Any]:
         decoder = _idle.pop() if _idle else _start()
-        whole = False
+        finished = False
         try:
-            pickle.dump(request, decoder.stdin)
+            pickle.dump((Path.cwd(), self.path, method, arguments), decoder.stdin)
             decoder.stdin.flush()
             while True:
-                kind, told = pickle.load(decoder.stdout)
+                kind, answer = pickle.load(decoder.stdout)
                 if kind != "piece":
                     break
-                yield told
-            whole = True
+                yield answer
+            finished = True
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             code = decoder.wait()
             how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
@@ -65,23 +63,23 @@ class ContainedVideo(Video):
                 f"{self.path}: FFmpeg crashed on it ({how}), expected a video that it can decode"
             ) from error
         finally:
-            if whole:
+            if finished:
                 _idle.append(decoder)
             else:
-                _end(decoder)
+                _stop(decoder)
         if kind == "fault":
-            raise VideoError(told)
-        told["damaged"] = max(told["damaged"], self.damaged)
-        vars(self).update(told)
+            raise VideoError(answer)
+        answer["damaged"] = max(answer["damaged"], self.damaged)
+        vars(self).update(answer)
 
 
 _idle: list[subprocess.Popen] = []
 
 
-def fault(path: Path, error: Exception) -> str:
-    """The sentence on a video that something is wrong with: an error of ours is one, any other is named."""
-    said = " ".join(str(error).split()) if isinstance(error, ValueError) else f"it fails ({_named(error)})"
-    return said if str(path) in said else f"{path}: {said}"
+def describe(path: Path, error: Exception) -> str:
+    """One sentence on what is wrong with a video: the message of an error of ours, or the name of any other."""
+    reason = " ".join(str(error).split()) if isinstance(error, ValueError) else f"it fails ({_named(error)})"
+    return reason if str(path) in reason else f"{path}: {reason}"
 
 
 def _named(error: Exception) -> str:
@@ -89,50 +87,48 @@ def _named(error: Exception) -> str:
 
 
 def _start() -> subprocess.Popen:
-    # Not by multiprocessing, which would run a script of the user's once more to begin a process.
+    # Not by multiprocessing, which would run the user's main script again in the new process.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
     return subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
-def _end(decoder: subprocess.Popen) -> None:
+def _stop(decoder: subprocess.Popen) -> None:
     decoder.kill()
-    with suppress(OSError):  # what was not sent cannot be any more
+    with suppress(OSError):  # unsent data can no longer be sent
         decoder.stdin.close()
     decoder.stdout.close()
     decoder.wait()
 
 
 @atexit.register
-def _end_all() -> None:
+def _stop_all() -> None:
     while _idle:
-        _end(_idle.pop())
+        _stop(_idle.pop())
 
 
 def serve() -> None:
-    """Decodes what is asked for on the standard input, until that is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
-    while True:
-        try:
-            folder, path, walk, arguments = pickle.load(asked)
-        except EOFError:
-            return
-        try:
-            os.chdir(folder)
-            video = Video(path)
-            for piece in getattr(video, walk)(*arguments) if walk else ():
-                pickle.dump(("piece", piece), answers, protocol=5)
-                answers.flush()
-            answer = "done", {name: getattr(video, name) for name in STATE}
-        except VideoError as error:
-            answer = "fault", str(error)
-        except BrokenPipeError:
-            return
-        except Exception as error:
-            answer = "fault", f"{path}: it cannot be decoded ({_named(error)}), expected a video"
-        pickle.dump(answer, answers)
-        answers.flush()
+    """Answers requests from standard input until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # so that nothing a library prints is mistaken for an answer
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            folder, path, method, arguments = pickle.load(requests)
+            try:
+                os.chdir(folder)
+                video = Video(path)
+                for piece in getattr(video, method)(*arguments) if method else ():
+                    pickle.dump(("piece", piece), answers, protocol=5)
+                    answers.flush()
+                answer = "done", {name: getattr(video, name) for name in STATE}
+            except VideoError as error:
+                answer = "fault", str(error)
+            except BrokenPipeError:
+                return
+            except Exception as error:
+                answer = "fault", f"{path}: it cannot be decoded ({_named(error)}), expected a video"
+            pickle.dump(answer, answers)
+            answers.flush()
 
 
 if __name__ == "__main__":

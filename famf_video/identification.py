@@ -1,4 +1,4 @@
-"""Who is in a video, according to a model trained on other videos of the same persons, and which faces decided it."""
+"""Identification: who is in a video, according to a saved model, and which faces decided it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Batch
 from famf_lib.training import prediction
 from famf_lib.training.checkpoint import SavedModel
-from famf_video.clips import FPS, Clip, Stages, clips_of
+from famf_video.clips import FPS, Clip, Stages, extract_clips
 from famf_video.contained import ContainedVideo
 from famf_video.enrolment import as_clipset
 from famf_video.video import Video
 
 
 class IdentificationError(ValueError):
-    """A video that the model cannot answer for, or a place where the answer cannot be written."""
+    """The model cannot be applied to a video, or the answer cannot be written."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one clip of a video.
+    """A model's prediction for one clip of a video.
 
-    ``persons`` and ``probabilities``, the most probable first; ``weights`` of the faces in their order (Fig. 3).
+    ``persons`` and ``probabilities`` by falling probability; ``weights`` of the faces in order of time (Fig. 3).
     """
 
     name: str
@@ -39,7 +39,7 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Identified:
-    """The answers to a video, the main person's clip first. ``lacking``: modalities of the model that it has not."""
+    """The answers for a video, the main person's clip first. ``lacking``: the model's modalities that it lacks."""
 
     video: Video
     answers: list[Answer]
@@ -57,21 +57,21 @@ def identify(
     everybody: bool = False,
     report: Callable[[float], None] = lambda seconds: None,
 ) -> Identified:
-    """Looks at a video and asks a saved model, on the CPU, who is in it.
+    """Extracts the clips of a video and predicts, on the CPU, who is in them.
 
     Raises:
-        ValueError: the file is no video, there is no face in it, or the model wants vectors of another network.
+        ValueError: the file is no video, shows no face, or the model needs vectors of another network.
     """
     check(opened, stages)
     video = ContainedVideo(path)
-    clips = clips_of(video, stages, fps=fps, everybody=everybody, report=report)
+    clips = extract_clips(video, stages, fps=fps, everybody=everybody, report=report)
     if not len(clips[0].faces):
-        raise IdentificationError(f"{path}: no face found, expected one at least")
+        raise IdentificationError(f"{path}: no face found, expected at least one")
     names = [path.name if n == 1 else f"{path.name}#{n}" for n in range(1, len(clips) + 1)]
-    table = pd.DataFrame({"name": names}).assign(person=None, split=None, group=None).astype("str")
-    table[["person", "split", "group"]] = None
+    table = pd.DataFrame({"name": names}).assign(person=None, split=None, group=None)
+    table = table.astype({column: "str" for column in ("person", "split", "group")})
     clipset, lacking = prediction.fitting(as_clipset(clips, table, stages), opened.card)
-    rows = [row for told in prediction.predict(opened, clipset, top) for row in told.to_pylist()]
+    rows = [row for batch in prediction.predict(opened, clipset, top) for row in batch.to_pylist()]
     answers = [
         Answer(row["name"], clip, tuple(row["persons"]), tuple(row["probabilities"]), np.array(row["weights"]))
         for clip, row in zip(clips, rows, strict=True)
@@ -80,27 +80,30 @@ def identify(
 
 
 def check(opened: SavedModel, stages: Stages) -> None:
-    """Refuses a network that is not the one whose vectors the model was trained on, before a video is looked at.
+    """Checks that the embedder is the one whose vectors the model was trained on, before a video is processed.
 
     Raises:
-        IdentificationError: it is another, or gives vectors of another length.
+        IdentificationError: it is another one, or its vectors have another length.
     """
-    expected, made = opened.card.embedder, stages.embedder.checksum
-    if expected and made != expected:
-        told = f"SHA-256 {made[:16]}… found, expected {expected[:16]}…, whose vectors the model was trained on"
-        raise IdentificationError(f"embedder: {told}")
+    expected, found = opened.card.embedder, stages.embedder.checksum
+    if expected and found != expected:
+        trained = f"expected {expected[:16]}…, on whose vectors the model was trained"
+        raise IdentificationError(f"embedder: SHA-256 {found[:16]}… found, {trained}")
     if stages.embedder.dim != opened.card.dim:
-        raise IdentificationError(f"embedder: {stages.embedder.dim} numbers a face found, expected {opened.card.dim}")
+        numbers = f"vectors of length {stages.embedder.dim} found, expected {opened.card.dim}"
+        raise IdentificationError(f"embedder: {numbers}")
 
 
 @torch.inference_mode()
 def attention(opened: SavedModel, found: Identified, row: int = 0) -> Float[np.ndarray, "T T"]:
-    """The attention matrix of one of the clips, all of whose faces take part (Fig. 4); rows as ``token_names``."""
+    """Computes the attention matrix of one clip from all of its faces (Fig. 4); rows as in ``token_names``."""
     clipset = found.clipset
     faces = clipset.faces[clipset.offsets[row] : clipset.offsets[row + 1]].float()[None]
-    names = opened.model.config.modalities
-    there = {name: clipset.modalities[name] for name in names}
-    vectors = {name: of.vectors[row : row + 1].float() for name, of in there.items()}
-    batch = Batch(faces, torch.ones(faces.shape[:2], dtype=torch.bool), vectors,
-                  {name: of.present[row : row + 1] for name, of in there.items()})  # fmt: skip
+    modalities = {name: clipset.modalities[name] for name in opened.model.config.modalities}
+    batch = Batch(
+        faces,
+        torch.ones(faces.shape[:2], dtype=torch.bool),
+        {name: of.vectors[row : row + 1].float() for name, of in modalities.items()},
+        {name: of.present[row : row + 1] for name, of in modalities.items()},
+    )
     return opened.model.attention(batch)[0].numpy()

@@ -1,4 +1,4 @@
-"""What clips are called, and who is in them: told by a table of the user's, or by the folders of the videos."""
+"""The names of clips, and who is in them according to a table of the user's or to the folders of the videos."""
 
 import csv
 import os
@@ -19,37 +19,37 @@ ENDINGS = tuple(
     for ending in "mp4 mkv mov avi webm m4v mpg mpeg ts mts m2ts m2t wmv asf flv f4v 3gp 3g2 ogv ogm vob mod tod qt "
     "mpe m1v m2v mj2 mk3d mxf dv divx rm rmvb wtv mjpg mjpeg ivf h264 264 h265 265 hevc y4m nut".split()
 )
-"""By these a video is told in a folder: FFmpeg's own lists mix them with those of songs and subtitles. A file that is
-named itself may be called anything."""
+"""The endings of the videos in a folder: FFmpeg's own lists include songs and subtitles. A file that the user names
+directly may have any ending."""
 
 VIDEOS = f"videos ({', '.join(ENDINGS[:5])} …)"
 
 
 class LabelsError(ValueError):
-    """A table of labels that cannot be used, or a folder without videos."""
+    """A table of labels cannot be used, or a folder holds no videos."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """Who is in a clip, and on which side of the split it is; None where that is not known."""
+    """The person in a clip and its side of the split; None if unknown."""
 
     person: str | None = None
     split: str | None = None
 
 
 def videos(given: Sequence[Path], say: Callable[[str], None] = lambda sentence: None) -> list[Path]:
-    """The files that are meant: a folder stands for all videos in it, in order of their names.
+    """Replaces each folder by all videos in it, at any depth, sorted by name.
 
-    ``say`` is told of the other files in a folder.
+    ``say`` receives one sentence about the other files of each folder.
 
     Raises:
-        LabelsError: a folder without a video, or a file that is named twice.
+        LabelsError: a folder holds no video, or a file is named twice.
     """
     found: list[Path] = []
     for path in given:
         inside = [path]
         if path.is_dir():
-            inside, others = sorted_out(path, ENDINGS)
+            inside, others = split_by_ending(path, ENDINGS)
             if not inside:
                 raise LabelsError(f"{path}: no video in it, " + (left_out(others) if others else f"expected {VIDEOS}"))
             if others:
@@ -57,7 +57,7 @@ def videos(given: Sequence[Path], say: Callable[[str], None] = lambda sentence: 
                 bare = sorted(
                     {file.parent.relative_to(path).as_posix() for file in others if file.parent not in served}
                 )
-                say(f"{path}: {left_out(others)}" + (f"; nothing is left of {', '.join(bare)}" if bare else ""))
+                say(f"{path}: {left_out(others)}" + (f"; no video remains in {', '.join(bare)}" if bare else ""))
         found += inside
     twice = [path for path, times in Counter(path.resolve() for path in found).items() if times > 1]
     if twice:
@@ -65,26 +65,28 @@ def videos(given: Sequence[Path], say: Callable[[str], None] = lambda sentence: 
     return found
 
 
-def sorted_out(folder: Path, endings: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """The files in a folder, at any depth, that have one of the endings, and the others. Hidden ones are neither."""
+def split_by_ending(folder: Path, endings: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Lists the files in a folder, at any depth, that have one of the endings, and the others; hidden files are
+    ignored."""
     files = sorted(file for file in folder.rglob("[!.]*") if file.is_file())
     good = [file for file in files if file.suffix.lower() in endings]
     return good, [file for file in files if file.suffix.lower() not in endings]
 
 
 def left_out(files: Sequence[Path], expected: str = VIDEOS) -> str:
-    """What there is to say of files that are left out, with how many there are of each ending."""
+    """Says which files are left out, with the number of each ending."""
     times = Counter(file.suffix.lower() or "without" for file in files).most_common()
     told = ", ".join(f"{number:,} {ending}" for ending, number in times[:7]) + " …" * (len(times) > 7)
-    return f"{counted(len(files), 'file')} left out by ending ({told}), expected {expected}"
+    return f"{counted(len(files), 'file')} left out because of their ending ({told}), expected {expected}"
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """A clip is called as its file without the ending; with the folders in which the files differ, and with the ending
-    where the name is another's already: that of a file, or of a further track, which has # and its number behind it.
+    """Names the clip of each file: its name without ending, preceded by the folders in which the files differ.
+
+    The ending stays if the name would also be that of another file, or of another file's further track (``name#2``).
 
     Raises:
-        LabelsError: two names cannot be kept apart.
+        LabelsError: two clips would have the same name.
     """
     places = [path.resolve() for path in paths]
     top = os.path.commonpath([place.parent for place in places]) if places else ""
@@ -98,38 +100,35 @@ def names(paths: Sequence[Path]) -> list[str]:
 
 
 def _clashing(names: list[str]) -> list[int]:
-    """Which of the names are there twice, or could be that of another's track."""
+    """Which of the names occur twice, or could be that of another clip's track."""
     times = Counter(names)
-    return [
-        k
-        for k, name in enumerate(names)
-        if times[name] > 1 or (re.search(r"#\d+$", name) and name.rpartition("#")[0] in times)
-    ]
+    track = re.compile(r"(.*)#\d+", re.DOTALL)
+    return [k for k, name in enumerate(names) if times[name] > 1 or (m := track.fullmatch(name)) and m[1] in times]
 
 
-def of_folders(paths: Sequence[Path]) -> dict[str, Label]:
-    """The person in each video is called as the folder that it lies in; by the name of the clip."""
+def from_folders(paths: Sequence[Path]) -> dict[str, Label]:
+    """Labels each clip with the name of the folder that holds its video."""
     return {name: Label(path.resolve().parent.name) for path, name in zip(paths, names(paths), strict=True)}
 
 
 def read(table: Path, say: Callable[[str], None] = warnings.warn) -> dict[str, Label]:
-    """The labels in a CSV file with the columns clip, person and, if there are any, split. An empty field is unknown.
+    """Reads labels from a CSV file with the columns clip, person and optionally split. An empty field means unknown.
 
-    ``say`` is told of names that may not be meant as they stand (see ``doubts``).
+    ``say`` receives one sentence about each doubtful name (see ``doubts``).
 
     Raises:
-        LabelsError: one sentence with the file, the line, what was found and what was expected.
+        LabelsError: one sentence that names the file, the line, what was found and what was expected.
     """
     try:
         with Path(table).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             columns, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelsError(f"{table}: no table can be read here ({error}), expected a CSV file") from error
+        raise LabelsError(f"{table}: cannot be read ({error}), expected a CSV file") from error
     if twice := [column for column in columns if columns.count(column) > 1]:
-        raise LabelsError(f"{table}: the column {twice[0]} stands twice, expected once")
+        raise LabelsError(f"{table}: the column {twice[0]} occurs twice, expected once")
     if pair := misspelt(columns, COLUMNS):
-        found = f"the column {pair[0]!r} is all but spelt as {pair[1]}"
+        found = f"the column {pair[0]!r} is almost spelt like {pair[1]}"
         raise LabelsError(f"{table}: {found}, expected {pair[1]} or another name")
     if missing := [column for column in COLUMNS[:2] if column not in columns]:
         found = ", ".join(columns) or "nothing"

@@ -1,7 +1,6 @@
-"""Pre-trained models by name: which there are, where each one lies, and whether it is the one that it should be.
+"""Pre-trained models by name: which are known, where their files are, and whether each has the right checksum.
 
-``data/models.yml`` of the checkout says what is known of each; the files lie in the folder that ``files.models`` names.
-A file is told by its checksum, and nothing is downloaded unless ``fetch`` is called.
+``data/models.yml`` describes them; their files are in the folder ``files.models()``. Only ``fetch`` downloads.
 """
 
 import hashlib
@@ -9,7 +8,6 @@ import shutil
 import urllib.request
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -20,15 +18,14 @@ from famf_lib.support.progress import progress
 REGISTRY = ROOT / "data" / "models.yml"
 PIECE = 1 << 20
 TIMEOUT = 30  # seconds without a byte
-SCHEMES = ("https", "http")
 
 
 class RegistryError(LookupError):
-    """A model that is not known, not here or not the right one; the message says how to get it."""
+    """A model is unknown, missing or a different file; the message says how to get it."""
 
 
 class Entry(BaseModel):
-    """What is known of a model. ``file`` is its name in the folder of models, ``url`` where it may be fetched."""
+    """A model of the registry. ``file`` is its name in the folder of models, ``url`` the address to fetch it from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,32 +38,31 @@ class Entry(BaseModel):
 
     @property
     def path(self) -> Path:
-        """Where the file lies, or would."""
+        """Where the file is, or belongs."""
         return models() / self.file
 
 
-def entries(registry: Path | None = None) -> dict[str, Entry]:
-    """Every model that is known, by its name.
+def entries() -> dict[str, Entry]:
+    """Reads the registry: every known model by its name.
 
     Raises:
         RegistryError: the registry cannot be read.
     """
-    registry = registry or REGISTRY
     try:
-        return TypeAdapter(dict[str, Entry]).validate_python(yaml.safe_load(registry.read_text()) or {})
+        return TypeAdapter(dict[str, Entry]).validate_python(yaml.safe_load(REGISTRY.read_text()) or {})
     except ValidationError as error:
         first = error.errors()[0]
         where, said = ".".join(map(str, first["loc"])), first["msg"]
-        raise RegistryError(f"{registry}: {where}: {first['input']!r} found; {said[0].lower()}{said[1:]}") from None
+        raise RegistryError(f"{REGISTRY}: {where}: {first['input']!r} found; {said[0].lower()}{said[1:]}") from None
     except (OSError, yaml.YAMLError) as error:
-        raise RegistryError(f"{registry}: no registry of models can be read here ({error})") from error
+        raise RegistryError(f"{REGISTRY}: cannot be read as a registry of models ({error})") from error
 
 
 def find(name: str | Path) -> Path:
-    """The file that a user means by the name of an entry, or by a path.
+    """Returns the file of a model, given the name of an entry or a path.
 
     Raises:
-        RegistryError: it is not here, or is another file than the registry says.
+        RegistryError: there is no such file, or it is not the one that the registry describes.
     """
     entry = entries().get(str(name))
     if entry is None:
@@ -79,13 +75,13 @@ def find(name: str | Path) -> Path:
 
 
 def absence(name: str) -> str | None:
-    """None where a model is here and the right one, otherwise one sentence that says what to do."""
+    """Returns None if a model is here and has the right checksum, otherwise one sentence that says what to do."""
     entry = _known(name)
     if not entry.path.is_file():
         fetch = f", or famf models fetch {name}" if entry.url else ""
         return (
-            f"model {name}: {entry.file} is not in {models()}; famf models add FILE copies it there, "
-            f"if you have it{fetch} ({REGISTRY.relative_to(ROOT)} says where it is from)"
+            f"model {name}: {entry.file} is not in {models()}; if you have it, famf models add FILE copies it there"
+            f"{fetch} ({REGISTRY.relative_to(ROOT)} says where it comes from)"
         )
     if (found := checksum(entry.path)) != entry.sha256:
         return f"{entry.path}: the SHA-256 is {found}, expected {entry.sha256}, which is that of {name}"
@@ -93,40 +89,37 @@ def absence(name: str) -> str | None:
 
 
 def add(file: Path) -> Entry:
-    """Copies a model to the folder of models; which one it is, its checksum tells, whatever it is called.
+    """Copies a model to the folder of models. Its checksum identifies it, whatever the file is called.
 
     Raises:
-        RegistryError: there is no entry with its checksum.
+        RegistryError: no entry has its checksum.
     """
     if not Path(file).is_file():
         raise RegistryError(f"{file}: no such file found, expected a model")
     found = checksum(file)
-    for entry in entries().values():
-        if entry.sha256 == found:
-            if not (entry.path.is_file() and checksum(entry.path) == found):
-                with written_whole(entry.path) as new:
-                    shutil.copyfile(file, new)
-            return entry
-    raise RegistryError(
-        f"{file}: SHA-256 {found} found, expected that of a model in {REGISTRY.name}; use it by its path"
-    )
+    entry = next((entry for entry in entries().values() if entry.sha256 == found), None)
+    if entry is None:
+        expected = f"that of a model in {REGISTRY.name}; any other file is used by its path"
+        raise RegistryError(f"{file}: SHA-256 {found} found, expected {expected}")
+    if not _is_right(entry):
+        with written_whole(entry.path) as new:
+            shutil.copyfile(file, new)
+    return entry
 
 
 def fetch(name: str) -> Path:
-    """Downloads a model from the address in the registry, and keeps it if it is the right one.
+    """Downloads a model from the address in the registry, and keeps it only if its checksum is right.
 
     Raises:
-        RegistryError: there is no address, no answer, or another file comes from there.
+        RegistryError: the entry has no address, the download fails, or the checksum is wrong.
     """
     entry = _known(name)
-    if entry.path.is_file() and checksum(entry.path) == entry.sha256:
+    if _is_right(entry):
         return entry.path
     if entry.url is None:
-        raise RegistryError(f"model {name}: url: none found, expected one to fetch it from; {absence(name)}")
-    if urlsplit(entry.url).scheme not in SCHEMES:
-        raise RegistryError(
-            f"model {name}: url: {entry.url!r} found, expected one that begins with https:// or http://"
-        )
+        raise RegistryError(f"model {name}: no url in the registry, expected one to fetch it from; {absence(name)}")
+    if not entry.url.startswith(("https://", "http://")):
+        raise RegistryError(f"model {name}: url {entry.url!r} found, expected https:// or http://")
     digest = hashlib.sha256()
     with written_whole(entry.path) as new:
         try:
@@ -140,16 +133,19 @@ def fetch(name: str) -> Path:
         except (OSError, ValueError) as error:  # no network, no such host, no such page, a broken connection
             raise RegistryError(f"{entry.url}: {name} cannot be fetched ({error}), expected a file there") from error
         if digest.hexdigest() != entry.sha256:
-            raise RegistryError(
-                f"{entry.url}: the SHA-256 is {digest.hexdigest()}, expected {entry.sha256}; nothing was kept"
-            )
+            found = f"the SHA-256 is {digest.hexdigest()}"
+            raise RegistryError(f"{entry.url}: {found}, expected {entry.sha256}; nothing was kept")
     return entry.path
 
 
 def checksum(file: Path | str) -> str:
-    """The SHA-256 of a file."""
-    told = Path(file).resolve().stat()
-    return _checksum(Path(file).resolve(), told.st_mtime_ns, told.st_size)
+    """Computes the SHA-256 of a file, once as long as the file does not change."""
+    path = Path(file).resolve()
+    return _checksum(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+def _is_right(entry: Entry) -> bool:
+    return entry.path.is_file() and checksum(entry.path) == entry.sha256
 
 
 @lru_cache(maxsize=64)

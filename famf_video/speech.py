@@ -1,4 +1,4 @@
-"""A voice as a vector. The network is an ONNX file of the user's own; there is none that could come with the book."""
+"""From speech to a vector. The network is an ONNX file of the user's; the book comes with none."""
 
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -14,43 +14,43 @@ from famf_video.video import RATE
 
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the next power of two
 LOWEST = 20.0  # Hz
-SECONDS = 3.0  # of sound that the network hears at once, where the file leaves it open
-SHORTEST = 0.5  # seconds: less tells nothing
+SECONDS = 3.0  # of sound that the network gets at once, if the file leaves it open
+SHORTEST = 0.5  # seconds of sound from which a vector is computed
 SILENCE = 1e-3  # root mean square
 
 
 @runtime_checkable
 class SpeakerEncoder(Protocol):
-    """What turns speech into a vector. ``checksum`` tells one from another: their vectors do not mix."""
+    """Turns speech into a vector. ``checksum`` identifies the encoder: vectors of two encoders do not mix."""
 
     dim: int
     checksum: str
 
     def embed(self, sound: Iterable[Float32[np.ndarray, " _"]]) -> Float32[np.ndarray, " D"] | None:
-        """The vector of sound that comes in pieces (one channel, 16 kHz, −1 to 1); None where there is none to hear."""
+        """Computes the vector of sound given in pieces (one channel, 16 kHz, −1 to 1); None if nothing is audible."""
         ...
 
 
 class OnnxSpeaker:
     """A network in an ONNX file that takes sound, N × samples → N × D, or log-mel features, N × frames × bins → N × D.
 
-    The latter are those of Kaldi, as the files of WeSpeaker and 3D-Speaker expect: 25 ms every 10 ms, a Hamming window,
-    less their mean over the frames. The sound is heard in pieces of 3 s, or as long as the file says; silent pieces are
-    left out, and the vector is the mean of the others', each brought to length 1.
+    The features are Kaldi's, as the files of WeSpeaker and 3D-Speaker expect: 25 ms every 10 ms, a Hamming window,
+    minus their mean over the frames. Segments of 3 s, or of the length in the file, are used;
+    silent ones are left out, and the vector is the mean of the others' unit vectors, scaled to length 1.
 
     Raises:
         OnnxError: the file is no such network.
     """
 
-    def __init__(self, path: Path | str, threads: int = 0):
+    def __init__(self, path: Path | str):
         try:
-            self.model = OnnxModel(path, [(None, None)], [(None, None)], threads)
+            self.model = OnnxModel(path, [(None, None)], [(None, None)])
             self.bins, samples = None, self.model.inputs[0][1][1]
         except OnnxError as fault:
-            self.model = OnnxModel(path, [(None, None, None)], [(None, None)], threads)
+            self.model = OnnxModel(path, [(None, None, None)], [(None, None)])
             _, frames, self.bins = self.model.inputs[0][1]
             if self.bins is None:
-                raise OnnxError(f"{path}: features of any number found, expected a number of mel bins") from fault
+                raise OnnxError(f"{path}: no number of mel bins found in its input, expected one") from fault
             samples = frames and WINDOW + (frames - 1) * HOP
         self.samples = samples or int(SECONDS * RATE)
         self.checksum = registry.checksum(self.model.path)
@@ -58,37 +58,34 @@ class OnnxSpeaker:
 
     def embed(self, sound: Iterable[Float32[np.ndarray, " _"]]) -> Float32[np.ndarray, " D"] | None:
         total = np.zeros(self.dim)
-        for piece in pieces(sound, self.samples):
-            if np.sqrt(np.mean(piece**2)) > SILENCE:
-                vector = self._run(piece)
+        for segment in segments(sound, self.samples):
+            if np.sqrt(np.mean(segment**2)) > SILENCE:
+                vector = self._run(segment)
                 total += vector / max(np.linalg.norm(vector), 1e-9)
         length = np.linalg.norm(total)
         return (total / length).astype(np.float32) if length > 0 else None
 
-    def _run(self, piece: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " D"]:
-        given = piece if self.bins is None else log_mel(piece, self.bins)
+    def _run(self, segment: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " D"]:
+        given = segment if self.bins is None else log_mel(segment, self.bins)
         return self.model(np.repeat(given[None], self.model.batch or 1, axis=0))[0][0]
 
 
-def pieces(sound: Iterable[Float32[np.ndarray, " _"]], length: int) -> Iterator[Float32[np.ndarray, " length"]]:
-    """The sound in pieces of one length. What is left at the end is heard from its start again until it is as long,
-    unless it is below half a second."""
-    waiting: list[np.ndarray] = []
-    there = 0
-    for part in sound:
-        waiting.append(part)
-        there += len(part)
-        if there >= length:
-            joined = np.concatenate(waiting)
-            whole = there // length * length
+def segments(sound: Iterable[Float32[np.ndarray, " _"]], length: int) -> Iterator[Float32[np.ndarray, " length"]]:
+    """Divides sound into segments of one length. The rest is repeated up to that length, or dropped if below 0.5 s."""
+    pending: list[np.ndarray] = []
+    for piece in sound:
+        pending.append(piece)
+        if (total := sum(map(len, pending))) >= length:
+            joined = np.concatenate(pending)
+            whole = total // length * length
             yield from joined[:whole].reshape(-1, length)
-            waiting, there = [joined[whole:]], there - whole
-    if there >= SHORTEST * RATE:
-        yield np.resize(np.concatenate(waiting), length)
+            pending = [joined[whole:]]
+    if sum(map(len, pending)) >= SHORTEST * RATE:
+        yield np.resize(np.concatenate(pending), length)
 
 
 def log_mel(sound: Float[np.ndarray, " n"], bins: int) -> Float32[np.ndarray, "frames bins"]:
-    """Kaldi's log-mel features without dither, less the mean of each bin over the frames."""
+    """Computes Kaldi's log-mel features without dither, minus the mean of each bin over the frames."""
     frames = np.lib.stride_tricks.sliding_window_view(sound * 32768.0, WINDOW)[::HOP]
     frames = frames - frames.mean(axis=1, keepdims=True)
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
@@ -99,7 +96,7 @@ def log_mel(sound: Float[np.ndarray, " n"], bins: int) -> Float32[np.ndarray, "f
 
 @cache
 def _filters(bins: int) -> Float[np.ndarray, "bins half"]:
-    """Triangles of equal width in mel, 1127 ln(1 + f / 700), from 20 Hz to half the rate."""
+    """Triangular filters of equal width in mel, 1127 ln(1 + f / 700), from 20 Hz to half the sampling rate."""
     place = 1127 * np.log1p(np.arange(FFT // 2) * RATE / FFT / 700)
     edges = np.linspace(*(1127 * np.log1p(np.array([LOWEST, RATE / 2]) / 700)), bins + 2)
     left, middle, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]

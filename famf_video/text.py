@@ -1,4 +1,4 @@
-"""Words in a picture, and their vector: RapidOCR reads, a model of sentence-transformers encodes."""
+"""Text in pictures and its vector: RapidOCR reads, a sentence-transformers model encodes."""
 
 import os
 from importlib.metadata import version
@@ -9,27 +9,27 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from famf_video import registry
-from famf_video.onnx import needed
+from famf_video.onnx import require
 
 
 class TextError(ValueError):
-    """A folder that holds no model of sentences."""
+    """A folder holds no sentence-transformers model."""
 
 
 @runtime_checkable
 class TextReader(Protocol):
-    """What reads the words in a picture. ``checksum`` tells one from another."""
+    """Reads the text in a picture. ``checksum`` identifies the reader."""
 
     checksum: str
 
     def read(self, picture: UInt8[np.ndarray, "H W 3"]) -> list[str]:
-        """The lines of text in an RGB picture, from the top."""
+        """Reads the lines of text in an RGB picture, from the top."""
         ...
 
 
 @runtime_checkable
 class SentenceEncoder(Protocol):
-    """What turns text into a vector. ``checksum`` tells one from another: their vectors do not mix."""
+    """Turns text into a vector. ``checksum`` identifies the encoder: vectors of two encoders do not mix."""
 
     dim: int
     checksum: str
@@ -38,15 +38,15 @@ class SentenceEncoder(Protocol):
 
 
 class RapidOcr:
-    """RapidOCR with the models that come with its package (PaddleOCR's, for Chinese and English), by ONNX Runtime.
+    """RapidOCR with the models of its package (PaddleOCR's, for Chinese and English), run by ONNX Runtime.
 
     Args:
-        certain: the least score of a line that counts.
-        threads: that one picture uses; 0 is a thread a core.
+        certain: the least score of a line to keep.
+        threads: used for one picture; 0 means one per core.
     """
 
     def __init__(self, certain: float = 0.5, threads: int = 0):
-        needed("rapidocr")
+        require("rapidocr")
         from rapidocr import RapidOCR
 
         options = {"Global.log_level": "error", "Global.text_score": certain}
@@ -60,10 +60,10 @@ class RapidOcr:
 
 
 class SentenceTransformers:
-    """A model of sentence-transformers in a folder on this machine. It is only read as safetensors, which run no code.
+    """A sentence-transformers model in a local folder, opened only from safetensors, which cannot run code.
 
     Raises:
-        TextError: there is no such model in the folder.
+        TextError: the folder holds no such model.
     """
 
     def __init__(self, folder: Path | str):
@@ -72,8 +72,8 @@ class SentenceTransformers:
         if not files:
             found = "no .safetensors in it" if self.folder.is_dir() else "no such folder"
             raise TextError(f"{folder}: {found} found, expected the folder of a sentence-transformers model")
-        needed("sentence_transformers")
-        os.environ["HF_HUB_OFFLINE"] = "1"  # what a model lacks is not fetched
+        require("sentence_transformers")
+        os.environ["HF_HUB_OFFLINE"] = "1"  # missing files are not downloaded
         from sentence_transformers import SentenceTransformer
 
         try:
@@ -84,9 +84,9 @@ class SentenceTransformers:
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True},
             )
-        except Exception as error:  # every kind of damage has a class of its own
-            said = " ".join(str(error).split())[:300]
-            raise TextError(f"{folder}: no model of sentences can be opened here ({said})") from error
+        except Exception as error:  # each kind of damage raises a class of its own
+            reason = " ".join(str(error).split())[:300]
+            raise TextError(f"{folder}: cannot be opened as a sentence-transformers model ({reason})") from error
         self.checksum = " ".join(registry.checksum(file) for file in files)
         self.dim = len(self.encode("."))
 

@@ -113,7 +113,7 @@ def import_imfdb(
     network = registry.find(embedder)
     name = name or re.sub("[^a-z0-9]+", "-", f"imfdb-{network.stem}".lower())[:40].strip("-")
     points = imfdb_embedding.Landmarks.open(registry.find(landmarks))
-    made = imfdb_embedding.import_pictures(archive, ArcFace(network, workers=1), points, name, replacing=replace)
+    made = imfdb_embedding.import_pictures(archive, ArcFace(network), points, name, replacing=replace)
     if made.faces:
         typer.echo(f"{counted(made.faces, 'face')} in {made.seconds:.0f} s, {made.faces / made.seconds:.0f} a second")
     typer.echo(inspection.summary(made.clipset, made.clipset.info["title"]))

@@ -1,4 +1,4 @@
-"""``famf extract``: from videos to a ClipSet, which every other command then takes."""
+"""``famf extract``: from videos to a ClipSet, which every other command accepts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,17 +25,17 @@ def extract(
     min_face: MinFace = 40,
     tracks: Annotated[str, typer.Option(help="main: the main person of each video; all: the others as well")] = "main",
     labels: Annotated[
-        Path | None, typer.Option(help="who is in each clip: a CSV file with clip, person, split")
+        Path | None, typer.Option(help="who is in each clip: a CSV file with the columns clip, person, split")
     ] = None,
     person_folders: Annotated[
-        bool, typer.Option("--person-folders", help="a video's folder is called as the person in it")
+        bool, typer.Option("--person-folders", help="the folder of a video is named after the person in it")
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="an earlier ClipSet of that name gives way")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="replace an earlier ClipSet")] = False,
 ) -> None:
-    """Detect, track and embed the faces of videos, with head, body, voice and text where there are models for them.
+    """Detect, track and embed the faces in videos; also head, body, voice and text, if models for them are given.
 
-    Started again after an interruption it goes on with the videos that are missing. Nothing is downloaded, and nothing
-    leaves this machine.
+    After an interruption the same command resumes with the missing videos. Nothing is downloaded, and no data leave
+    this machine.
     """
     from famf_video import labels as naming
     from famf_video import pipeline
@@ -45,34 +45,24 @@ def extract(
     if labels is not None and person_folders:
         raise ValueError("--labels: found with --person-folders, expected one of them")
     files = naming.videos(videos, say)
-    who = naming.read(labels, say) if labels is not None else naming.of_folders(files) if person_folders else None
+    who = naming.read(labels, say) if labels is not None else naming.from_folders(files) if person_folders else None
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if absent := [name for name in ("head", "body", "audio", "text") if name not in stages.dims]:
         options = ", ".join(f"--{'speaker' if name == 'audio' else name}" for name in absent)
-        typer.echo(f"famf: {', '.join(absent)}: no model named ({options}), so these clips have none", err=True)
+        say(f"{', '.join(absent)}: no model given ({options}), so these clips have none")
+    everybody = tracks == "all"
     with writing(out):
         made = pipeline.extract(
-            files,
-            out,
-            stages,
-            fps=fps,
-            everybody=tracks == "all",
-            labels=who,
-            replacing=replace,
-            say=say,
+            files, out, stages, fps=fps, everybody=everybody, labels=who, replacing=replace, say=say
         )
     typer.echo(f"{made.folder}: {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}")
     if made.failed:
-        typer.echo(f"famf: {len(made.failed):,} of {len(files):,} videos could not be used", err=True)
+        say(f"{len(made.failed):,} of {len(files):,} videos could not be used")
         raise typer.Exit(1)
 
 
-def _say(sentence: str) -> None:
-    typer.echo(f"famf: {sentence}", err=True)
-
-
 def models_of(detector: str, embedder: str, head: str, body: str, speaker: str, text: str, min_face: int) -> "Stages":
-    """The models that were named, each opened before the first video is."""
+    """Opens the models that the options name."""
     from famf_video import clips, detection, registry
     from famf_video.embedding import ArcFace
     from famf_video.regions import OnnxImages
@@ -81,7 +71,7 @@ def models_of(detector: str, embedder: str, head: str, body: str, speaker: str, 
 
     return clips.Stages(
         detection.detector(detector, min_face),
-        ArcFace(registry.find(embedder), workers=1),
+        ArcFace(registry.find(embedder)),
         OnnxImages(registry.find(head)) if head else None,
         OnnxImages(registry.find(body)) if body else None,
         OnnxSpeaker(registry.find(speaker)) if speaker else None,

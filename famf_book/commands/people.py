@@ -1,4 +1,4 @@
-"""``famf enroll`` and ``famf identify``: a classifier of the user's own persons, and who is in a video."""
+"""``famf enroll`` and ``famf identify``: train a classifier of the user's own persons, and say who is in a video."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +11,8 @@ from famf_lib.support.wording import counted
 
 
 def enroll(
-    folder: Annotated[Path, typer.Argument(help="a folder for each person, with videos or pictures of the face")],
-    out: Annotated[Path, typer.Option(metavar="MODEL", help="what to write, as .safetensors")],
+    folder: Annotated[Path, typer.Argument(help="one folder per person, with videos or pictures of the face")],
+    out: Annotated[Path, typer.Option(metavar="MODEL", help="the file to write, .safetensors")],
     detector: Detector = "mtcnn",
     embedder: Embedder = "mobilefacenet128",
     head: Head = "",
@@ -25,7 +25,7 @@ def enroll(
 ) -> None:
     """Train a classifier of the persons in a folder of videos and pictures, for famf identify.
 
-    Nothing leaves this machine. Ask the persons first: book/responsible-use.md says why.
+    No data leave this machine. Ask the persons first: book/responsible-use.md says why.
     """
     from famf_book.commands.extract import models_of
     from famf_video import enrolment
@@ -38,9 +38,9 @@ def enroll(
     with writing(out):
         made = enrolment.enroll(clipset, out, seed=seed)
     if made.tried:
-        typer.echo(f"tried on clips that were held out: {made.right} of {made.tried} given to their person")
+        typer.echo(f"trial on held-out clips: {made.right} of {made.tried} assigned to the right person")
     else:
-        typer.echo("not tried: no person has two videos, or pictures for two clips")
+        typer.echo("no trial: no person has two videos, or enough pictures for two clips")
     typer.echo(
         f"{made.file}: {counted(made.persons, 'person')}, {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}"
     )
@@ -48,10 +48,10 @@ def enroll(
 
 def identify(
     video: Annotated[Path, typer.Argument(help="a video file")],
-    run: Annotated[str, typer.Option(help="a saved model, or a run: its key, the beginning of it, or its folder")],
+    run: Annotated[str, typer.Option(help="a saved model, or a run: its key or the beginning of it, or its folder")],
     out: Annotated[Path | None, typer.Option(help="write the faces with their weights, as .html or .png")] = None,
-    top: Annotated[int, typer.Option(min=1, help="persons that are named, the most probable first")] = 5,
-    tracks: Annotated[str, typer.Option(help="main: the main person; all: everybody else as well")] = "main",
+    top: Annotated[int, typer.Option(min=1, help="number of persons to name, the most probable first")] = 5,
+    tracks: Annotated[str, typer.Option(help="main: the main person; all: the others as well")] = "main",
     detector: Detector = "mtcnn",
     embedder: Embedder = "mobilefacenet128",
     head: Head = "",
@@ -61,16 +61,17 @@ def identify(
     fps: Fps = 5.0,
     min_face: MinFace = 40,
 ) -> None:
-    """Say who is in a video, among the persons that a model knows, and show the faces that said so.
+    """Say which of the persons that a model knows is in a video, and show the faces that decided it.
 
-    Nothing leaves this machine. The model names one of its persons whoever is in the video: book/responsible-use.md.
+    No data leave this machine. The model always names one of its persons, whoever is in the video:
+    book/responsible-use.md.
     """
     from famf_book import answer_page
     from famf_book.commands.extract import models_of
     from famf_book.commands.models import saved_file
     from famf_lib.support.progress import progress
     from famf_lib.training import checkpoint
-    from famf_video import identification
+    from famf_video import clips, identification
 
     if tracks not in ("main", "all"):
         raise ValueError(f"--tracks: {tracks!r} found, expected main or all")
@@ -79,21 +80,15 @@ def identify(
     opened = checkpoint.open(saved_file(run))
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if opened.card.embedder is None:
-        say("the model does not say which network made its face vectors: the answer means nothing if it is another")
+        say("the model does not say which network its face vectors come from: another one gives a meaningless answer")
     with progress("looking", 1) as bar:
-        found = identification.identify(
-            video,
-            opened,
-            stages,
-            top=top,
-            fps=fps,
-            everybody=tracks == "all",
-            report=lambda time: bar.to(0, f"{time:.0f} s"),
-        )
-    if found.video.unheard and "audio" not in found.answers[0].clip.vectors:
-        say(f"{video}: its sound cannot be decoded, so its clip has no audio")
+        report = lambda time: bar.to(0, f"{time:.0f} s")  # noqa: E731
+        everybody = tracks == "all"
+        found = identification.identify(video, opened, stages, top=top, fps=fps, everybody=everybody, report=report)
+    for sentence in clips.remarks(found.video, found.answers[0].clip, stages):
+        say(f"{video}: {sentence}")
     for name in found.lacking:
-        say(f"{name}: this video was not asked for it, so the model gets zero vectors (Sec. 4.3)")
+        say(f"{name}: no vector of it for this video, so the model gets zeros (Sec. 4.3)")
     for answer in found.answers:
         persons = ", ".join(f"{who} {p:.3f}" for who, p in zip(answer.persons, answer.probabilities, strict=True))
         line = f"{answer.name}: {persons}; {counted(len(answer.weights), 'face')}"

@@ -163,7 +163,7 @@ def stages() -> Stages:
     from famf_video.detection import detector
     from famf_video.embedding import ArcFace
 
-    return Stages(detector("mtcnn"), ArcFace(registry.find("mobilefacenet128"), workers=1))
+    return Stages(detector("mtcnn"), ArcFace(registry.find("mobilefacenet128")))
 
 
 def trained(actors: Cast, using: Stages, folder: Path, seed: int) -> checkpoint.SavedModel:

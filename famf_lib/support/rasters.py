@@ -1,4 +1,4 @@
-"""Picture files: which formats are opened, and how their pixels become RGB of 8 bits."""
+"""Picture files: which formats are opened, and how their pixels are converted to 8-bit RGB."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,33 +11,33 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 Image.init()
-# Those of cameras and of the web. Pillow knows more, of which some start other programs, as EPS does Ghostscript.
+# The formats of cameras and the web. Some others that Pillow knows start programs, as EPS starts Ghostscript.
 FORMATS = tuple({"JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM"} & set(Image.OPEN))
 ENDINGS = tuple(sorted(ending for ending, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO")))
-"""The endings of their files, in lower case. MPO is JPEG with several pictures, of which the first counts."""
+"""The endings of their files, in lower case. MPO is JPEG with several pictures, of which the first is used."""
 
-DEEP = ("I", "F")  # modes of pixels, besides those of 16 bits, that Pillow only cuts off at 255
+DEEP = ("I", "F")  # pixel modes, besides the 16-bit ones, whose values Pillow would clip at 255 instead of scaling
 
 
 class RasterError(ValueError):
-    """A file that is no picture, or one whose pixels have no known scale."""
+    """A file is no picture, or the scale of its pixels is unknown."""
 
 
 def open(file: Path | BytesIO) -> Image.Image:
-    """A picture as Pillow opens it: its head is read, its pixels not yet.
+    """Opens a picture with Pillow, which reads its header but not yet its pixels.
 
     Raises:
-        RasterError: it is none of ``FORMATS``, damaged, or of so many pixels that it may be an attack.
+        RasterError: it is none of ``FORMATS``, is damaged, or has so many pixels that it may be an attack.
     """
     with _pillow():
         return Image.open(file, formats=FORMATS)
 
 
 def rgb(file: Path | BytesIO) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture in RGB, turned as its camera says; deeper pixels are scaled to 8 bits.
+    """Reads a picture as 8-bit RGB, rotated as its camera says; deeper pixels are scaled.
 
     Raises:
-        RasterError: it cannot be opened or decoded, or nothing says which of its values is white.
+        RasterError: it cannot be opened or decoded, or its white value is unknown.
     """
     with open(file) as picture, _pillow():
         kind, turned = picture.format, ImageOps.exif_transpose(picture)
@@ -49,22 +49,22 @@ def rgb(file: Path | BytesIO) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _white(values: np.ndarray, mode: str, kind: str | None) -> int:
-    """The value of white: of 16 bits the largest, else the smallest usual one that none exceeds."""
+    """The value of white: 65,535 for 16 bits, otherwise the smallest usual white that no pixel exceeds."""
     if mode.startswith("I;16") or kind == "PPM" and mode == "I":
         return 65535
     usual, name = ((255, 65535), "whole numbers") if mode == "I" else ((1, 255), "fractions")
     low, high = values.min(), values.max()
     if low >= 0 and high <= usual[-1]:
         return next(white for white in usual if high <= white)
-    told = f"from {low:.10g} to {high:.10g}" if np.isfinite(values).all() else "that are not all numbers"
-    raise RasterError(f"{name} {told} found as pixels, expected 0 to {' or 0 to '.join(map(str, usual))}")
+    extent = f"from {low:.10g} to {high:.10g}" if np.isfinite(values).all() else "that are not all numbers"
+    raise RasterError(f"{name} {extent} found as pixels, expected 0 to {' or 0 to '.join(map(str, usual))}")
 
 
 @contextmanager
 def _pillow() -> Iterator[None]:
-    """Whatever damaged files lead Pillow to is one sentence, in its own words."""
+    """Turns any error that a damaged file causes in Pillow into one sentence, with Pillow's message."""
     try:
-        with warnings.catch_warnings():  # also of the size that cameras have reached; Pillow refuses the double of it
+        with warnings.catch_warnings():  # Pillow warns from a size that cameras have reached, and refuses twice that
             warnings.simplefilter("ignore")
             yield
     except Exception as error:

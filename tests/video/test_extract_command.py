@@ -34,9 +34,9 @@ def test_what_it_says(extracted):
     assert done.exit_code == 1 and done.exception is None or isinstance(done.exception, SystemExit)
     said = done.stderr.splitlines()
     assert said[0] == (
-        "famf: head, body, audio, text: no model named (--head, --body, --speaker, --text), so these clips have none"
+        "famf: head, body, audio, text: no model given (--head, --body, --speaker, --text), so these clips have none"
     )
-    assert said[1].startswith(f"famf: {folder}/films/bad.mp4: no video can be opened here") and "expected" in said[1]
+    assert said[1].startswith(f"famf: {folder}/films/bad.mp4: cannot be opened as a video") and "expected" in said[1]
     assert said[-1] == "famf: 1 of 7 videos could not be used"
     assert f"{folder}/out: {len(ClipSet.open(folder / 'out')):,} clips" in done.stdout
 
@@ -78,22 +78,22 @@ def test_asked_again_it_only_puts_together(extracted, monkeypatch):
 
 @pytest.mark.parametrize(
     ("option", "values"),
-    [("--fps", ["inf", "-inf", "nan", "0", "-5", "1e308", "x"]), ("--min-face", ["0", "-40", "nan", "1e9", "9" * 99])],
+    [
+        ("--fps", ["inf", "-inf", "nan", "0", "-5", "1e308", "x"]),
+        ("--min-face", ["0", "-40", "nan", "1e9", "9" * 99]),
+        ("--seed", ["-1", str(2**32), "inf"]),
+    ],
 )
 @pytest.mark.parametrize("command", ["extract", "enroll", "identify"])
-def test_numbers_that_cannot_be_are_refused_before_anything_is_opened(tmp_path, command, option, values):
+def test_impossible_numbers_are_refused_before_anything_is_opened(tmp_path, command, option, values):
+    if option == "--seed" and command != "enroll":
+        pytest.skip("it has no seed")
     for value in values:
         done = famf(
             command, "none.mp4", "--out", tmp_path / "out", *["--run", "x"] * (command == "identify"), option, value
         )
         assert done.exit_code == 2 and f"Invalid value for '{option}'" in done.output, done.output
         assert not list(tmp_path.iterdir())
-
-
-def test_seeds_that_cannot_be(tmp_path):
-    for value in ("-1", str(2**32), "inf"):
-        done = famf("enroll", tmp_path, "--out", tmp_path / "m.safetensors", "--seed", value)
-        assert done.exit_code == 2 and "Invalid value for '--seed'" in done.output
 
 
 def test_bad_options_are_one_sentence(tmp_path):

@@ -19,7 +19,7 @@ from famf_lib.support.files import sources, store
 from famf_video import imfdb_embedding, registry
 from famf_video.alignment import TEMPLATE
 from famf_video.embedding import ArcFace
-from famf_video.imfdb_embedding import Landmarks, aligned, import_pictures, padded
+from famf_video.imfdb_embedding import Landmarks, align_faces, import_pictures, pad_to_square
 from famf_video.onnx import OnnxModel
 
 pytest.importorskip("onnx", reason="the extra extract is not installed")
@@ -30,7 +30,7 @@ PLACES = (TEMPLATE / 112).T.ravel()  # five x, then five y, where the template h
 
 @pytest.fixture
 def embedder(tmp_path):
-    return ArcFace(small_network(tmp_path / "embedder.onnx", dim=7), workers=1)
+    return ArcFace(small_network(tmp_path / "embedder.onnx", dim=7))
 
 
 def onet(path: Path) -> Landmarks:
@@ -69,7 +69,7 @@ def world(tmp_path):
 
 def test_a_picture_lies_in_the_middle_of_a_square_with_its_edge_around():
     picture = np.random.default_rng(3).integers(0, 256, (41, 20, 3), dtype=np.uint8)
-    square = padded(picture)
+    square = pad_to_square(picture)
     margin = 6  # int(0.15 · 41)
     assert square.shape == (53, 53, 3)
     np.testing.assert_array_equal(square[margin : margin + 41, margin + 10 : margin + 30], picture)
@@ -104,7 +104,7 @@ def test_without_a_face_a_picture_is_only_resized(tmp_path):
     draw = np.random.default_rng(5)
     dark = draw.integers(0, 40, (31, 47, 3), dtype=np.uint8)
     light = draw.integers(215, 256, (31, 47, 3), dtype=np.uint8)
-    faces, probability = aligned([dark, light], points)
+    faces, probability = align_faces([dark, light], points)
     assert probability[0] <= 0.3 < probability[1]
     expected = np.asarray(Image.fromarray(dark).resize((112, 112), Image.Resampling.BILINEAR)).astype(int)
     assert abs(faces[0] - expected).max() <= 1
@@ -121,7 +121,7 @@ def test_an_import_has_the_vector_of_each_picture(world, embedder, tmp_path, pac
     assert clipset.info["cleaning"]["pictures dropped: no embedding"] == 0  # it is dropped for its place before
     for row, path in zip(clipset.faces.float().numpy(), clipset.face_columns()["path"], strict=True):
         picture = np.asarray(Image.open(io.BytesIO(world.files[path])).convert("RGB"))
-        faces, probability = aligned([picture], points)
+        faces, probability = align_faces([picture], points)
         np.testing.assert_allclose(row, embedder.embed(faces)[0], atol=2e-3)
     assert not list((store() / "embeddings").glob("*/"))
 
@@ -181,16 +181,8 @@ def test_names_and_files_that_will_not_do(world, embedder, tmp_path):
 def test_the_command_imports_under_the_name_of_the_network(world, embedder, tmp_path):
     points = onet(tmp_path / "o.onnx").model.path
     source = world.archive(tmp_path)
-    command = [
-        "data",
-        "import",
-        "imfdb",
-        str(source),
-        "--embedder",
-        str(embedder.model.path),
-        "--landmarks",
-        str(points),
-    ]
+    command = ["data", "import", "imfdb", str(source), "--embedder", str(embedder.model.path)]
+    command += ["--landmarks", str(points)]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0 and "24 faces in" in done.output and imported.names() == ["imfdb-embedder"]
     refused = CliRunner().invoke(app, [*command[:5], str(tmp_path / "no.onnx")])
@@ -214,7 +206,7 @@ def test_real_vectors_agree_with_the_recorded_ones():
     rows = np.random.default_rng(11).choice(len(paths), 97, replace=False)
     contents = imfdb.pictures(imfdb.archive(), set(paths[rows]))
     landmarks = Landmarks.open(registry.find("mtcnn-onet"))
-    embedder = ArcFace(registry.find("mobilefacenet128"), workers=1)
+    embedder = ArcFace(registry.find("mobilefacenet128"))
     found = imfdb_embedding._embedded([(p, contents[p]) for p in paths[rows]], embedder, landmarks)
     a, b = found["embedding"], vectors[rows].astype(np.float32)
     cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)

@@ -28,10 +28,9 @@ def touched(folder, *names):
     ],
 )
 def test_clips_are_called_as_their_files(tmp_path, files, names):
-    assert labels.names(touched(tmp_path, *files)) == names
-
-
-def test_names_that_cannot_be_kept_apart(tmp_path):
+    paths = touched(tmp_path, *files)
+    assert labels.names(paths) == names
+    assert labels.from_folders(paths) == {n: Label(p.parent.name) for n, p in zip(names, paths, strict=True)}
     with pytest.raises(LabelsError, match="a#2: another video has a track of this name, expected another name"):
         labels.names(touched(tmp_path, "a", "a#2"))
 
@@ -43,7 +42,8 @@ def test_a_folder_stands_for_its_videos(tmp_path):
     with pytest.raises(LabelsError, match=r"a\.MKV: named twice, expected every video once"):
         labels.videos([a, tmp_path / "v"])
     with pytest.raises(
-        LabelsError, match=r"none: no video in it, 1 file left out by ending \(1 .txt\), expected videos \(.mp4"
+        LabelsError,
+        match=r"none: no video in it, 1 file left out because of their ending \(1 .txt\), expected videos \(.mp4",
     ):
         labels.videos([*touched(tmp_path, "none/a.txt")[0].parents][:1])
 
@@ -53,18 +53,13 @@ def test_what_a_folder_holds_besides_is_said(tmp_path):
     touched(tmp_path, "v/ann/a.txt", "v/b.TXT", "v/cy/1.Heic", "v/cy/deep/README", "v/.hidden.doc")
     said = []
     assert labels.videos([tmp_path / "v"], said.append) == videos
-    assert len(said) == 1 and said[0].startswith(f"{tmp_path / 'v'}: 4 files left out by ending")
-    assert "(2 .txt, 1 .heic, 1 without)" in said[0] and said[0].endswith("nothing is left of cy, cy/deep")
+    assert len(said) == 1 and said[0].startswith(f"{tmp_path / 'v'}: 4 files left out because of their ending")
+    assert "(2 .txt, 1 .heic, 1 without)" in said[0] and said[0].endswith("no video remains in cy, cy/deep")
     said.clear()
     labels.videos(videos, said.append)
     assert not said
     with pytest.raises(LabelsError, match=r"cy: no video in it, .*\(1 \.heic, 1 without\)"):
         labels.videos([tmp_path / "v" / "cy"])
-
-
-def test_persons_by_folders(tmp_path):
-    files = touched(tmp_path, "ann/1.mp4", "ann/2.mp4", "bo/1.mp4")
-    assert labels.of_folders(files) == {"ann/1": Label("ann"), "ann/2": Label("ann"), "bo/1": Label("bo")}
 
 
 def test_a_table(tmp_path):
@@ -110,11 +105,11 @@ def test_many_names_that_are_alike_make_one_short_sentence():
         ("clip,person\n,b\n", "line 2 has no clip, expected its name"),
         ("clip,person,split\na,b,test\nc,d,dev\n", "line 3 has the split 'dev', expected one of train, val, test, or"),
         ("clip,person\na,Doe, Ann\n", "line 2 has 3 fields, expected 2; quote a name with a comma"),
-        ("clip,person,person\na,b,c\n", "the column person stands twice, expected once"),
-        ("clip,person,Split\na,b,val\n", "the column 'Split' is all but spelt as split, expected split or another"),
-        ("clip,person,split \na,b,val\n", "the column 'split ' is all but spelt as split, expected split or another"),
-        ('clip,person\n"a,b\n', "no table can be read here"),
-        ("clip,person\na,\udcff\n", "no table can be read here"),
+        ("clip,person,person\na,b,c\n", "the column person occurs twice, expected once"),
+        ("clip,person,Split\na,b,val\n", "the column 'Split' is almost spelt like split, expected split or another"),
+        ("clip,person,split \na,b,val\n", "the column 'split ' is almost spelt like split, expected split or another"),
+        ('clip,person\n"a,b\n', "cannot be read ("),
+        ("clip,person\na,\udcff\n", "cannot be read ("),
     ],
 )
 def test_a_table_that_cannot_be_used(tmp_path, content, sentence):
@@ -123,5 +118,5 @@ def test_a_table_that_cannot_be_used(tmp_path, content, sentence):
     with pytest.raises(LabelsError) as caught:
         labels.read(table)
     assert str(caught.value).startswith(f"{table}: {sentence}")
-    with pytest.raises(LabelsError, match="no table can be read here"):
+    with pytest.raises(LabelsError, match="cannot be read"):
         labels.read(tmp_path / "none.csv")

@@ -36,12 +36,7 @@ def test_a_part_of_the_picture_that_holds_the_face(x, y, width, height, which):
     assert inside.shape[0] and inside.shape[1]
     top, left = box[:2].round().astype(int)[::-1]
     assert np.array_equal(inside, picture[top : top + inside.shape[0], left : left + inside.shape[1]])
-
-
-def test_nothing_is_still_a_pixel():
-    picture = np.zeros((7, 5, 3), np.uint8)
-    for box in ([5.0, 7.0, 5.0, 7.0], [2.2, 3.1, 2.3, 3.2]):
-        assert cut_out(picture, np.array(box)).shape == (1, 1, 3)
+    assert cut_out(picture, np.array([101.0, 83.0, 101.0, 83.0])).shape == (1, 1, 3)
 
 
 def averages(folder, batch="n", height=13, width=11):
@@ -66,5 +61,5 @@ def test_a_side_that_is_left_open_is_224(tmp_path):
 
 def test_another_network_is_refused(tmp_path):
     path = network(tmp_path / "b.onnx", [("Neg", ["x"], ["y"])], [("x", ["n", 5])], [("y", ["n", 5])])
-    with pytest.raises(OnnxError, match=r"b\.onnx: x of the inputs has the shape any × 5, expected any × 3"):
+    with pytest.raises(OnnxError, match=r"b\.onnx: inputs: x has the shape any × 5, expected any × 3"):
         OnnxImages(path)

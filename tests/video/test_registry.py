@@ -81,7 +81,7 @@ def test_a_model_is_found_by_its_name_or_its_path(known, file, tmp_path):
 
 
 def test_a_model_that_is_not_here_says_how_to_get_it(known, tmp_path):
-    expected = rf"model ann: a\.onnx is not in {tmp_path}/models; famf models add FILE .* \(models\.yml says"
+    expected = rf"model ann: a\.onnx is not in {tmp_path}/models; .* famf models add FILE .* \(models\.yml says"
     with pytest.raises(RegistryError, match=expected):
         registry.find("ann")
     known(url="http://127.0.0.1:9/a.onnx")
@@ -124,31 +124,24 @@ def test_fetching_keeps_the_right_file_and_asks_once(known):
     ],
 )
 def test_what_is_not_the_model_is_not_kept(known, tmp_path, content, answer, said):
+    earlier = tmp_path / "models" / "a.onnx"
+    earlier.parent.mkdir()
+    earlier.write_bytes(b"an older one")
     with server(content, **answer) as (url, _):
         known(url=url)
         with pytest.raises(RegistryError, match=said):
             registry.fetch("ann")
-    assert not list((tmp_path / "models").iterdir())
-
-
-def test_a_failed_fetch_leaves_an_earlier_file_alone(known, tmp_path):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "a.onnx").write_bytes(b"an older one")
-    with server(b"another file") as (url, _):
-        known(url=url)
-        with pytest.raises(RegistryError):
-            registry.fetch("ann")
-    assert (tmp_path / "models" / "a.onnx").read_bytes() == b"an older one"
+    assert list(earlier.parent.iterdir()) == [earlier] and earlier.read_bytes() == b"an older one"
 
 
 def test_without_an_address_nothing_is_fetched(known):
-    with pytest.raises(RegistryError, match=r"model ann: url: none found, expected one .*famf models add FILE"):
+    with pytest.raises(RegistryError, match=r"model ann: no url in the registry, expected one .*famf models add FILE"):
         registry.fetch("ann")
     with pytest.raises(RegistryError, match="model: 'bob' is not known, expected one of ann"):
         registry.fetch("bob")
     for url in ("file:///etc/hostname", "ftp://127.0.0.1/a", "a.onnx"):
         known(url=url)
-        with pytest.raises(RegistryError, match="expected one that begins with https://"):
+        with pytest.raises(RegistryError, match="expected https://"):
             registry.fetch("ann")
 
 
@@ -170,7 +163,7 @@ def test_a_faulty_registry_is_one_sentence(known, fields, said):
 def test_a_registry_runs_no_code(known):
     path = known()
     path.write_text("ann: !!python/object/apply:os.system ['true']\n")
-    with pytest.raises(RegistryError, match="no registry of models can be read here"):
+    with pytest.raises(RegistryError, match="cannot be read as a registry of models"):
         registry.entries()
 
 

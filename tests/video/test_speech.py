@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx_models import network
 
 from famf_video.onnx import OnnxError
-from famf_video.speech import OnnxSpeaker, log_mel, pieces
+from famf_video.speech import OnnxSpeaker, log_mel, segments
 from famf_video.video import RATE
 
 pytest.importorskip("onnx", reason="the extra extract is not installed")
@@ -57,16 +57,11 @@ def test_features_are_those_of_the_definition():
     np.testing.assert_allclose(log_mel(sound, 23), naive_log_mel(sound, 23), atol=1e-3)
 
 
-def test_features_do_not_depend_on_loudness():
-    sound = np.random.default_rng(1).normal(0, 0.1, 3000)
-    np.testing.assert_allclose(log_mel(sound, 40), log_mel(sound / 7, 40), atol=1e-3)
-
-
 @given(st.lists(st.integers(0, 3000), max_size=9), st.sampled_from([8000, 9973]))
 def test_pieces_are_the_sound_in_order(lengths, length):
     whole = np.arange(sum(lengths), dtype=np.float32)
     parts = np.split(whole, np.cumsum(lengths)[:-1]) if lengths else []
-    found = list(pieces(parts, length))
+    found = list(segments(parts, length))
     rest = len(whole) % length
     assert len(found) == len(whole) // length + (rest >= RATE / 2)
     heard = np.concatenate([*found, []])
@@ -124,8 +119,8 @@ def test_a_network_that_takes_features(tmp_path, frames, samples, batch):
 def test_another_network_is_refused(tmp_path):
     nodes = [("ReduceMax", ["x"], ["y"], {"axes": [1], "keepdims": 0})]
     path = network(tmp_path / "b.onnx", nodes, [("x", ["n", "t", "bins"])], [("y", ["n", "bins"])])
-    with pytest.raises(OnnxError, match=r"b\.onnx: features of any number found, expected a number of mel bins"):
+    with pytest.raises(OnnxError, match=r"b\.onnx: no number of mel bins found in its input, expected one"):
         OnnxSpeaker(path)
     path = network(tmp_path / "c.onnx", [("Neg", ["x"], ["y"])], [("x", [5])], [("y", [5])])
-    with pytest.raises(OnnxError, match=r"c\.onnx: x of the inputs has the shape 5, expected any × any × any"):
+    with pytest.raises(OnnxError, match=r"c\.onnx: inputs: x has the shape 5, expected any × any × any"):
         OnnxSpeaker(path)
