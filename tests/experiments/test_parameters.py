@@ -1,4 +1,4 @@
-"""What parameters take: one rule for papermill, the build and the command, refused before anything is trained."""
+"""The values of parameters: one rule for papermill, the build and the command, applied before any training."""
 
 import os
 import re
@@ -6,7 +6,6 @@ import subprocess
 import sys
 from typing import get_args
 
-import nbformat
 import pytest
 from typer.testing import CliRunner
 
@@ -24,7 +23,7 @@ FREE = {
     "results",
     "row",
     "video",
-}  # names and prose: what there is, the notebook finds
+}  # names and prose, which the notebook looks up itself
 
 
 @pytest.mark.parametrize(
@@ -88,58 +87,6 @@ def _ends(allowed):
     return {str(allowed[0]), str(allowed[-1])}
 
 
-def test_papermill_tells_of_them():
-    help = subprocess.run(
-        [sys.executable, "-m", "papermill", "--help-notebook", str(ROOT / "book" / "table-1.ipynb")],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    flat = " ".join(help.split())
-    assert 'profile: str (default "standard") quick' in flat
-    assert re.search(r"seeds: list\[int\] \(default \[1, ?2, ?3.*?\) each 0 or more", flat), flat
-
-
-def write(path, *code):
-    declared = 'profile: str = "quick"  # the size\nseeds: list[int] = [1]  # each 0 or more'
-    guard = "from famf_book.notebooks import refuse_unknown_parameters\n\nrefuse_unknown_parameters()"
-    cells = [nbformat.v4.new_code_cell(declared, metadata={"tags": ["parameters"]})]
-    cells += [nbformat.v4.new_code_cell(source) for source in (guard, *code)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-    return path
-
-
-WRONG = {
-    ("profile", "huge"): "profile: 'huge' is not known, expected one of quick, standard, paper",
-    ("seeds", "one"): "parameter 'seeds' is declared as list[int], found 'one'",
-    ("seeds", "[1, -7]"): "seeds: -7 is not known, expected a whole number from 0 to 4294967295",
-    ("sedes", "3"): "there is no parameter 'sedes' in this notebook; the closest is 'seeds'",
-}
-
-
-@pytest.mark.parametrize(("name", "value"), WRONG)
-def test_the_build_refuses_before_a_kernel_starts(tmp_path, name, value):
-    with pytest.raises(notebooks.NotebookError, match=re.escape(WRONG[name, value])) as caught:
-        notebooks.check(write(tmp_path / "a.ipynb"), {name: value})
-    assert str(caught.value).startswith(f"{tmp_path / 'a.ipynb'}: ") and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("name", "value"), WRONG)
-def test_a_notebook_refuses_what_papermill_puts_in(monkeypatch, tmp_path, name, value):
-    """In the cells that papermill itself makes of the command line, without the seconds that a kernel takes."""
-    from types import SimpleNamespace
-
-    from papermill.cli import _resolve_type
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
-
-    notebook = load_notebook_node(str(write(tmp_path / "a.ipynb")))
-    made = parameterize_notebook(notebook, {name: _resolve_type(value)}, kernel_name="python3", language="python")
-    shell = SimpleNamespace(user_ns={"In": ["", *(cell.source for cell in made.cells)]})
-    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
-    with pytest.raises(notebooks.NotebookError, match=re.escape(WRONG[name, value])):
-        notebooks.refuse_unknown_parameters()
-
-
 def test_in_jupyterlab_a_value_that_was_edited_is_checked(monkeypatch):
     from types import SimpleNamespace
 
@@ -149,6 +96,18 @@ def test_in_jupyterlab_a_value_that_was_edited_is_checked(monkeypatch):
         notebooks.refuse_unknown_parameters()
     cells.insert(2, 'profile: str = "quick"  # the size')  # corrected, and run again
     notebooks.refuse_unknown_parameters()
+    cells[2:2] = [
+        "seeds: list[int] = [1]  # each 0 or more",
+        '# Parameters\nseeds = "[1, -7]"',
+    ]
+    with pytest.raises(notebooks.NotebookError, match="seeds: -7 is not known, expected a whole number from 0"):
+        notebooks.refuse_unknown_parameters()
+
+
+def test_the_build_refuses_before_a_kernel_starts():
+    path = ROOT / "book" / "table-1.ipynb"
+    with pytest.raises(notebooks.NotebookError, match=r"table-1\.ipynb: seeds: -7 is not known, expected"):
+        notebooks.check(path, {"seeds": "[1, -7]"})
 
 
 # --- famf run -p NAME VALUE ---
@@ -188,7 +147,7 @@ def test_the_command_takes_parameters_as_papermill_does(asked):
     [
         ("-p sedes 1", "-p: there is no parameter 'sedes' in an experiment; the closest is 'seeds'"),
         ("-p dataset", "-p dataset: no value found, expected -p dataset VALUE"),
-        ("-p seeds one", "seeds: expected ints"),
+        ("-p seeds one", "seeds: found 'one', expected list[int] (values separated by commas)"),
         ("-p seeds 1,-2", "seeds: -2 is not known"),
         ("--seeds 4294967296", "seeds: 4294967296 is not known"),
         ("-p device tpu", "device: 'tpu' is not known, expected one of auto, cpu, cuda"),
@@ -202,20 +161,11 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_made(asked, arguments,
     assert not asked
 
 
-def test_the_library_refuses_as_well(store):
-    from famf_lib.experiments import results
-
-    for given in ({"seeds": [-1]}, {"seeds": [1], "protocol": "film"}):
-        with pytest.raises(ValueError, match="is not known, expected"):
-            results.obtain("table-1", "synthetic", "quick", **given)
-    assert not store.exists()
-
-
 # --- Tab ---
 
 
 def offered(*words):
-    """What bash is told when tab is pressed behind these words, the last of which may be only begun."""
+    """What bash offers when tab is pressed after these words, the last of which may be incomplete."""
     asked = {"_FAMF_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
     code = "import sys; from famf_book import cli; sys.argv = ['famf']\ntry:\n    cli.app(prog_name='famf')\nfinally:\n"
     code += "    print({'torch', 'pandas', 'papermill'} & set(sys.modules), file=sys.stderr)"
@@ -230,25 +180,15 @@ def test_tab_completes_names_and_values(store):
     from famf_lib.data import datasets
     from famf_lib.experiments.catalogue import EXPERIMENTS
 
+    declared = [one.name for one in notebooks.parameters(ROOT / "book" / "table-2.ipynb")]
     (store / "imported" / "mine").mkdir(parents=True)
     (store / "imported" / "mine" / "arrays.safetensors").touch()
     (store / "runs" / "c0ffee").mkdir(parents=True)
     (store / "runs" / "c0ffee" / "run.json").touch()
     assert offered("famf", "run", "") == list(EXPERIMENTS)
-    assert offered("famf", "run", "table-1", "-p", "") == ["dataset", "profile", "seeds", "device", "protocol"]
+    assert offered("famf", "run", "table-1", "-p", "") == [*declared, "protocol"]
     assert offered("famf", "run", "table-1", "-p", "dataset", "") == datasets.names()
     assert offered("famf", "run", "table-1", "-p", "seeds", "1,2", "-p", "profile", "s") == ["standard"]
     assert offered("famf", "tune", "m") == ["mine"]
     assert offered("famf", "predict", "c") == ["c0ffee"]
     assert "--protocol" in offered("famf", "run", "table-1", "--")
-
-
-def test_the_names_for_tab_are_those_of_the_library():
-    """They are found in its source: what declares them in another way would be missing."""
-    from famf_book.commands import completion
-    from famf_lib.data import datasets
-    from famf_lib.experiments.catalogue import EXPERIMENTS
-
-    assert completion.experiments("") == list(EXPERIMENTS)
-    assert completion.datasets("") == datasets.names()
-    assert completion.PARAMETERS[:4] == tuple(one.name for one in notebooks.parameters(ROOT / "book" / "table-2.ipynb"))
