@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperOption
 from famf_lib.experiments import parameters
 from famf_lib.support.files import store
 
-# The names in the library, whose import takes seconds. A test compares them.
+# Written out, since the import of the library takes seconds. A test compares them with the library.
 EXPERIMENTS = (
     "table-1 table-2 clusters readings weights attention graded-weights faces ruined-frames missing-modalities "
     "confidence training-clips"
@@ -50,7 +50,7 @@ class WithParameters(TyperCommand):
         return super().parse_args(ctx, list(self.words))
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        *_, given, name = ["", "", *self.words]
+        *_, given, name = ["", "", *self.words]  # after "-p dataset" a value of --dataset comes next
         option = next((one for one in self.params if given in GIVEN and one.name == name), super())
         return option.shell_complete(ctx, incomplete)
 

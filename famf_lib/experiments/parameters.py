@@ -65,12 +65,11 @@ KINDS = {"": Any} | _PLAIN | {f"list[{name}]": list[kind] for name, kind in _PLA
 """The annotations that a parameter may have, as written; ``""`` where there is none."""
 
 
-def validated(given: Mapping[str, Any], types: Mapping[str, str], place: str = "this notebook") -> dict[str, Any]:
+def validated(given: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any]:
     """The given values in the declared types. Text becomes what it says: "1,2" or "[1, 2]" a list, "true" a bool.
 
     Args:
         types: the annotation of each parameter, one of ``KINDS``.
-        place: what has these parameters, for the error message.
 
     Raises:
         ValueError: an unknown name, or a value that does not fit its type or its limits in ``ALLOWED``.
@@ -80,8 +79,7 @@ def validated(given: Mapping[str, Any], types: Mapping[str, str], place: str = "
     fields = {}
     for name in given:
         if (annotation := types.get(name, "")) not in KINDS:
-            expected_kinds = ", ".join(filter(None, KINDS))
-            raise ValueError(f"{name}: it is declared as {annotation}, expected one of {expected_kinds}")
+            raise ValueError(f"{name}: it is declared as {annotation}, expected one of {', '.join(KINDS).strip(', ')}")
         if name in types:
             kind = KINDS[annotation]
             fields[name] = (Annotated[kind, BeforeValidator(partial(_read, kind))], ...)
@@ -91,7 +89,7 @@ def validated(given: Mapping[str, Any], types: Mapping[str, str], place: str = "
     except ValidationError as error:
         name = error.errors()[0]["loc"][0]
         if name not in types:
-            raise ValueError(unknown(str(name), types, place)) from None
+            raise ValueError(unknown(str(name), types, "this notebook")) from None
         hint = " (values separated by commas)" if types[name].startswith("list") else ""
         raise ValueError(f"{name}: found {given[name]!r}, expected {types[name]}{hint}") from None
     for name, value in values.items():
@@ -99,17 +97,13 @@ def validated(given: Mapping[str, Any], types: Mapping[str, str], place: str = "
     return values
 
 
-def literal(text: str, otherwise: Any) -> Any:
-    """The Python literal that a text is, such as a number or a list."""
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return otherwise
-
-
 def _read(kind: Any, value: Any) -> Any:
+    """What a text says where it should not stay a text, and one value as a list where a list is expected."""
     if isinstance(value, str) and kind not in (str, Any):
-        value = literal(value, {"true": True, "false": False}.get(value.strip().lower(), value))
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # not a Python literal
+            value = {"true": True, "false": False}.get(value.strip().lower(), value)
     if list in (kind, get_origin(kind)):
         if isinstance(value, str):
             value = [item.strip() for item in value.split(",") if item.strip()]
