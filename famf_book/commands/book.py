@@ -99,6 +99,7 @@ def _data(page) -> list[dict]:
 
 def _prepare(page) -> None:
     """Makes the runs that a page shows, with progress, on all cores; the page then only reads them."""
+    from famf_book import notebooks
     from famf_lib.data import datasets
     from famf_lib.evidence.ledger import CLAIMS
     from famf_lib.experiments import results
@@ -110,7 +111,7 @@ def _prepare(page) -> None:
     for experiment in (EXPERIMENTS[name] for name in names if name in EXPERIMENTS):
         for dataset in _datasets(page):
             if experiment.serves(dataset) and datasets.get(dataset).absence() is None:
-                seeds = values["seeds"] or experiment.seeds
+                seeds = notebooks.as_list(values["seeds"], "seeds") if values["seeds"] else experiment.seeds
                 protocol = values.get("protocol", "")
                 results.obtain(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
 
