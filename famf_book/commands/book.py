@@ -98,7 +98,7 @@ def _data(page) -> list[dict]:
 
 
 def _prepare(page) -> None:
-    """Makes the runs that a page shows, with progress, on all cores; the page then only reads them."""
+    """Makes the runs that a page shows, with progress, on every core; the page then only reads them."""
     from famf_book import notebooks
     from famf_lib.data import datasets
     from famf_lib.evidence.ledger import CLAIMS

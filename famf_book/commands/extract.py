@@ -1,11 +1,11 @@
-"""``famf extract``: from videos to a ClipSet, which the other commands accept."""
+"""``famf extract``: from videos to a ClipSet, which every other command then takes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, Tracks, say, writing
+from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
 from famf_lib.support.wording import counted
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def extract(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO", help="video files, or folders with videos")],
-    out: Annotated[Path, typer.Option(metavar="CLIPSET", help="the folder to write")],
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO", help="video files, or folders of them")],
+    out: Annotated[Path, typer.Option(metavar="CLIPSET", help="a new folder")],
     detector: Detector = "mtcnn",
     embedder: Embedder = "mobilefacenet128",
     head: Head = "",
@@ -23,18 +23,18 @@ def extract(
     text: Text = "",
     fps: Fps = 5.0,
     min_face: MinFace = 40,
-    tracks: Tracks = "main",
+    tracks: Annotated[str, typer.Option(help="main: the main person of each video; all: the others as well")] = "main",
     labels: Annotated[
-        Path | None, typer.Option(help="who is in each clip: a CSV file with the columns clip, person, split")
+        Path | None, typer.Option(help="who is in each clip: a CSV file with clip, person, split")
     ] = None,
     person_folders: Annotated[
-        bool, typer.Option("--person-folders", help="the folder of a video has the name of the person")
+        bool, typer.Option("--person-folders", help="a video's folder is called as the person in it")
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="replace an earlier ClipSet in that folder")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="an earlier ClipSet of that name gives way")] = False,
 ) -> None:
-    """Detect, track and embed the faces in videos; also heads, bodies, voices and text if a model is given for them.
+    """Detect, track and embed the faces of videos, with head, body, voice and text where there are models for them.
 
-    After an interruption, the same command continues with the remaining videos. Nothing is downloaded, and nothing
+    Started again after an interruption it goes on with the videos that are missing. Nothing is downloaded, and nothing
     leaves this machine.
     """
     from famf_video import labels as naming
@@ -49,7 +49,7 @@ def extract(
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if absent := [name for name in ("head", "body", "audio", "text") if name not in stages.dims]:
         options = ", ".join(f"--{'speaker' if name == 'audio' else name}" for name in absent)
-        say(f"{', '.join(absent)}: no model named ({options}), so these clips have none")
+        typer.echo(f"famf: {', '.join(absent)}: no model named ({options}), so these clips have none", err=True)
     with writing(out):
         made = pipeline.extract(
             files,
@@ -63,12 +63,16 @@ def extract(
         )
     typer.echo(f"{made.folder}: {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}")
     if made.failed:
-        say(f"{len(made.failed):,} of {len(files):,} videos could not be used")
+        typer.echo(f"famf: {len(made.failed):,} of {len(files):,} videos could not be used", err=True)
         raise typer.Exit(1)
 
 
+def _say(sentence: str) -> None:
+    typer.echo(f"famf: {sentence}", err=True)
+
+
 def models_of(detector: str, embedder: str, head: str, body: str, speaker: str, text: str, min_face: int) -> "Stages":
-    """Opens the named models, before the first video is read."""
+    """The models that were named, each opened before the first video is."""
     from famf_video import clips, detection, registry
     from famf_video.embedding import ArcFace
     from famf_video.regions import OnnxImages

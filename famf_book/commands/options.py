@@ -119,7 +119,6 @@ Speaker = Annotated[str, typer.Option(metavar="MODEL", help="ONNX network for vo
 Text = Annotated[str, typer.Option(metavar="FOLDER", help="sentence-transformers model for text in the picture")]
 Fps = Annotated[float, typer.Option(min=0.01, max=1_000_000, help="frames per second to analyse")]
 MinFace = Annotated[int, typer.Option(min=12, max=4096, help="side of the smallest face to detect, in pixels")]
-Tracks = Annotated[str, typer.Option(help="main (the main person of a video) or all (everybody)")]
 
 
 def clips_folder(dataset: str, profile: str) -> Path:

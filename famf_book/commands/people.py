@@ -1,33 +1,18 @@
-"""``famf enroll`` and ``famf identify``: train a classifier of the user's own persons, and apply it to a video."""
+"""``famf enroll`` and ``famf identify``: a classifier of the user's own persons, and who is in a video."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from famf_book.commands.options import (
-    RUN,
-    Body,
-    Detector,
-    Embedder,
-    Fps,
-    Head,
-    MinFace,
-    Speaker,
-    Text,
-    Tracks,
-    say,
-    writing,
-)
+from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
 from famf_lib.experiments.parameters import SEEDS
 from famf_lib.support.wording import counted
 
 
 def enroll(
-    folder: Annotated[
-        Path, typer.Argument(help="a folder that has one folder per person, with videos or pictures of the face")
-    ],
-    out: Annotated[Path, typer.Option(metavar="MODEL", help="the file to write, .safetensors")],
+    folder: Annotated[Path, typer.Argument(help="a folder for each person, with videos or pictures of the face")],
+    out: Annotated[Path, typer.Option(metavar="MODEL", help="what to write, as .safetensors")],
     detector: Detector = "mtcnn",
     embedder: Embedder = "mobilefacenet128",
     head: Head = "",
@@ -36,11 +21,11 @@ def enroll(
     text: Text = "",
     fps: Fps = 5.0,
     min_face: MinFace = 40,
-    seed: Annotated[int, typer.Option(min=SEEDS[0], max=SEEDS[-1], help="random seed of the training")] = 1,
+    seed: Annotated[int, typer.Option(min=SEEDS[0], max=SEEDS[-1], help="of the training")] = 1,
 ) -> None:
     """Train a classifier of the persons in a folder of videos and pictures, for famf identify.
 
-    Nothing leaves this machine. Ask the persons for consent first: see book/responsible-use.md.
+    Nothing leaves this machine. Ask the persons first: book/responsible-use.md says why.
     """
     from famf_book.commands.extract import models_of
     from famf_video import enrolment
@@ -53,9 +38,9 @@ def enroll(
     with writing(out):
         made = enrolment.enroll(clipset, out, seed=seed)
     if made.tried:
-        typer.echo(f"tested on held-out clips: {made.right} of {made.tried} assigned to the right person")
+        typer.echo(f"tried on clips that were held out: {made.right} of {made.tried} given to their person")
     else:
-        typer.echo("not tested: no person has two videos, or enough pictures for two clips")
+        typer.echo("not tried: no person has two videos, or pictures for two clips")
     typer.echo(
         f"{made.file}: {counted(made.persons, 'person')}, {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}"
     )
@@ -63,10 +48,10 @@ def enroll(
 
 def identify(
     video: Annotated[Path, typer.Argument(help="a video file")],
-    run: Annotated[str, typer.Option(help=f"{RUN}, or the file of a saved model")],
+    run: Annotated[str, typer.Option(help="a saved model, or a run: its key, the beginning of it, or its folder")],
     out: Annotated[Path | None, typer.Option(help="write the faces with their weights, as .html or .png")] = None,
-    top: Annotated[int, typer.Option(min=1, help="how many persons to name, the most probable first")] = 5,
-    tracks: Tracks = "main",
+    top: Annotated[int, typer.Option(min=1, help="persons that are named, the most probable first")] = 5,
+    tracks: Annotated[str, typer.Option(help="main: the main person; all: everybody else as well")] = "main",
     detector: Detector = "mtcnn",
     embedder: Embedder = "mobilefacenet128",
     head: Head = "",
@@ -76,10 +61,9 @@ def identify(
     fps: Fps = 5.0,
     min_face: MinFace = 40,
 ) -> None:
-    """Identify the person in a video among those that a model knows, and show which faces decided.
+    """Say who is in a video, among the persons that a model knows, and show the faces that said so.
 
-    Nothing leaves this machine. The model always names one of its persons, even for a stranger: see
-    book/responsible-use.md.
+    Nothing leaves this machine. The model names one of its persons whoever is in the video: book/responsible-use.md.
     """
     from famf_book import answer_page
     from famf_book.commands.extract import models_of
@@ -95,7 +79,7 @@ def identify(
     opened = checkpoint.open(saved_file(run))
     stages = models_of(detector, embedder, head, body, speaker, text, min_face)
     if opened.card.embedder is None:
-        say("the model does not say which network made its face vectors: with another network the answer means nothing")
+        say("the model does not say which network made its face vectors: the answer means nothing if it is another")
     with progress("looking", 1) as bar:
         found = identification.identify(
             video,
@@ -109,7 +93,7 @@ def identify(
     if found.video.unheard and "audio" not in found.answers[0].clip.vectors:
         say(f"{video}: its sound cannot be decoded, so its clip has no audio")
     for name in found.lacking:
-        say(f"{name}: not extracted from this video, so the model gets zero vectors (Sec. 4.3)")
+        say(f"{name}: this video was not asked for it, so the model gets zero vectors (Sec. 4.3)")
     for answer in found.answers:
         persons = ", ".join(f"{who} {p:.3f}" for who, p in zip(answer.persons, answer.probabilities, strict=True))
         line = f"{answer.name}: {persons}; {counted(len(answer.weights), 'face')}"

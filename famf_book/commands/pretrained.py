@@ -1,18 +1,16 @@
-"""``famf models``: lists, adds and downloads the pre-trained models of the extraction."""
+"""``famf models``: the pre-trained models of the extraction, which are here, and how to get those that are not."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="List, add and download pre-trained models for videos and pictures.")
+app = typer.Typer(no_args_is_help=True, help="Pre-trained models for videos and pictures: what is here, and its terms.")
 
 
 @app.command("list")
-def models_list(
-    terms: Annotated[bool, typer.Option("--terms", help="also show the origin and the terms of use of each")] = False,
-) -> None:
-    """List the models that have a name here, and which are on this machine. Any other model is given by its path."""
+def models_list(terms: Annotated[bool, typer.Option("--terms", help="also origin and terms of each")] = False) -> None:
+    """Every model that the book knows by name, and whether it is here. Any other is named by its path."""
     from famf_video import registry
 
     for name, entry in registry.entries().items():
@@ -23,8 +21,8 @@ def models_list(
 
 
 @app.command("add")
-def models_add(file: Annotated[Path, typer.Argument(help="the file of a model, under any name")]) -> None:
-    """Copy a model to the folder of models. It is recognised by its checksum."""
+def models_add(file: Annotated[Path, typer.Argument(help="a model that you have, whatever it is called")]) -> None:
+    """Copy a model to where the book looks for it; its checksum tells which it is."""
     from famf_book.commands.options import writing
     from famf_lib.support.files import models
     from famf_video import registry
@@ -36,7 +34,7 @@ def models_add(file: Annotated[Path, typer.Argument(help="the file of a model, u
 
 @app.command("fetch")
 def models_fetch(name: Annotated[str, typer.Argument(help="a name that famf models list shows")]) -> None:
-    """Download a model whose address is known, and keep it if its checksum is right."""
+    """Download a model, if an address is known, and keep it only if its checksum is right."""
     from famf_book.commands.options import writing
     from famf_lib.support.files import models
     from famf_video import registry
