@@ -1,4 +1,4 @@
-"""What all benchmarks share: their arguments, taking turns, and a record that says where it was made."""
+"""What all benchmarks share: their options, interleaved timing, and a record with its provenance."""
 
 import argparse
 import inspect
@@ -22,29 +22,29 @@ from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, written_whole
 from famf_lib.training.train import pick_device
 
-LEAST = 0.005  # seconds: what takes less is called several times in its turn
+LEAST = 0.005  # seconds: faster work is called several times per round
 
 
 def main(measure: Callable[..., dict[str, Any]]) -> None:
-    """Runs a script: ``measure(device, quick, …)``, whose other arguments become options, gives what is recorded."""
+    """Runs a benchmark script. The other arguments of ``measure(device, quick, …)`` become options of the script."""
     script = Path(inspect.getfile(measure))
     doc = sys.modules[measure.__module__].__doc__
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds, to see that it works")
-    parser.add_argument("--record", action="store_true", help="write results/NAME-cpu.json or -gpu.json; else print it")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds, to try the script")
+    parser.add_argument("--record", action="store_true", help="write results/NAME-cpu.json or NAME-gpu.json")
     for option in list(inspect.signature(measure).parameters.values())[2:]:
         parser.add_argument(f"--{option.name}", type=type(option.default), default=option.default)
     given = vars(parser.parse_args())
     record = given.pop("record")
     device = pick_device(given.pop("device"))
-    told = json.dumps({"command": command(script.name), **recorded(measure, device, **given)}, indent=1) + "\n"
+    text = json.dumps({"command": command(script.name), **recorded(measure, device, **given)}, indent=1) + "\n"
     if not record:
-        print(told, end="")
+        print(text, end="")
         return
     place = ROOT / "results" / f"{script.stem.replace('_', '-')}-{'gpu' if device.type == 'cuda' else 'cpu'}.json"
     with written_whole(place) as new:
-        new.write_text(told)
+        new.write_text(text)
 
 
 def command(script: str) -> str:
@@ -52,18 +52,18 @@ def command(script: str) -> str:
 
 
 def recorded(measure: Callable[..., dict[str, Any]], device: torch.device, quick: bool, **options: Any) -> dict:
-    """What ``measure`` gives, with where it was made and how busy the machine was meanwhile."""
+    """The result of ``measure``, with its provenance and the load of the machine before and after."""
     if device.type == "cpu":
-        torch.set_num_threads(1)  # as the run store trains
+        torch.set_num_threads(1)  # as in the training of the run store
     load, begin = os.getloadavg()[0], time.monotonic()
-    told = measure(device, quick, **options)
-    origin = provenance.origin(ROOT, but="results")  # where make bench has just written the record before
+    result = measure(device, quick, **options)
+    origin = provenance.origin(ROOT, but="results")  # where make bench has just written the previous record
     origin["load average"] = {"before": round(load, 2), "after": round(os.getloadavg()[0], 2)}
-    return told | {"seconds in all": round(time.monotonic() - begin, 1), "origin": origin}
+    return result | {"seconds in all": round(time.monotonic() - begin, 1), "origin": origin}
 
 
 def say(row: Mapping[str, Any]) -> None:
-    """A row of the record as it comes, on the way."""
+    """Prints a row of the record as soon as it is measured."""
     cells = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in _leaves(row))
     print("  ".join(cells), file=sys.stderr, flush=True)
 
@@ -73,12 +73,12 @@ def _leaves(row: Any) -> list:
 
 
 def now(device: torch.device) -> float:
-    """Seconds: on a CPU those of the processor, of all threads, so that what else runs there counts for little."""
+    """Seconds: on a CPU the processor time of all threads, so that other processes have little influence."""
     return time.process_time() if device.type == "cpu" else wall(device)
 
 
 def wall(device: torch.device) -> float:
-    """Seconds of the clock, once a GPU has done what it was given."""
+    """Seconds of the clock, after a GPU has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -94,11 +94,11 @@ def seconds(work: Callable[[], object], device: torch.device, calls: int = 1) ->
 def in_turn(
     works: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, budget: float = 1e9
 ) -> dict[str, list[float]]:
-    """Seconds a call of each, round by round: a machine whose speed drifts drifts for all.
+    """Seconds per call of each, in interleaved rounds, so that a drift of the machine affects all of them.
 
     Args:
-        rounds: how many are counted; there is one before them that is not.
-        budget: seconds, beyond which there are fewer rounds, but three at the least.
+        rounds: how many are counted, after one warm-up round.
+        budget: seconds; fewer rounds are made if they would take longer, but at least three.
     """
     warm = {name: seconds(work, device) for name, work in works.items()}
     rounds = max(min(rounds, 3), min(rounds, int(budget / sum(warm.values()))))
@@ -115,18 +115,18 @@ def medians(taken: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def ratio(first: list[float], second: list[float]) -> float:
-    """How many times as long the first takes: the median over rounds."""
+    """How many times as long the first takes as the second: the median over rounds."""
     return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
-    """What a function gives in a process of its own, and the most memory that the process held, in bytes."""
+    """The result of a function in a process of its own, and the peak memory of that process, in bytes."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_with_peak, function, arguments).result()
 
 
 def nothing() -> None:
-    """Apart, what a process takes that has but imported the libraries."""
+    """Called in ``apart``: the memory of a process that has only imported the libraries."""
 
 
 def _with_peak(function: Callable[..., Any], arguments: tuple) -> tuple[Any, int]:

@@ -3,7 +3,7 @@
     python benchmarks/full_size.py [--quick] [--batch 512]
 
 On a GPU: a whole training on the synthetic clips of the profile ``paper``, captured, launched kernel by kernel and
-compiled, and Table 1 whole, which is recorded as ``famf run table-1 --profile paper --record`` does. On a CPU a whole
+compiled, and Table 1 whole, which is recorded as ``famf run table-1 -p profile paper --record`` does. On a CPU a whole
 training would take days: a few steps of ``--batch`` clips, random ones, and what a training would take at that rate.
 
 Parts are timed alone, forward and backward, on the shapes that they have in a step; their sum is set beside whole

@@ -1,22 +1,36 @@
-"""The command ``famf``: what ``make`` does, for those who have their own environment, and more."""
+"""The command ``famf``: builds the book, and works with its data, experiments and trained models."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from famf_book.commands import book, completion, data, evaluate, extract, models, people, pretrained, sweep
-from famf_book.commands.options import Dataset, Device, Profile, Seeds, checked_profile, checked_seeds
+from famf_book.commands import book, data, evaluate, extract, models, people, pretrained, sweep
+from famf_book.commands.options import (
+    DATASET,
+    EXPERIMENTS,
+    Dataset,
+    Device,
+    Parameter,
+    Profile,
+    Protocol,
+    Seeds,
+    WithParameters,
+    dataset_names,
+)
 from famf_lib.experiments import parameters
 from famf_lib.support.files import ROOT, sources, store
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Build the reproducibility book of FAMF, and work with its data, experiments and trained models.",
+)
 app.add_typer(data.app, name="data")
 app.add_typer(pretrained.app, name="models")
 app.command()(book.book)
@@ -32,62 +46,46 @@ app.command()(sweep.sweep)
 
 @app.callback()
 def settings(
-    data: Annotated[Path | None, typer.Option(help="folder with your data; otherwise $FAMF_DATA, or data/")] = None,
+    data: Annotated[Path | None, typer.Option(help="folder of your datasets; by default $FAMF_DATA or data/")] = None,
 ) -> None:
-    """The setting that all commands share."""
+    """Sets the folders of data and store for all commands."""
     if data is not None:
         if not data.is_dir():
             raise ValueError(f"--data: {data} is not a folder, expected the folder that holds your datasets")
         os.environ["FAMF_DATA"] = str(data)
     for name, folder in (("FAMF_DATA", sources), ("FAMF_STORE", store)):
-        if os.environ.get(name):  # a kernel runs in the folder of its notebook: there a relative path leads elsewhere
+        if os.environ.get(name):  # absolute, since a kernel runs in the folder of its notebook
             os.environ[name] = str(folder())
 
 
-@app.command(cls=completion.Parametrised)
+@app.command(cls=WithParameters)
 def run(
     experiment: Annotated[
         str,
-        typer.Argument(help="table-1, table-2 …; an unknown name lists them", autocompletion=completion.experiments),
+        typer.Argument(help="a name such as table-1; a wrong name lists all", autocompletion=lambda: EXPERIMENTS),
     ],
-    dataset: Annotated[
-        str,
-        typer.Option("--dataset", "-d", help="a name that famf data list shows", autocompletion=completion.datasets),
-    ] = "synthetic",
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help=DATASET, autocompletion=dataset_names)] = "synthetic",
     profile: Profile = "standard",
     seeds: Seeds = "",
     device: Device = "auto",
-    protocol: Annotated[
-        str,
-        typer.Option(
-            help="given, groups or random; otherwise as the dataset is reported", autocompletion=completion.protocols
-        ),
-    ] = "",
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option(
-            *completion.GIVEN,
-            metavar="NAME VALUE",
-            help="any of these as papermill takes it, -p dataset imfdb (may be repeated)",
-            autocompletion=completion.names,
-        ),
-    ] = None,
-    record: Annotated[bool, typer.Option(help="keep the numbers in results/, for machines without the data")] = False,
+    protocol: Protocol = "",
+    parameter: Parameter = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="write the numbers to results/, for machines without the data")
+    ] = False,
 ) -> None:
-    """Make the runs of an experiment, print its rows and what they say of the paper's claims."""
-    given = dict(dataset=dataset, profile=profile, seeds=seeds, device=device, protocol=protocol)
-    given |= _parameters(parameter or ())
-    for name in ("profile", "device", "protocol"):  # before seconds of imports
-        parameters.check(name, given[name])
-    numbers = checked_seeds(given["seeds"]) if given["seeds"] else None
+    """Train the models of an experiment, and print its rows and the comparisons that test the paper's claims.
+
+    Example: famf run table-1 -p dataset imfdb -p seeds 1,2
+    """
+    parameters.check("device", device)  # before seconds of imports
     from famf_book import report
     from famf_lib.evidence import ledger
     from famf_lib.experiments import results
     from famf_lib.experiments.catalogue import get_experiment
 
     declared = get_experiment(experiment)
-    numbers = numbers or list(declared.seeds)
-    dataset, profile, device, protocol = (given[name] for name in ("dataset", "profile", "device", "protocol"))
+    numbers = list(seeds or declared.seeds)
     found = results.run_experiment(experiment, dataset, profile, numbers, device, protocol)
     typer.echo(report.rows(found, declared.paper()).to_string(float_format="{:.4f}".format, na_rep=""))
     for comparison in ledger.comparisons(experiment, found):
@@ -96,7 +94,7 @@ def run(
         if found.recorded is not None:
             raise ValueError(f"--record: {dataset} is not on this machine, expected runs made here")
         if protocol:
-            raise ValueError(f"--record: the protocol {protocol} found, expected the one the dataset is reported under")
+            raise ValueError(f"--record: found the protocol {protocol}, expected the usual one of the dataset")
         on = f" --device {device}" * (device != "auto")
         command = f"{results.command(experiment, dataset, profile, numbers)}{on} --record"
         typer.echo(results.record(found, experiment, dataset, profile, command))
@@ -104,10 +102,10 @@ def run(
 
 @app.command()
 def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto") -> None:
-    """Choose normalisation, features and learning rate on the tuning part, and write the choice to results/."""
+    """Choose normalisation, features and learning rate on the tuning part of a dataset, and write them to results/."""
     from famf_lib.experiments import settings, tuning
 
-    result = tuning.tune(dataset, profile := checked_profile(profile), device)
+    result = tuning.tune(dataset, profile, device)
     for line in sorted(result["table"], key=lambda line: -line["mean_ap"]):
         typer.echo("  ".join([f"{line['mean_ap']:.4f}"] + [f"{key}={line[key]}" for key in result["chosen"]]))
     typer.echo(settings.tuning_file(dataset, profile))
@@ -115,15 +113,15 @@ def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lab(context: typer.Context) -> None:
-    """Open JupyterLab on its start page; further options go to it, as in: famf lab --port 9999."""
+    """Open JupyterLab on the start page of the book. Further options are passed to it: famf lab --port 9999."""
     options = {
         "ServerApp.root_dir": ROOT,
         "LabApp.default_url": "/lab/tree/lab/start.md",
-        "ServerApp.log_level": "ERROR",  # the address is told in any case
+        "ServerApp.log_level": "ERROR",  # the address is printed in any case
         "LabApp.log_level": "ERROR",
-        "ServerApp.answer_yes": True,  # Ctrl-C ends it, and its kernels
-        "KernelManager.transport_encryption": "auto",  # else each kernel warns
-        "LabApp.extension_manager": "readonly",  # the other one asks PyPI as soon as its panel is opened
+        "ServerApp.answer_yes": True,  # Ctrl-C ends it and its kernels
+        "KernelManager.transport_encryption": "auto",  # otherwise each kernel warns
+        "LabApp.extension_manager": "readonly",  # the default one asks PyPI as soon as its panel is opened
     }
     places = (str(ROOT / "lab"), os.environ.get("JUPYTER_CONFIG_PATH"))
     os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, places))
@@ -134,29 +132,29 @@ def lab(context: typer.Context) -> None:
         (own / "home").mkdir(exist_ok=True)
         os.environ["HOME"] = str(own / "home")  # where Jupyter and its kernels keep their state
     started = [f"--{name}={value}" for name, value in options.items()]
-    # In the place of this process, which would otherwise catch Ctrl-C and leave JupyterLab to itself.
+    # It replaces this process, which would otherwise catch Ctrl-C and leave JupyterLab running.
     os.execv(sys.executable, [sys.executable, "-m", "jupyter", "lab", *started, *context.args])
 
 
 @app.command()
 def pdf() -> None:
-    """Print the built book into _build/famf.pdf, with a browser of the Chromium family."""
-    from famf_book import pdf as printed
+    """Print the built book to _build/famf.pdf with Chromium, Chrome or a similar browser."""
+    from famf_book.pdf import pdf as print_book
 
-    typer.echo(printed.pdf(ROOT))
+    typer.echo(print_book(ROOT))
 
 
 @app.command()
 def test() -> None:
-    """Run the tests, a file on each core."""
+    """Run the tests in parallel, one file per process."""
     _call("pytest", "--numprocesses", "logical", "--maxprocesses", "8", "--dist", "loadfile")
 
 
 @app.command()
 def clean(
-    runs: Annotated[bool, typer.Option(help="also forget generated data and trained models")] = False,
+    runs: Annotated[bool, typer.Option("--runs", help="also remove trained models and generated data")] = False,
 ) -> None:
-    """Remove the built book; data of your own are never touched."""
+    """Remove the built book. Your own data are never touched."""
     for folder in [ROOT / "_build"] + ([store() / "runs", store() / "clipsets"] if runs else []):
         if folder.exists():
             shutil.rmtree(folder)
@@ -164,7 +162,7 @@ def clean(
 
 
 def _own_folder() -> Path:
-    """Where JupyterLab keeps what it knows of this project: in the checkout, unless that is read-only."""
+    """The folder for JupyterLab's state of this project: in the checkout, unless that is read-only."""
     place = ROOT / "_build" / "lab"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -175,31 +173,14 @@ def _own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="famf-lab-"))
 
 
-def _parameters(pairs: Iterable[str]) -> dict[str, str]:
-    """What ``-p NAME VALUE`` gave, by name.
-
-    Raises:
-        ValueError: there is no such parameter, or no value.
-    """
-    given = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if name not in completion.PARAMETERS:
-            raise ValueError(f"-p: {parameters.unknown(name, completion.PARAMETERS, 'an experiment')}")
-        if not equals:
-            raise ValueError(f"-p {name}: no value found, expected -p {name} VALUE")
-        given[name] = value
-    return given
-
-
 def _call(module: str, *arguments: str) -> None:
     raise typer.Exit(subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT).returncode)
 
 
 def main() -> None:
-    """The entry point: whatever is wrong with the input is one sentence, not a traceback."""
+    """The entry point. Any error in the input is reported as one sentence, without a traceback."""
     try:
-        if "RANK" in os.environ:  # torchrun started us
+        if "RANK" in os.environ:  # started by torchrun
             from famf_lib.training import distributed
 
             distributed.run(app)
@@ -207,7 +188,7 @@ def main() -> None:
             app()
     except (ValueError, LookupError) as error:
         _fail(error)
-    except OSError as error:  # a disk that is full, a folder that may not be written, a name that is too long
+    except OSError as error:  # a full disk, a read-only folder, a name that is too long
         _fail(_of_the_system(error))
     except Exception as error:
         from famf_book.notebooks import NotebookError
@@ -218,7 +199,7 @@ def main() -> None:
 
 
 def _of_the_system(error: OSError) -> str:
-    """The sentence on a file or folder that the system refuses, or its own words where it names none."""
+    """The error message for a file or folder that the system refuses; the system's own words if it names none."""
     said = os.strerror(error.errno) if error.errno else next(iter(str(error).splitlines()), type(error).__name__)
     if not isinstance(error.filename, str | bytes):
         return said

@@ -1,14 +1,14 @@
-"""Notebooks that are executed with parameters: which they have, what fits them, and how they run.
+"""Parameterised notebooks: what parameters they have, which values are accepted, and how they are executed.
 
-A parameterised notebook has one code cell tagged ``parameters``. It assigns literals only, one a line, annotated, each
-with a comment that says what it is for::
+A parameterised notebook has one code cell tagged ``parameters``. It assigns only literals, one per line, with an
+annotation and a comment that explains the parameter::
 
-    dataset: str = "synthetic"  # which faces: synthetic or imfdb
-    seeds: list[int] = [1, 2, 3, 4, 5]  # one training a seed
+    dataset: str = "synthetic"  # the faces: synthetic or imfdb
+    seeds: list[int] = [1, 2, 3, 4, 5]  # one training run per seed
 
-The first code cell after it calls :func:`refuse_unknown_parameters`, so that a misspelt parameter, or a value that does
-not fit, stops the notebook however it is executed. Only the functions of the build import papermill: a notebook imports
-this module at no cost.
+The first code cell after it calls :func:`refuse_unknown_parameters`, so that a misspelt parameter or a wrong value
+stops the notebook however it is executed. Notebooks import this module, so papermill and nbformat are only imported
+where they are used.
 """
 
 import ast
@@ -27,18 +27,18 @@ from famf_lib.experiments import parameters as rules
 from famf_lib.support.errors import Refusal
 from famf_lib.support.files import written_whole
 
-INJECTED = "# Parameters\n"  # how the cell begins in which papermill puts the values given
-BEGAN = time.monotonic()  # in a notebook: when its first cell of code imported this
+INJECTED = "# Parameters\n"  # the first line of the cell in which papermill puts the given values
+BEGAN = time.monotonic()  # in a notebook: when its first code cell imported this module
 QUIET = {
-    "KernelManager": {"transport_encryption": "auto"},  # else each kernel warns
-    # Else one that is still busy with its last message when it is asked to end says that it was interrupted.
+    "KernelManager": {"transport_encryption": "auto"},  # otherwise each kernel warns
+    # Otherwise a kernel that is shut down while it sends its last message reports that it was interrupted.
     "NotebookClient": {"extra_arguments": ["--log-level=CRITICAL"]},
 }
-UNWATCHED = {"FAMF_PROGRESS": "silent", "TQDM_DISABLE": "1"}  # of a kernel whose progress nobody sees
+UNWATCHED = {"FAMF_PROGRESS": "silent", "TQDM_DISABLE": "1"}  # for a kernel whose progress nobody sees
 
 
 class NotebookError(Refusal, Exception):
-    """A notebook that breaks the contract above, a parameter that it does not have, or a cell that failed."""
+    """A notebook that breaks the rules above, a parameter that it refuses, or a cell that failed."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Parameter:
 def parameters(path: Path) -> list[Parameter]:
     """The parameters that the notebook at ``path`` declares, in its order.
 
-    Raises: NotebookError if it is no notebook, does not have exactly one cell tagged ``parameters``, or has a line
-    there that papermill does not understand.
+    Raises: NotebookError if the file is not a notebook, does not have exactly one cell tagged ``parameters``, or has a
+    line in that cell that papermill does not understand.
     """
     import papermill
 
@@ -67,35 +67,71 @@ def parameters(path: Path) -> list[Parameter]:
         statements = ast.parse(tagged[0].source).body
     except SyntaxError as error:
         raise NotebookError(f"{path}: the cell tagged 'parameters' is not Python: {error.msg}.") from None
-    # papermill reads line by line and skips what it cannot read; the tree of the cell tells what it skipped.
+    # papermill reads line by line and skips what it cannot read; the syntax tree shows what it skipped.
     read_by_papermill = papermill.inspect_notebook(_plain(path))
     declared = []
     for statement in statements:
-        name, value = _assignment(statement)
+        name, annotation, value = _assignment(statement)
         try:
-            default = ast.literal_eval(value)
-            help = read_by_papermill[name]["help"]
+            declared.append(Parameter(name, annotation, ast.literal_eval(value), read_by_papermill[name]["help"]))
         except (ValueError, KeyError):
             raise NotebookError(
-                f"{path}: in the cell tagged 'parameters', expected lines such as 'seed: int = 1  # which draw', "
+                f"{path}: in the cell tagged 'parameters', expected lines such as 'seed: int = 1  # random seed', "
                 f"found '{ast.unparse(statement)}'."
             ) from None
-        annotation = ast.unparse(statement.annotation) if isinstance(statement, ast.AnnAssign) else ""
-        declared.append(Parameter(name, annotation, default, help))
     return declared
 
 
 def check(path: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """The values given, as the types that the notebook declares; text becomes what it says ("[1, 2]" a list).
+    """The given values in the types that the notebook declares; text becomes what it says ("[1, 2]" a list).
 
-    Raises: NotebookError at a name that the notebook does not have, and at a value that does not fit its annotation or
-    the rule of its name (see ``parameters``).
+    Raises: NotebookError for a name that the notebook does not have, and for a value that does not fit its annotation
+    or the limits of its name (see ``famf_lib.experiments.parameters``).
     """
-    known = {parameter.name: parameter.type for parameter in parameters(path)}
+    types = {parameter.name: parameter.type for parameter in parameters(path)}
     try:
-        return _checked(given, known)
-    except NotebookError as error:
-        raise NotebookError(f"{path}: {error}") from None
+        return rules.validated(given, types)
+    except ValueError as error:
+        raise NotebookError(f"{path}: {error}.") from None
+
+
+def refuse_unknown_parameters() -> None:
+    """Stops a notebook if it was given an unknown parameter or a wrong value, and puts the others in their types.
+
+    papermill itself only logs a wrong name, and accepts any value; text such as "1,2" it leaves as text. To be called
+    in the first code cell after the one tagged ``parameters``. It compares papermill's cell with what other cells have
+    declared so far; where nothing was injected, as in JupyterLab, it checks the values in the parameters cell itself.
+
+    Raises: NotebookError.
+    """
+    from IPython import get_ipython
+
+    if (shell := get_ipython()) is None:
+        return
+    given: dict[str, Any] = {}
+    types: dict[str, str] = {}
+    for source in shell.user_ns.get("In", [])[:-1]:  # the last one is the cell that calls this function
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:
+            continue
+        injected = source.startswith(INJECTED) and all(isinstance(statement, ast.Assign) for statement in statements)
+        for statement in statements:
+            name, annotation, value = _assignment(statement)
+            if name and not injected:
+                types[name] = annotation or types.get(name, "")
+            if name and (injected or (annotation and name in rules.ALLOWED)):
+                try:
+                    given[name] = ast.literal_eval(value)
+                except ValueError:  # computed, not a literal
+                    continue
+    try:
+        values = rules.validated(given, types)
+    except ValueError as error:
+        raise NotebookError(f"{error}.") from None
+    for name, value in values.items():
+        if shell.user_ns.get(name) == given[name]:  # no later cell has changed it
+            shell.user_ns[name] = value
 
 
 def execute(
@@ -108,14 +144,16 @@ def execute(
     provenance: dict[str, Any] | None = None,
     watched: bool = True,
 ) -> dict[str, Any]:
-    """Executes the notebook at ``path``, in its own folder, and leaves it with outputs at ``out``: whole or not at all.
+    """Executes the notebook at ``path`` in its own folder, and writes it with its outputs to ``out``, or nothing.
 
-    ``timeout`` limits a cell, in seconds. A notebook that fails is kept, as far as it came, in ``reports`` (a folder;
-    ``reports`` beside ``out`` by default). ``watched``: somebody looks at the terminal, if there is one.
+    Args:
+        timeout: seconds that a cell may take.
+        reports: the folder that keeps a notebook that failed, as far as it ran; by default ``reports`` next to ``out``.
+        watched: whether somebody may be looking at the terminal, if there is one.
 
-    Returns: ``provenance`` with the values given, the seconds it took and when it was done (UTC); the same is in the
-    metadata of the executed notebook, under ``famf``.
-    Raises: NotebookError naming notebook, cell and error, ``out`` then being what it was.
+    Returns: ``provenance`` with the given values, the seconds it took and when it finished (UTC). The executed notebook
+    has the same in its metadata, under ``famf``.
+    Raises: NotebookError naming notebook, cell and error; ``out`` is then unchanged.
     """
     import nbformat
     import papermill
@@ -130,14 +168,16 @@ def execute(
     with written_whole(out) as new:
         draft = new.with_name("draft.ipynb")
 
-        def failed(index: int, problem: str) -> NotebookError:
+        def failed(problem: str, index: int | None = None) -> NotebookError:
+            cells = nbformat.read(draft, as_version=4).cells
+            place = _place(cells, _reached(cells) if index is None else index)
             report.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(draft, report)
-            return NotebookError(f"{path}, {_place(executed.cells, index)}: {problem} The notebook so far: {report}")
+            return NotebookError(f"{path}, {place}: {problem} The notebook so far: {report}")
 
         begin = time.monotonic()
         try:
-            # Progress bars of the notebook show on a terminal as they go; elsewhere they would only fill the log.
+            # A terminal shows the progress bars of the notebook as they move; elsewhere they would only fill the log.
             with _environment({"FAMF_PROGRESS": "terminal"} if terminal else UNWATCHED):
                 executed = papermill.execute_notebook(
                     _plain(path),
@@ -149,25 +189,22 @@ def execute(
                     progress_bar=False,
                     execution_timeout=timeout,
                     stderr_file=sys.stderr if terminal else None,
-                    coalesce_streams=True,  # thousands of updates of a progress bar become its last line
+                    coalesce_streams=True,  # keeps the last line of the thousands of updates of a progress bar
                     config=Config(QUIET),
                 )
         except PapermillExecutionError as error:
-            executed = nbformat.read(draft, as_version=4)
             message = next(iter(error.evalue.splitlines()), "")
-            # papermill has put two cells before it, one at the top, one right above
-            raise failed(error.cell_index + 2, f"{error.ename}: {message}") from None
+            # papermill has put two cells before it: one at the top, one directly above
+            raise failed(f"{error.ename}: {message}", error.cell_index + 2) from None
         except CellTimeoutError:
-            executed = nbformat.read(draft, as_version=4)
-            raise failed(_reached(executed.cells), f"not done after {timeout} s, the time limit of a cell.") from None
+            raise failed(f"not finished after {timeout} s, the time limit of a cell.") from None
         except DeadKernelError:
-            executed = nbformat.read(draft, as_version=4)
-            raise failed(_reached(executed.cells), "the kernel died, perhaps for lack of memory.") from None
+            raise failed("the kernel died, perhaps for lack of memory.") from None
         seconds = time.monotonic() - begin
-        # papermill takes sys.exit() for success, and leaves the rest of the notebook undone.
+        # papermill treats sys.exit() as success, and leaves the rest of the notebook undone.
         if any(cell.metadata.papermill.get("start_time") is None for cell in executed.cells):
-            raise failed(_reached(executed.cells), "the notebook ended itself before its last cell.")
-        executed.metadata.papermill.update(input_path=path.name, output_path=out.name)  # nobody else's business where
+            raise failed("the notebook ended itself before its last cell.")
+        executed.metadata.papermill.update(input_path=path.name, output_path=out.name)  # no folders of this machine
         record = {
             "parameters": given,
             "seconds": round(seconds, 1),
@@ -181,77 +218,15 @@ def execute(
     return record
 
 
-def refuse_unknown_parameters() -> None:
-    """Stops a notebook at a parameter that it does not have, or that cannot be what it was given.
-
-    papermill itself only logs a wrong name, and takes any value. To be called in the first code cell after the one
-    tagged ``parameters``. It compares papermill's cell with what other cells have declared so far; where nothing was
-    injected, as in JupyterLab, with the values in the cell of the parameters itself.
-
-    Raises: NotebookError.
-    """
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    earlier = shell.user_ns.get("In", [])[:-1] if shell else []  # the last one is the cell that calls
-    given: dict[str, ast.expr] = {}
-    known: dict[str, str] = {}
-    for source in earlier:
-        try:
-            statements = ast.parse(source).body
-        except SyntaxError:
-            continue
-        injected = source.startswith(INJECTED) and all(isinstance(statement, ast.Assign) for statement in statements)
-        for statement in statements:
-            name, value = _assignment(statement)
-            annotated = isinstance(statement, ast.AnnAssign)
-            if name and not injected:
-                known[name] = ast.unparse(statement.annotation) if annotated else known.get(name, "")
-            if name and value and (injected or (annotated and name in rules.ALLOWED)):
-                given[name] = value
-    _checked({name: ast.literal_eval(value) for name, value in given.items() if _is_literal(value)}, known)
-
-
 def elapsed() -> float:
-    """Seconds since a notebook began."""
+    """Seconds since the notebook began."""
     return time.monotonic() - BEGAN
-
-
-def _checked(given: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:
-    """The values given, as the types of the names that are ``known``."""
-    checked = {}
-    for name, value in given.items():
-        if name not in known:
-            raise NotebookError(f"{rules.unknown(name, known, 'this notebook')}.")
-        try:
-            checked[name] = _fitted(value, known[name])
-        except ValueError:
-            raise NotebookError(f"parameter {name!r} is declared as {known[name]}, found {value!r}.") from None
-        try:
-            rules.check(name, checked[name])
-        except ValueError as error:
-            raise NotebookError(f"{error}.") from None
-    return checked
-
-
-def as_list(value: Any, name: str, of: type = int) -> list:
-    """A list parameter as papermill may hand it over: a list, a tuple, one value, or any of these as text.
-
-    Raises: ValueError naming the parameter unless it holds one or more of type ``of``.
-    """
-    items = _literal(value) if isinstance(value, str) else value
-    if of is str and isinstance(items, str):
-        items = [item.strip() for item in items.split(",") if item.strip()]
-    items = list(items) if isinstance(items, list | tuple) else [items]
-    if not items or not all(type(item) is of for item in items):  # a bool is an int, but not a seed
-        raise ValueError(f"{name}: expected {of.__name__}s, as a list or as text with commas between, found {value!r}.")
-    return items
 
 
 def read(path: Path) -> Any:
     """The notebook at ``path`` as nbformat reads it.
 
-    Raises: NotebookError if there is none.
+    Raises: NotebookError if the file is missing or is not a notebook.
     """
     import nbformat
 
@@ -260,94 +235,47 @@ def read(path: Path) -> Any:
         nbformat.validate(notebook)
     except FileNotFoundError:
         raise NotebookError(f"{path}: there is no such notebook.") from None
-    except Exception as error:  # of any kind: nbformat takes the content on trust while it converts old formats
+    except Exception as error:  # of any kind: nbformat converts old formats without checking their content
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise NotebookError(f"{path}: this is not a Jupyter notebook: {reason}") from None
     return notebook
 
 
 def _plain(path: Path) -> str:
-    """papermill fills in {names} of a path."""
+    """The path for papermill, which would fill in {names} otherwise."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _assignment(statement: ast.stmt) -> tuple[str, ast.expr | None]:
-    """Name and value of a statement that assigns one name, or an empty name."""
+def _assignment(statement: ast.stmt) -> tuple[str, str, ast.expr | None]:
+    """Name, annotation and value of a statement that assigns one name; the name is empty for any other statement."""
     match statement:
-        case ast.AnnAssign(target=ast.Name(id=name), value=value) if value:
-            return name, value
+        case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=value) if value:
+            return name, ast.unparse(annotation), value
         case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            return name, value
-    return "", None
-
-
-def _is_literal(value: ast.expr) -> bool:
-    try:
-        ast.literal_eval(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
-        return {"true": True, "false": False}.get(text.strip().lower(), text)
-
-
-def _fitted(value: Any, annotation: str) -> Any:
-    """``value`` as the annotated type. Raises: ValueError if it does not fit (pydantic's error is one)."""
-    from pydantic import TypeAdapter
-
-    if not annotation:
-        return value
-    kind = _kind(ast.parse(annotation, mode="eval").body)
-    if isinstance(value, str) and kind is not str:
-        value = _literal(value)
-    if kind is list or getattr(kind, "__origin__", None) is list:
-        if isinstance(value, str) and kind == list[str]:
-            value = as_list(value, "", of=str)
-        value = list(value) if isinstance(value, list | tuple) else value if isinstance(value, str) else [value]
-    return TypeAdapter(kind).validate_python(value, strict=True)
-
-
-def _kind(annotation: ast.expr) -> Any:
-    match annotation:
-        case ast.Name(id=name) if kind := {k.__name__: k for k in (bool, int, float, str, list, dict)}.get(name):
-            return kind
-        case ast.Constant(value=str(text)):
-            return _kind(ast.parse(text, mode="eval").body)
-        case ast.Subscript(value=ast.Name(id="list"), slice=item):
-            return list[_kind(item)]
-    raise NotebookError(
-        f"a parameter is a bool, int, float, str, dict, list or list[int] and the like, not {ast.unparse(annotation)}."
-    )
+            return name, "", value
+    return "", "", None
 
 
 def _reached(cells: list) -> int:
-    """Index of the last cell that was begun."""
+    """Index of the last cell that was started."""
     return max((i for i, cell in enumerate(cells) if cell.metadata.get("papermill", {}).get("start_time")), default=0)
 
 
 def _place(cells: list, index: int) -> str:
-    """Cell ``index`` as the author knows it: counted from one, without what papermill put in."""
-    put_in = ("injected-parameters", "papermill-error-cell-tag")
-
-    def own(cell: Any) -> bool:
-        return not any(tag in cell.metadata.get("tags", []) for tag in put_in)
-
-    if not own(cells[index]):
-        return "the cell of the parameters given"
+    """Cell ``index`` as the author counts it: from one, without the cells that papermill added."""
+    added = {"injected-parameters", "papermill-error-cell-tag"}
+    own = [added.isdisjoint(cell.metadata.get("tags", [])) for cell in cells]
+    if not own[index]:
+        return "the cell of the given parameters"
     line = next((line.strip() for line in cells[index].source.splitlines() if line.strip()), "")
-    return f"cell {sum(map(own, cells[: index + 1]))} ('{line}')"
+    return f"cell {sum(own[: index + 1])} ('{line}')"
 
 
 @contextmanager
 def unwatched(several: bool) -> Iterator[None]:
-    """Around several executions at once: their kernels show no progress, since bars would write over each other.
+    """For several executions at once: their kernels show no progress, since the bars would overwrite each other.
 
-    The environment is one for all threads: set here, none of them takes it away from another.
+    All threads share the environment. It is set here, around all of them, so that no thread resets it for another.
     """
     with _environment(UNWATCHED if several else {}):
         yield
@@ -355,7 +283,7 @@ def unwatched(several: bool) -> Iterator[None]:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for the kernels started meanwhile."""
+    """Sets environment variables for the kernels that are started meanwhile."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -1,1 +1,1 @@
-"""The groups of commands of ``famf``, a file each. Nothing heavy is imported before a command runs."""
+"""The commands of ``famf``, one file per group. Nothing heavy is imported before a command runs."""

@@ -1,4 +1,4 @@
-"""``famf book``: what a page of the book stands on, told to the build."""
+"""``famf book``: builds the book, and tells the build which data and results each page depends on."""
 
 import hashlib
 from functools import cache
@@ -7,34 +7,31 @@ from typing import Annotated
 
 import typer
 
-from famf_book.commands import completion
-from famf_book.commands.options import Device, Profile, Seeds, checked_profile, checked_seeds
+from famf_book.commands.options import Device, Profile, Seeds, dataset_names
 from famf_lib.support.files import ROOT
 
 
 def book(
     profile: Profile = "standard",
-    seeds: Seeds | None = None,
+    seeds: Seeds = "",
     device: Device = "auto",
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="add the pages of this dataset (may be repeated)", autocompletion=completion.datasets),
+        typer.Option(help="add the pages of this dataset (repeatable)", autocompletion=dataset_names),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="bring only this page up to date (may be repeated)")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="execute only this page (repeatable)")] = None,
 ) -> None:
-    """Execute what is out of date and build the book into _build/html."""
+    """Execute the notebooks that are out of date and build the book into _build/html."""
     from famf_book import build
 
-    parameters = {"profile": checked_profile(profile), "device": device}
-    if seeds is not None:
-        parameters["seeds"] = checked_seeds(seeds)
+    parameters = {"profile": profile, "device": device} | ({"seeds": seeds} if seeds else {})
     further = [_further(name) for name in dataset or ()]
-    told = {"absent": _absent, "inputs": _inputs, "data": _data, "prepare": _prepare}
-    typer.echo(build.build(ROOT, parameters=parameters, further=further, only=only, **told))
+    hooks = {"absent": _absent, "inputs": _inputs, "data": _data, "prepare": _prepare}
+    typer.echo(build.build(ROOT, parameters=parameters, further=further, only=only, **hooks))
 
 
 def _further(dataset: str):
-    """A dataset that the book is asked to show. Where it is not here it is refused before anything runs."""
+    """A dataset whose pages are added. An absent one is refused before anything runs."""
     from famf_book.pages import Further
     from famf_lib.data import datasets
     from famf_lib.experiments.catalogue import EXPERIMENTS
@@ -51,7 +48,7 @@ def _further(dataset: str):
 
 
 def _absent(page) -> str | None:
-    """Why a page cannot be made here: its dataset is absent, and so is a recording of it."""
+    """Why a page cannot be made here: its dataset is absent, and there is no recording of its results."""
     from famf_lib.data import datasets
     from famf_lib.experiments import results
 
@@ -62,11 +59,11 @@ def _absent(page) -> str | None:
 
 
 def _inputs(page) -> dict:
-    """What decides a page besides its notebook: the data, and what is recorded in results/."""
-    decided = dict(_recorded())
+    """What determines a page besides its notebook: the data, and the recordings in results/."""
+    found = dict(_recorded())
     for name in _datasets(page):
-        decided[f"data {name}"] = _data_key(name, page.values.get("profile", "standard"))
-    return decided
+        found[f"data {name}"] = _data_key(name, page.values.get("profile", "standard"))
+    return found
 
 
 @cache
@@ -76,7 +73,7 @@ def _recorded() -> dict:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(RESULTS.glob("[!.]*"))}
 
 
-@cache  # it reads the user's files whole, and many pages show the same dataset
+@cache  # it reads all of the user's files, and many pages show the same dataset
 def _data_key(name: str, profile: str) -> str:
     from famf_lib.data import datasets
 
@@ -85,7 +82,7 @@ def _data_key(name: str, profile: str) -> str:
 
 
 def _data(page) -> list[dict]:
-    """The data that a page was made from, or what its recording says of them."""
+    """The data that a page was made from, or what its recording says about them."""
     from famf_lib.data import datasets
     from famf_lib.experiments import results
 
@@ -108,7 +105,7 @@ def _prepare(page) -> None:
     from famf_lib.experiments.catalogue import EXPERIMENTS
 
     values = page.values
-    several = "datasets" in values  # the ledger's pages: every experiment that a claim is tested on
+    several = "datasets" in values  # the pages of the ledger: every experiment that tests a claim
     names = dict.fromkeys(claim.experiment for claim in CLAIMS) if several else [page.notebook.stem]
     for experiment in (EXPERIMENTS[name] for name in names if name in EXPERIMENTS):
         for dataset in _datasets(page):
@@ -120,7 +117,7 @@ def _prepare(page) -> None:
 
 
 def _datasets(page) -> list[str]:
-    """The datasets that a page is made from. A notebook that is called as one is about it."""
+    """The datasets that a page is made from. A notebook with the name of a dataset is about it."""
     from famf_lib.data import datasets
 
     if "datasets" in page.values:

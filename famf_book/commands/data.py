@@ -1,29 +1,28 @@
-"""``famf data``: the datasets that are here, what is in them, and how to get what is not."""
+"""``famf data``: lists, describes, checks, exports and imports datasets."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from famf_book.commands import completion
-from famf_book.commands.options import Profile, clips_folder
+from famf_book.commands.options import EMBEDDER, Profile, clips_folder, dataset_names, say
 from famf_lib.support.wording import counted
 
-app = typer.Typer(no_args_is_help=True, help="The datasets: what is here, what is in it, and how to get what is not.")
-bringing = typer.Typer(no_args_is_help=True, help="Bring data of your own into the store, under a name.")
+app = typer.Typer(no_args_is_help=True, help="List, describe, check, export and import datasets.")
+bringing = typer.Typer(no_args_is_help=True, help="Import your own data into the store, under a name.")
 app.add_typer(bringing, name="import")
 
 Clips = Annotated[
     str,
     typer.Argument(
-        help="synthetic, imfdb …, the name of an import, or the folder of a ClipSet", autocompletion=completion.datasets
+        help="a dataset that famf data list shows, or the folder of a ClipSet", autocompletion=dataset_names
     ),
 ]
 
 
 @app.command("list")
 def data_list() -> None:
-    """Every dataset, and whether it is here."""
+    """List the datasets: which are on this machine, and how to get the others."""
     from famf_lib.data import datasets
     from famf_lib.data.clipset import ClipSetError
 
@@ -31,15 +30,15 @@ def data_list() -> None:
         try:
             dataset = datasets.get(name)
             absence = dataset.absence()
-            told = f"{'here' if absence is None else 'absent':7}  {absence or dataset.title}"
-        except ClipSetError as error:  # one that is damaged hides none of the others
-            told = f"damaged  {error}"
-        typer.echo(f"{name:10} {told}")
+            state = f"{'here' if absence is None else 'absent':7}  {absence or dataset.title}"
+        except ClipSetError as error:  # a damaged dataset does not hide the others
+            state = f"damaged  {error}"
+        typer.echo(f"{name:10} {state}")
 
 
 @app.command("info")
 def data_info(dataset: Clips, profile: Profile = "standard") -> None:
-    """A dataset on one screen; it is made first if need be."""
+    """Describe a dataset on one screen; if it is missing and can be made, it is made first."""
     from famf_lib.data import datasets, inspection
     from famf_lib.data.clipset import ClipSet
 
@@ -50,13 +49,13 @@ def data_info(dataset: Clips, profile: Profile = "standard") -> None:
 
 @app.command("verify")
 def data_verify(dataset: Clips, profile: Profile = "standard") -> None:
-    """Compare a dataset in the store with its checksums and its fingerprint; say what differs."""
+    """Check a dataset in the store against its checksums and its fingerprint, and report what differs."""
     from famf_lib.data import inspection
     from famf_lib.data.clipset import CHECKSUMS
 
     folder = clips_folder(dataset, profile)
     for fault in (faults := inspection.faults(folder)):
-        typer.echo(f"famf: {fault}", err=True)
+        say(fault)
     if faults:
         raise typer.Exit(1)
     sums = (folder / CHECKSUMS).exists()
@@ -67,10 +66,10 @@ def data_verify(dataset: Clips, profile: Profile = "standard") -> None:
 def data_export(
     dataset: Clips,
     folder: Annotated[Path, typer.Argument(help="a new folder for the tables")],
-    npz: Annotated[bool, typer.Option("--npz", help="features.npz in place of two Parquet files")] = False,
+    npz: Annotated[bool, typer.Option("--npz", help="write features.npz instead of two Parquet files")] = False,
     profile: Profile = "standard",
 ) -> None:
-    """Write a dataset as tables, which famf data import table reads (data/README.md says what is in them)."""
+    """Write a dataset as tables that famf data import table reads (data/README.md describes them)."""
     from famf_lib.data import table_export
     from famf_lib.data.clipset import ClipSet
 
@@ -80,30 +79,28 @@ def data_export(
 
 @bringing.command("table")
 def import_table(
-    folder: Annotated[Path, typer.Argument(help="faces.parquet and clips.parquet in a folder, or an .npz file")],
-    name: Annotated[str, typer.Option(help="what it is called from then on; otherwise as the folder")] = "",
-    replace: Annotated[bool, typer.Option("--replace", help="an earlier import of that name gives way")] = False,
+    folder: Annotated[Path, typer.Argument(help="a folder with faces.parquet and clips.parquet, or an .npz file")],
+    name: Annotated[str, typer.Option(help="name of the import; by default that of the folder")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="replace an earlier import of that name")] = False,
 ) -> None:
-    """Import features of your own (data/README.md says what the tables hold)."""
+    """Import your own features from tables (data/README.md describes them)."""
     from famf_lib.data import inspection, tables
 
-    clipset = tables.import_tables(
-        folder, name, replacing=replace, say=lambda sentence: typer.echo(f"famf: {sentence}", err=True)
-    )
+    clipset = tables.import_tables(folder, name, replacing=replace, say=say)
     typer.echo(inspection.summary(clipset, f"{clipset.folder.name}, imported"))
 
 
 @bringing.command("imfdb")
 def import_imfdb(
-    archive: Annotated[Path, typer.Argument(help="IMFDB_final.tar.gz, or the folder that comes out of it")],
-    embedder: Annotated[
-        str, typer.Option(help="a network of the ArcFace kind: a name of famf models list, or an ONNX file")
-    ],
-    landmarks: Annotated[str, typer.Option(help="O-Net of MTCNN, likewise")] = "mtcnn-onet",
-    name: Annotated[str, typer.Option(help="what it is called from then on; otherwise imfdb- and the network")] = "",
-    replace: Annotated[bool, typer.Option("--replace", help="an earlier import of that name gives way")] = False,
+    archive: Annotated[Path, typer.Argument(help="IMFDB_final.tar.gz, or the folder that was unpacked from it")],
+    embedder: Annotated[str, typer.Option(help=EMBEDDER)],
+    landmarks: Annotated[
+        str, typer.Option(help="O-Net of MTCNN: a name that famf models list shows, or an ONNX file")
+    ] = "mtcnn-onet",
+    name: Annotated[str, typer.Option(help="name of the import; by default imfdb-NETWORK")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="replace an earlier import of that name")] = False,
 ) -> None:
-    """Make face vectors from the pictures of IMFDB; it goes on where it was interrupted."""
+    """Compute face vectors from the images of IMFDB; after an interruption it resumes."""
     import re
 
     from famf_lib.data import inspection
@@ -115,17 +112,17 @@ def import_imfdb(
     points = imfdb_embedding.Landmarks.open(registry.find(landmarks))
     made = imfdb_embedding.import_pictures(archive, ArcFace(network), points, name, replacing=replace)
     if made.faces:
-        typer.echo(f"{counted(made.faces, 'face')} in {made.seconds:.0f} s, {made.faces / made.seconds:.0f} a second")
+        typer.echo(f"{counted(made.faces, 'face')} in {made.seconds:.0f} s, {made.faces / made.seconds:.0f} per second")
     typer.echo(inspection.summary(made.clipset, made.clipset.info["title"]))
 
 
 @bringing.command("iqiyi")
 def import_iqiyi(
-    folder: Annotated[Path, typer.Argument(help="the official files, as data/README.md tells")],
-    name: Annotated[str, typer.Option(help="what it is called from then on")] = "iqiyi",
-    faults: Annotated[str, typer.Option(help="stop at the first fault, or skip and count them")] = "stop",
+    folder: Annotated[Path, typer.Argument(help="folder of the official files; data/README.md describes it")],
+    name: Annotated[str, typer.Option(help="name of the import")] = "iqiyi",
+    faults: Annotated[str, typer.Option(help="stop (at the first fault) or skip (and count the faults)")] = "stop",
 ) -> None:
-    """Import the official files of iQIYI-VID-2019, and say where they differ from what is published of them."""
+    """Import the official files of iQIYI-VID-2019, and report where they differ from the published description."""
     from typing import get_args
 
     from famf_lib.data import inspection, iqiyi

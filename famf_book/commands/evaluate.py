@@ -1,44 +1,42 @@
-"""``famf evaluate``: the official evaluation, of a run or of a file of ranked clips."""
+"""``famf evaluate``: the official evaluation of a run or of a submission file."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from famf_book.commands import completion
-from famf_book.commands.options import Device, writing
+from famf_book.commands.options import RUN, Device, dataset_names, run_keys, writing
 from famf_lib.support.wording import counted
 
 What = Annotated[
     str,
-    typer.Argument(
-        metavar="RUN|SUBMISSION",
-        help="a run (its key, the beginning of it, or its folder), or a file",
-        autocompletion=completion.runs,
-    ),
+    typer.Argument(metavar="RUN|SUBMISSION", help=f"{RUN}, or a submission file", autocompletion=run_keys),
 ]
 
 
 def evaluate(
     what: What,
-    out: Annotated[Path | None, typer.Option(help="of a run: write its submission file here")] = None,
+    out: Annotated[Path | None, typer.Option(help="for a run: write its submission file here")] = None,
     dataset: Annotated[
         str,
         typer.Option(
-            help="of a run: its dataset, or a folder; otherwise found in the store", autocompletion=completion.datasets
+            help="for a run: its dataset, or the folder of a ClipSet; by default looked up in the store",
+            autocompletion=dataset_names,
         ),
     ] = "",
-    truth: Annotated[Path | None, typer.Option(help="of a submission: the ground truth, val_gt.txt")] = None,
-    per_person: Annotated[Path | None, typer.Option(help="of a submission: write a row a person here, as CSV")] = None,
+    truth: Annotated[Path | None, typer.Option(help="for a submission: the ground truth, val_gt.txt")] = None,
+    per_person: Annotated[
+        Path | None, typer.Option(help="for a submission: write the scores here, one row per person, as CSV")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Rank the gallery of a run as a submission, or score a submission as the official evaluation does."""
+    """Rank the gallery of a run and write a submission, or score a submission as the official evaluation does."""
     if truth is not None:
         if out is not None or dataset:
             raise ValueError("--truth: found with --out or --dataset, expected it with a submission, them with a run")
         _score(Path(what), truth, per_person)
     elif per_person is not None or Path(what).is_file():
-        raise ValueError(f"--truth: nothing found, expected the ground truth to score {what} by")
+        raise ValueError(f"--truth: nothing found, expected the ground truth for the submission {what}")
     else:
         _rank(what, out, dataset, device)
 
@@ -67,9 +65,9 @@ def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
     if strangers := len(ranked.truth.keys() - ranked.lists.keys()):
         mean_ap = submission.score(ranked.lists, ranked.truth).mean_ap
         typer.echo(
-            f"{counted(strangers, 'person')} of the gallery without a training clip, left out; with 0 for each of them"
+            f"{counted(strangers, 'person')} in the gallery without a training clip, left out; with AP 0 for them:"
         )
-        typer.echo(f"mAP {mean_ap:.4f}, as the official evaluation counts")
+        typer.echo(f"mAP {mean_ap:.4f}, as in the official evaluation")
     if out is not None:
         typer.echo(iqiyi_text.write_submission(out, ranked.lists))
 
@@ -81,17 +79,17 @@ def _score(file: Path, truth: Path, per_person: Path | None) -> None:
     if per_person is not None and per_person.is_dir():
         raise ValueError(f"--per-person: {per_person} is a folder, expected the name of a file to write")
     if per_person is not None and per_person.resolve() in (file.resolve(), truth.resolve()):
-        raise ValueError(f"--per-person: {per_person} is one of the files to read, expected another to write")
+        raise ValueError(f"--per-person: {per_person} is one of the input files, expected another file to write")
     report = submission.score_files(file, truth)
     persons, ids = report.persons, len(report.persons)
     hits, positives = int(persons["hits"].sum()), int(persons["positives"].sum())
     typer.echo(f"mAP {report.mean_ap:.4f}")
     typer.echo(f"{counted(ids, 'id')} of the ground truth: {report.answered:,} answered, {ids - report.answered:,} not")
     typer.echo(f"{counted(positives, 'clip')} of the ground truth: {hits:,} listed for their id")
-    typer.echo(f"{counted(report.clips, 'clip')} listed, {report.noise:,} of them not in the ground truth, as noise is")
+    typer.echo(f"{counted(report.clips, 'clip')} listed, {report.noise:,} of them not in the ground truth (noise)")
     for number, odd in (
         (report.strangers, "id not in the ground truth, not scored"),
-        (report.repeated, "list with a clip named again: its first place counts"),
+        (report.repeated, "list that repeats a clip: its first place counts"),
         (report.cut, f"list of more than {submission.CUT} clips: the first {submission.CUT} count"),
     ):
         if number:

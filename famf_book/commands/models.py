@@ -1,12 +1,11 @@
-"""``famf predict`` and ``famf export``: what a trained model says of clips, and the model for other programs."""
+"""``famf runs``, ``famf predict`` and ``famf export``: list trained models, apply them, and write them as files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famf_book.commands import completion
-from famf_book.commands.options import Device, Profile, clips_folder, writing
+from famf_book.commands.options import RUN, Device, Profile, clips_folder, dataset_names, run_keys, say, writing
 from famf_lib.support.wording import counted
 
 if TYPE_CHECKING:
@@ -14,16 +13,12 @@ if TYPE_CHECKING:
 
 Model = Annotated[
     str,
-    typer.Argument(
-        metavar="RUN",
-        help="a run (its key, the beginning of it, or its folder), or a saved model",
-        autocompletion=completion.runs,
-    ),
+    typer.Argument(metavar="RUN", help=f"{RUN}, or the file of a saved model", autocompletion=run_keys),
 ]
 
 
-def runs(last: Annotated[int, typer.Option(min=1, help="only the latest")] = 20) -> None:
-    """List the trained models in the store: key, when, mAP, what was trained on what."""
+def runs(last: Annotated[int, typer.Option(min=1, help="how many to list, the latest ones")] = 20) -> None:
+    """List the trained models in the store: key, date, mAP, seed, model and modalities."""
     from famf_lib.experiments.run_store import stored
 
     found = stored()
@@ -42,16 +37,16 @@ def predict(
         str,
         typer.Argument(
             metavar="CLIPSET",
-            help="the name of a dataset, or the folder of a ClipSet",
-            autocompletion=completion.datasets,
+            help="a dataset that famf data list shows, or the folder of a ClipSet",
+            autocompletion=dataset_names,
         ),
     ],
-    top: Annotated[int, typer.Option(min=1, help="persons a clip, the most probable first")] = 5,
-    out: Annotated[Path | None, typer.Option(help="write the answers here, as .parquet or .jsonl")] = None,
+    top: Annotated[int, typer.Option(min=1, help="how many persons per clip, the most probable first")] = 5,
+    out: Annotated[Path | None, typer.Option(help="write the predictions here, as .parquet or .jsonl")] = None,
     profile: Profile = "standard",
     device: Device = "auto",
 ) -> None:
-    """Say who is in each clip, with probabilities, and how much each of its faces weighs."""
+    """Predict who is in each clip, with probabilities and the weight of each face."""
     from famf_lib.data.clipset import ClipSet
     from famf_lib.support.progress import progress
     from famf_lib.training import checkpoint, prediction
@@ -61,7 +56,7 @@ def predict(
     opened = checkpoint.open(saved_file(run), place)
     clipset, lacking = prediction.fitting(ClipSet.open(clips_folder(clips, profile)), opened.card)
     for name in lacking:
-        typer.echo(f"famf: {name}: these clips have none, so the model gets zero vectors (Sec. 4.3)", err=True)
+        say(f"{name}: these clips have none, so the model gets zero vectors (Sec. 4.3)")
     tables = prediction.predict(opened, clipset.to(place), top)
     if out is None:
         for table in tables:
@@ -74,9 +69,9 @@ def predict(
 
 def export(
     run: Model,
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="what to write, as .onnx or .safetensors")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="the file to write, .onnx or .safetensors")],
 ) -> None:
-    """Write a trained model for other programs: an ONNX graph, checked against PyTorch, or the saved model itself."""
+    """Write a trained model for other programs: an ONNX graph, checked against PyTorch, or the saved model."""
     from famf_lib.training import checkpoint, onnx_export
 
     source = saved_file(run)
@@ -84,7 +79,7 @@ def export(
         opened = checkpoint.open(source)
         with writing(out):
             worst = onnx_export.onnx(opened, out)
-        typer.echo(f"{out}\nthe same numbers as PyTorch's but for {worst:.1e} of the largest")
+        typer.echo(f"{out}\nlargest relative difference from PyTorch: {worst:.1e}")
     elif out.suffix == ".safetensors":
         with writing(out):
             typer.echo(onnx_export.copy(source, out))
@@ -93,18 +88,18 @@ def export(
 
 
 def saved_file(run: str) -> Path:
-    """The file of a saved model, or that of a run."""
+    """The file of a saved model, given that file or a run."""
     from famf_lib.experiments import run_store
 
     return Path(run) if Path(run).is_file() else run_store.open_run(run).file
 
 
 def _lines(table: "pa.Table") -> list[str]:
-    """A line a clip: its name, the persons with their probabilities, the weights of its faces."""
+    """One line per clip: its name, the persons with their probabilities, the weights of its faces."""
     lines = []
     for row in table.to_pylist():
         persons = (f"{name} {p:.3f}" for name, p in zip(row["persons"], row["probabilities"], strict=True))
         faces = " ".join(f"{weight:.2f}" for weight in row["weights"]) or "none"
         line = f"{row['name']}: {', '.join(persons)}; weights of its faces: {faces}"
-        lines.append("".join(c if c.isprintable() else "?" for c in line))  # a name may hold what moves a terminal
+        lines.append("".join(c if c.isprintable() else "?" for c in line))  # a name may contain control characters
     return lines

@@ -1,74 +1,147 @@
-"""Arguments and options that several commands share, and what is done with them."""
+"""Arguments and options that several commands share, and what the shell completes in them.
+
+Nothing heavy is imported, so that tab completion is immediate; see ``famf --install-completion``.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
-from famf_book import notebooks
-from famf_book.commands import completion
 from famf_lib.experiments import parameters
+from famf_lib.support.files import store
 
-Dataset = Annotated[
-    str,
-    typer.Argument(
-        help="synthetic, imfdb, chimera, iqiyi, or the name of an import of yours", autocompletion=completion.datasets
-    ),
-]
+# Written out, since the import of the library takes seconds. A test compares them with the library.
+EXPERIMENTS = (
+    "table-1 table-2 clusters readings weights attention graded-weights faces ruined-frames missing-modalities "
+    "confidence training-clips"
+).split()
+DATASETS = ("synthetic", "imfdb", "chimera", "iqiyi")
+GIVEN = ("-p", "--parameter")
+PARAMETERS = {"dataset": "str", "profile": "str", "seeds": "list[int]", "device": "str", "protocol": "str"}
+"""The parameters of an experiment and their types, as its notebook declares them."""
+
+
+def dataset_names() -> list[str]:
+    return [*DATASETS, *_stored("imported/[a-z]*/arrays.safetensors")]
+
+
+def run_keys() -> list[str]:
+    return _stored("runs/*/run.json")
+
+
+def _stored(pattern: str) -> list[str]:
+    return sorted(path.parent.name for path in store().glob(pattern))
+
+
+class WithParameters(TyperCommand):
+    """A command that also takes its options as papermill does: ``-p dataset imfdb`` for ``--dataset imfdb``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        self.words, rest = [], list(args)
+        while rest:
+            word = rest.pop(0)
+            if word in GIVEN and len(rest) > 1 and rest[0] in PARAMETERS:
+                word = f"--{rest.pop(0)}"
+            self.words.append(word)
+        return super().parse_args(ctx, list(self.words))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        *_, given, name = ["", "", *self.words]  # after "-p dataset" a value of --dataset comes next
+        option = next((one for one in self.params if given in GIVEN and one.name == name), super())
+        return option.shell_complete(ctx, incomplete)
+
+
+def check_parameter(option: TyperOption, value: str) -> Any:
+    """A parameter of an experiment in its type: ``--seeds 1,2`` as a list."""
+    return parameters.validated({option.name: value}, PARAMETERS)[option.name]
+
+
+def refuse_names(names: list[str] | None) -> None:
+    """Refuses what is left of ``-p NAME VALUE`` after ``WithParameters``: an unknown name, or one without a value."""
+    for name in names or ():
+        if name in PARAMETERS:
+            raise ValueError(f"-p {name}: no value found, expected -p {name} VALUE")
+        raise ValueError(f"-p: {parameters.unknown(name, PARAMETERS, 'an experiment')}")
+
+
+RUN = "a run (its key, the first characters of its key, or its folder)"
+DATASET = "a dataset that famf data list shows"
+Dataset = Annotated[str, typer.Argument(help=DATASET, autocompletion=dataset_names)]
 Profile = Annotated[
     str,
-    typer.Option(help="quick (seconds), standard (a laptop), paper (a GPU)", autocompletion=completion.profiles),
+    typer.Option(
+        help="quick (seconds), standard (minutes on a laptop) or paper (the paper's sizes, for a GPU)",
+        autocompletion=lambda: parameters.PROFILES,
+        callback=check_parameter,
+    ),
 ]
-Seeds = Annotated[str, typer.Option(help="for example 1,2,3; otherwise as the book has them")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda", autocompletion=completion.devices)]
-
-# The models of famf extract, and of what looks at videos as it does.
-Detector = Annotated[str, typer.Option(help="mtcnn, a folder with its three files, or an SCRFD file")]
-Embedder = Annotated[
-    str, typer.Option(help="a network of the ArcFace kind: a name of famf models list, or an ONNX file")
+Seeds = Annotated[
+    Any,  # text for the shell, a list for the command
+    typer.Option(
+        metavar="SEEDS",
+        help="such as 1,2,3; by default those of the book",
+        callback=check_parameter,
+        show_default=False,
+    ),
 ]
-Head = Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for pictures, for heads")]
-Body = Annotated[str, typer.Option(metavar="MODEL", help="likewise, for bodies")]
-Speaker = Annotated[str, typer.Option(metavar="MODEL", help="an ONNX network for voices")]
-Text = Annotated[str, typer.Option(metavar="FOLDER", help="a sentence-transformers model, for what is read")]
-Fps = Annotated[float, typer.Option(min=0.01, max=1_000_000, help="pictures a second that are looked at")]
-MinFace = Annotated[int, typer.Option(min=12, max=4096, help="side of the smallest face, in pixels")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda", autocompletion=lambda: parameters.DEVICES)]
+Protocol = Annotated[
+    str,
+    typer.Option(
+        help="how clips are split: given, groups or random; by default as the dataset is usually reported",
+        autocompletion=lambda: parameters.PROTOCOLS,
+        callback=check_parameter,
+        show_default=False,
+    ),
+]
+Parameter = Annotated[
+    list[str] | None,
+    typer.Option(
+        *GIVEN,
+        metavar="NAME VALUE",
+        help="the same options in papermill's form, such as -p dataset imfdb (repeatable)",
+        autocompletion=lambda: PARAMETERS,
+        callback=refuse_names,
+    ),
+]
 
-
-def checked_profile(name: str) -> str:
-    parameters.check("profile", name)
-    return name
-
-
-def checked_seeds(text: str) -> list[int]:
-    seeds = notebooks.as_list(text, "seeds")
-    parameters.check("seeds", seeds)
-    return seeds
+# The models that famf extract, famf enroll and famf identify use.
+EMBEDDER = "face-recognition network of the ArcFace kind: a name that famf models list shows, or an ONNX file"
+Detector = Annotated[str, typer.Option(help="face detector: mtcnn, a folder with its three files, or an SCRFD file")]
+Embedder = Annotated[str, typer.Option(help=EMBEDDER)]
+Head = Annotated[str, typer.Option(metavar="MODEL", help="ONNX network for images of heads")]
+Body = Annotated[str, typer.Option(metavar="MODEL", help="ONNX network for images of bodies")]
+Speaker = Annotated[str, typer.Option(metavar="MODEL", help="ONNX network for voices")]
+Text = Annotated[str, typer.Option(metavar="FOLDER", help="sentence-transformers model for text in the picture")]
+Fps = Annotated[float, typer.Option(min=0.01, max=1_000_000, help="frames per second to analyse")]
+MinFace = Annotated[int, typer.Option(min=12, max=4096, help="side of the smallest face to detect, in pixels")]
 
 
 def clips_folder(dataset: str, profile: str) -> Path:
-    """Where the ClipSet lies that a user means by the name of a dataset, or by a folder."""
+    """The folder of the ClipSet that a user names, by the name of a dataset or by the folder itself."""
     from famf_lib.data import datasets, imported
 
     if dataset in imported.names():  # not opened: it may be damaged
         return imported.place(dataset)
     if dataset not in datasets.names() and Path(dataset).is_dir():
         return Path(dataset).resolve()
-    folder = datasets.load(dataset, checked_profile(profile)).folder
-    assert folder is not None  # what is loaded lies in the store
+    folder = datasets.load(dataset, profile).folder
+    assert folder is not None  # a loaded dataset is in the store
     return folder
 
 
 def say(sentence: str) -> None:
-    """A sentence to the user, beside what the command gives."""
+    """Tells the user something on standard error, apart from the output of the command."""
     typer.echo(f"famf: {sentence}", err=True)
 
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """A place that cannot be written to is one sentence."""
+    """Turns an error in writing to ``out`` into one sentence."""
     try:
         yield
     except OSError as error:

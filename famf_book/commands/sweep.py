@@ -1,52 +1,53 @@
-"""``famf sweep``: the grid of experiments, datasets and seeds on a Dask cluster."""
+"""``famf sweep``: a grid of experiments, datasets and seeds on a Dask cluster."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from famf_book.commands import completion
-from famf_book.commands.options import Device, Profile, Seeds, checked_profile, checked_seeds, say
+from famf_book.commands.options import DATASET, EXPERIMENTS, Device, Profile, Seeds, dataset_names, say
 
 
 def sweep(
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(help="table-1, table-2 …; by default all", autocompletion=completion.experiments),
+        typer.Argument(help="names such as table-1; by default all experiments", autocompletion=lambda: EXPERIMENTS),
     ] = None,
     dataset: Annotated[
         list[str] | None,
-        typer.Option("--dataset", "-d", help="may be repeated", autocompletion=completion.datasets),
+        typer.Option("--dataset", "-d", help=f"{DATASET} (repeatable)", autocompletion=dataset_names),
     ] = None,
     profile: Profile = "standard",
     seeds: Seeds = "",
     device: Device = "auto",
     scheduler: Annotated[
-        str, typer.Option(help="tcp://host:8786 of a Dask scheduler, or the file it wrote; otherwise this machine")
+        str,
+        typer.Option(
+            help="address of a Dask scheduler, such as tcp://host:8786, or its scheduler file; by default this machine"
+        ),
     ] = "",
     workers: Annotated[
-        int, typer.Option(min=0, max=1024, help="on this machine; otherwise one a core, or one a GPU")
+        int, typer.Option(min=0, max=1024, help="workers on this machine; 0: one per core, or one per GPU")
     ] = 0,
     wait: Annotated[
-        float | None, typer.Option(metavar="MINUTES", help="end after so long without a worker; otherwise wait")
+        float | None,
+        typer.Option(metavar="MINUTES", help="stop after this time without a worker; by default wait"),
     ] = None,
     pages: Annotated[
-        Path | None, typer.Option("--notebooks", help="also execute the notebooks, into this folder")
+        Path | None, typer.Option("--notebooks", help="also execute the notebooks and write them to this folder")
     ] = None,
 ) -> None:
-    """Make the runs of many experiments on a Dask cluster, and print the mAP of their rows."""
+    """Train the models of many experiments on a Dask cluster, and print the mAP of each row."""
     from famf_book import sweep
-    from famf_lib.experiments.catalogue import EXPERIMENTS
 
-    if pages is not None:  # asked for before hours of training
+    if pages is not None:  # checked before hours of training
         found = next(path for path in (pages, *pages.parents) if path.exists())
         if not found.is_dir():
             raise ValueError(f"--notebooks: {found} is a file, expected a folder")
     if wait is not None and not wait >= 0:
         raise ValueError(f"--wait: {wait} found, expected minutes, 0 or more")
-    profile = checked_profile(profile)
-    numbers = checked_seeds(seeds) if seeds else None
-    tasks = sweep.grid(experiments or list(EXPERIMENTS), dataset or ["synthetic"], profile, numbers)
+    numbers = list(seeds) or None
+    tasks = sweep.grid(experiments or EXPERIMENTS, dataset or ["synthetic"], profile, numbers)
     executed = sweep.pages(tasks, pages, profile, numbers) if pages else []
     with sweep.cluster(scheduler, workers, device, wait=wait, say=say) as (client, kind):
         made = sweep.sweep(tasks, client, kind, executed, wait=wait, say=say)

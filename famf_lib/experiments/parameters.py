@@ -4,9 +4,11 @@ A notebook declares the type of each parameter (see ``notebooks``); this module 
 nothing heavy, so that a notebook refuses a bad value before it loads anything, and tab completion is immediate.
 """
 
+import ast
 import difflib
-from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 Profile = Literal["quick", "standard", "paper"]
 PROFILES: tuple[Profile, ...] = get_args(Profile)
@@ -56,3 +58,54 @@ def unknown(name: str, known: Iterable[str], place: str) -> str:
     closest = difflib.get_close_matches(name, known, n=1, cutoff=0)
     hint = f"the closest is {closest[0]!r}, and all are: {', '.join(known)}" if closest else "it has none"
     return f"there is no parameter {name!r} in {place}; {hint}"
+
+
+_PLAIN = {kind.__name__: kind for kind in (bool, int, float, str, dict, list)}
+KINDS = {"": Any} | _PLAIN | {f"list[{name}]": list[kind] for name, kind in _PLAIN.items()}
+"""The annotations that a parameter may have, as written; ``""`` where there is none."""
+
+
+def validated(given: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any]:
+    """The given values in the declared types. Text becomes what it says: "1,2" or "[1, 2]" a list, "true" a bool.
+
+    Args:
+        types: the annotation of each parameter, one of ``KINDS``.
+
+    Raises:
+        ValueError: an unknown name, or a value that does not fit its type or its limits in ``ALLOWED``.
+    """
+    from pydantic import BeforeValidator, ConfigDict, ValidationError, create_model
+
+    fields = {}
+    for name in given:
+        if (annotation := types.get(name, "")) not in KINDS:
+            raise ValueError(f"{name}: it is declared as {annotation}, expected one of {', '.join(KINDS).strip(', ')}")
+        if name in types:
+            kind = KINDS[annotation]
+            fields[name] = (Annotated[kind, BeforeValidator(partial(_read, kind))], ...)
+    model = create_model("Parameters", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    try:
+        values = dict(model.model_validate(given))
+    except ValidationError as error:
+        name = error.errors()[0]["loc"][0]
+        if name not in types:
+            raise ValueError(unknown(str(name), types, "this notebook")) from None
+        hint = " (values separated by commas)" if types[name].startswith("list") else ""
+        raise ValueError(f"{name}: found {given[name]!r}, expected {types[name]}{hint}") from None
+    for name, value in values.items():
+        check(name, value)
+    return values
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """What a text says where it should not stay a text, and one value as a list where a list is expected."""
+    if isinstance(value, str) and kind not in (str, Any):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # not a Python literal
+            value = {"true": True, "false": False}.get(value.strip().lower(), value)
+    if list in (kind, get_origin(kind)):
+        if isinstance(value, str):
+            value = [item.strip() for item in value.split(",") if item.strip()]
+        value = list(value) if isinstance(value, list | tuple) else [value]
+    return value

@@ -26,16 +26,16 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class ExperimentRefused(Refusal, ValueError):
-    """An experiment that has nothing to see on a dataset."""
+    """The dataset lacks what the experiment needs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The runs of an experiment, by (label, seed), what its probes found, and where both come from.
+    """The runs of an experiment by (label, seed), the answers of its probes, and their origin.
 
-    ``answers[probe]`` is a table with the columns label, seed and those of the probe. ``profile`` is that of the runs,
-    which for a recording may not be the one asked for. ``recorded`` is what ``results/`` says of a recording that is
-    shown in place of runs of this machine, or None.
+    ``answers[probe]`` is a table with the columns label, seed and those of the probe. ``profile`` is that of the runs;
+    a recording may have another profile than was requested. ``recorded`` is the header of the recording, or None if
+    the runs were made on this machine.
     """
 
     runs: dict[tuple[str, int], Run]
@@ -53,7 +53,7 @@ class Results:
         return sorted({seed for _, seed in self.runs})
 
     def ap(self, label: str) -> np.ndarray:
-        """AP of a row: (seeds, persons), all persons of any seed, NaN where a run had none of their clips."""
+        """The AP of a row (seeds, persons); NaN for persons without a clip in the gallery of a seed."""
         return pd.concat([self.runs[label, seed].ap for seed in self.seeds], axis=1).T.to_numpy()
 
     def mean_ap(self) -> pd.DataFrame:
@@ -62,9 +62,9 @@ class Results:
         return pd.DataFrame(values, index=self.labels)
 
     def answer(self, probe: str, label: str, value: str, **where: Any) -> np.ndarray:
-        """One column of a probe's answer as (seeds, persons), for the rows in which the other columns are ``where``.
+        """One column of a probe's answer as (seeds, persons), for the rows whose other columns equal ``where``.
 
-        As many persons as the runs have, so that answers of two rows can be subtracted; NaN where there is none.
+        It has all persons of the runs, so that two answers can be subtracted; NaN for missing values.
         """
         table = self.answers[probe]
         chosen = (table["label"] == label) & (table["person"] >= 0)
@@ -79,19 +79,20 @@ def run_experiment(
     experiment: str | Experiment,
     dataset: str,
     profile: str,
-    seeds: Sequence[int],
+    seeds: Sequence[int] = (),
     device: str = "auto",
     protocol: str = "",
 ) -> Results:
-    """The results of an experiment: read, or made now; from the recording where the dataset is not here.
+    """The results of an experiment: read from the store or made now; from a recording if the dataset is absent.
 
     Args:
-        experiment: the name of one of the book, or one of your own.
-        protocol: how the clips are split; by default as the dataset is reported (see ``splits``).
+        experiment: the name of one of the book's experiments, or one of your own.
+        seeds: by default those of the experiment.
+        protocol: how the clips are split; by default the dataset's own protocol (see ``splits``).
 
     Raises:
-        DatasetAbsent: neither the dataset nor a recording of it, under that protocol, is here.
-        ValueError: an unknown experiment, dataset, profile or protocol, a seed that is not one, or a dataset that the
+        DatasetAbsent: neither the dataset nor a recording of it under this protocol is available.
+        ValueError: an unknown experiment, dataset, profile or protocol, an invalid seed, or a dataset that the
             experiment cannot use.
     """
     experiment = get_experiment(experiment) if isinstance(experiment, str) else experiment
@@ -106,6 +107,7 @@ def run_experiment(
         if recorded is None or (protocol or source.protocol) != source.protocol:
             raise datasets.DatasetAbsent(absence)
         return recorded
+    seeds = seeds or experiment.seeds
     wanted = specs(experiment.variants, source, used, seeds, protocol=protocol or None)  # refuses a bad seed
     clipset, place = datasets.load(dataset, profile), pick_device(device)
     runs = run(wanted, clipset, place, experiment.title)
@@ -115,10 +117,9 @@ def run_experiment(
 
 
 def attention_share(results: Results, label: str, row: str, column: str) -> tuple[np.ndarray, float]:
-    """The share of a token's attention that goes to a modality, (seeds, persons), and what an even share would be.
+    """The share of a token's attention that goes to a modality, (seeds, persons), and an even share for comparison.
 
-    ``row`` and ``column`` name a modality; "face" stands for its K clusters: as a row for their mean, as a column for
-    their sum.
+    ``row`` and ``column`` name a modality. The K clusters of "face" are averaged as rows and summed as columns.
     """
     table = results.answers["attention"]
     table = table[(table["label"] == label) & (table["person"] >= 0)]
@@ -132,9 +133,9 @@ def attention_share(results: Results, label: str, row: str, column: str) -> tupl
 
 
 def command(experiment: str, dataset: str, profile: str, seeds: Sequence[int], protocol: str = "") -> str:
-    """What makes the runs of an experiment again."""
-    words = ["famf run", experiment, f"--dataset {dataset}", f"--profile {profile}"]
-    words += [f"--seeds {','.join(map(str, seeds))}"] + [f"--protocol {protocol}"] * bool(protocol)
+    """The command that repeats the runs of an experiment."""
+    words = ["famf run", experiment, f"-p dataset {dataset}", f"-p profile {profile}"]
+    words += [f"-p seeds {','.join(map(str, seeds))}"] + [f"-p protocol {protocol}"] * bool(protocol)
     return " ".join(words)
 
 

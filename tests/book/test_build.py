@@ -414,7 +414,7 @@ def without_tag(root):
         ),
         (
             change_pages(words={"notebook": "words.ipynb", "parameters": {"word": 3}}),
-            r"page 'words': .*parameter 'word' is declared as str, found 3",
+            r"page 'words': .*word: found 3, expected str",
         ),
         (change_pages(words={"notebok": "words.ipynb"}), r"page 'words': expected a mapping with 'notebook'"),
         (change_pages(words={"notebook": "words.ipynb", "titel": "W"}), r"page 'words': expected .*found titel: 'W'"),

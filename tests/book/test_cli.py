@@ -7,18 +7,25 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from famf_book import cli
 from famf_book.cli import _of_the_system, app
 from famf_lib.support.files import ROOT
 
 
-def famf(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "famf_book.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-        cwd=ROOT,
-    )
+@pytest.fixture
+def famf(monkeypatch, capsys):
+    """Runs the command in the checkout; gives its exit code, its output and what it says of errors."""
+
+    def run(*arguments, **environment):
+        for name, value in {"FAMF_DATA": os.environ.get("FAMF_DATA", ""), **environment}.items():
+            monkeypatch.setenv(name, value)  # restored, although the command sets it
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr("sys.argv", ["famf", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -30,17 +37,21 @@ def famf(*arguments, **environment):
             "profile: 'huge' is not known, expected one of quick",
         ),
         (["run", "table-1", "-d", "imdb"], "dataset: 'imdb' is not known, expected one of synthetic, imfdb"),
-        (["run", "table-1", "--seeds", "one"], "seeds"),
         (["sweep", "table-1", "--notebooks", "README.md"], "--notebooks: README.md is a file, expected a folder"),
         (["data", "import", "table", "/no/such/folder", "--name", "mine"], "/no/such/folder: there is no such folder"),
         (["--data", "/no/such/folder", "data", "list"], "--data: /no/such/folder is not a folder"),
     ],
 )
-def test_bad_input_is_one_sentence(arguments, sentence):
-    done = famf(*arguments)
+def test_bad_input_is_one_sentence(famf, arguments, sentence):
+    code, _, error = famf(*arguments)
+    assert code == 1 and error.startswith("famf: ") and sentence in error and len(error.splitlines()) == 1
+
+
+def test_the_process_ends_with_the_sentence_and_the_exit_code():
+    command = [sys.executable, "-m", "famf_book.cli", "run", "table-1", "--seeds", "one"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
-    assert done.stderr.startswith("famf: ") and sentence in done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr == "famf: seeds: found 'one', expected list[int] (values separated by commas)\n"
 
 
 @pytest.mark.parametrize(
@@ -65,17 +76,17 @@ def test_a_hostile_number_or_place_is_refused_before_anything_runs(arguments, fo
 
 
 @pytest.mark.parametrize("command", [["predict", 300 * "a", "synthetic"], ["data", "info", 300 * "a"]])
-def test_a_name_that_the_system_refuses_is_one_sentence(command):
-    done = famf(*command)
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(f"famf: {300 * 'a'}: it cannot be used (File name too long)")
+def test_a_name_that_the_system_refuses_is_one_sentence(famf, command):
+    code, _, error = famf(*command)
+    assert code == 1 and len(error.splitlines()) == 1
+    assert error.startswith(f"famf: {300 * 'a'}: it cannot be used (File name too long)")
 
 
-def test_a_store_that_is_no_folder_is_one_sentence(tmp_path):
+def test_a_store_that_is_no_folder_is_one_sentence(famf, tmp_path):
     (tmp_path / "file").touch()
-    done = famf("data", "info", "synthetic", "--profile", "quick", FAMF_STORE=str(tmp_path / "file"))
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith(f"famf: {tmp_path / 'file' / 'clipsets'}: it cannot be used (Not a directory)")
+    code, _, error = famf("data", "info", "synthetic", "--profile", "quick", FAMF_STORE=str(tmp_path / "file"))
+    assert code == 1 and len(error.splitlines()) == 1
+    assert error.startswith(f"famf: {tmp_path / 'file' / 'clipsets'}: it cannot be used (Not a directory)")
 
 
 def test_trouble_without_a_file_is_told_in_its_own_words():
@@ -103,10 +114,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     assert [path.suffix for path in (tmp_path / "clipsets").iterdir()] == [".lock"]
 
 
-def test_data_list_names_what_is_absent_and_how_to_get_it(tmp_path):
-    done = famf("--data", str(tmp_path), "data", "list")
-    assert done.returncode == 0
-    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+def test_data_list_names_what_is_absent_and_how_to_get_it(famf, tmp_path):
+    code, output, _ = famf("--data", str(tmp_path), "data", "list")
+    assert code == 0
+    lines = {line.split()[0]: line for line in output.splitlines()}
     assert "here" in lines["synthetic"].split()
     assert "absent" in lines["imfdb"].split() and "data/README.md" in lines["imfdb"]
 

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from famf_book.notebooks import NotebookError, Parameter, as_list, check, execute, parameters, refuse_unknown_parameters
+from famf_book.notebooks import NotebookError, Parameter, check, execute, parameters, refuse_unknown_parameters
 
 DECLARED = """\
 dataset: str = "synthetic"  # which faces
@@ -80,21 +80,33 @@ def test_what_is_no_notebook_is_named(tmp_path, content):
 
 
 def test_values_become_what_the_notebook_declares(tmp_path):
-    path = write(tmp_path / "a.ipynb")
-    given = {"dataset": "12", "seeds": "[3, 5]", "rate": 1, "quick": "true", "anything": {"a": 1}}
-    assert check(path, given) == {"dataset": "12", "seeds": [3, 5], "rate": 1.0, "quick": True, "anything": {"a": 1}}
-    assert check(path, {"seeds": (3, 5)}) == check(path, {"seeds": "3, 5"}) == {"seeds": [3, 5]}
+    path = write(tmp_path / "a.ipynb", declared=DECLARED + "names: list[str] = []\n")
+    given = {"dataset": "12", "seeds": "[3, 5]", "rate": 1, "quick": "true", "anything": "1", "names": "b, 'c'"}
+    expected = {"dataset": "12", "seeds": [3, 5], "rate": 1.0, "quick": True, "anything": "1", "names": ["b", "'c'"]}
+    assert check(path, given) == expected
+    for value in ([3, 5], (3, 5), "(3, 5)", "3,5", " 3, 5 "):
+        assert check(path, {"seeds": value}) == {"seeds": [3, 5]}
     assert check(path, {"seeds": 7}) == check(path, {"seeds": "7"}) == {"seeds": [7]}
+    assert check(path, {"names": "['b']"}) == check(path, {"names": "b"}) == {"names": ["b"]}
+
+
+OTHERS = [1.5, [1, "2"], None, True, [True], {"a": 1}, {1, 2}, range(3)]
+TEXTS = ["one", "1 2", "1,x", "{[]: 1}", "[" * 997, "-" * 99_991 + "1"]
 
 
 @pytest.mark.parametrize(
-    "given",
-    [{"dataset": 3}, {"seeds": "one"}, {"seeds": [1.5]}, {"seeds": {"a": 1}}, {"rate": "fast"}, {"quick": 1}],
+    ("name", "value"),
+    [("dataset", 3), ("rate", "fast"), ("quick", 1), *(("seeds", value) for value in OTHERS + TEXTS)],
 )
-def test_values_that_do_not_fit_are_refused(tmp_path, given):
-    (name,) = given
-    with pytest.raises(NotebookError, match=rf"a\.ipynb: parameter '{name}' is declared as .*, found"):
-        check(write(tmp_path / "a.ipynb"), given)
+def test_values_that_do_not_fit_are_refused(tmp_path, name, value):
+    with pytest.raises(NotebookError, match=rf"a\.ipynb: {name}: found .*, expected (str|list\[int\]|float|bool)"):
+        check(write(tmp_path / "a.ipynb"), {name: value})
+
+
+def test_a_type_that_no_parameter_has_is_refused(tmp_path):
+    path = write(tmp_path / "a.ipynb", declared="pair: tuple = (1, 2)")
+    with pytest.raises(NotebookError, match=r"a\.ipynb: pair: it is declared as tuple, expected one of bool, int, "):
+        check(path, {"pair": "3"})
 
 
 def test_an_unknown_name_is_refused_with_the_closest_and_all(tmp_path):
@@ -103,22 +115,6 @@ def test_an_unknown_name_is_refused_with_the_closest_and_all(tmp_path):
     text = str(caught.value)
     assert "a.ipynb" in text and "'sedes'" in text and "closest is 'seeds'" in text
     assert "anything, dataset, quick, rate, seeds" in text and "\n" not in text
-
-
-@pytest.mark.parametrize("value", [[1, 2], (1, 2), "[1, 2]", "(1, 2)", "1,2", " 1, 2 "])
-def test_as_list_accepts_every_form_of_a_list(value):
-    assert as_list(value, "seeds") == [1, 2]
-
-
-def test_as_list_of_one_and_of_words():
-    assert as_list(3, "seeds") == as_list("3", "seeds") == [3]
-    assert as_list("mean, netvlad", "models", of=str) == as_list("['mean', 'netvlad']", "models", of=str)
-
-
-@pytest.mark.parametrize("value", [[], "", "a", None, 1.5, [1, "2"], True, [True], {1: 2}, {1, 2}, "1 2", range(3)])
-def test_as_list_refuses_everything_else(value):
-    with pytest.raises(ValueError, match="^seeds: expected ints"):
-        as_list(value, "seeds")
 
 
 # --- Execution ---
@@ -157,7 +153,7 @@ def test_what_a_kernel_says_to_itself_is_not_for_the_reader(tmp_path, capfd):
         ("# why\nraise ValueError('no such\\nthing')", r"cell 4 \('# why'\): ValueError: no such"),
         ("import sys\nsys.exit(0)", r"cell 4 \('import sys'\): the notebook ended itself"),
         ("import os\nos._exit(1)", r"cell 4 \('import os'\): the kernel died"),
-        ("import time\ntime.sleep(60)", r"cell 4 \('import time'\): not done after 2 s"),
+        ("import time\ntime.sleep(60)", r"cell 4 \('import time'\): not finished after 2 s"),
     ],
 )
 def test_a_failure_names_notebook_cell_and_error_and_leaves_the_last_result(tmp_path, code, reason):
@@ -211,7 +207,7 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize(("name", "code"), [("seeds", 0), ("sedes", 1)])
 def test_plain_papermill_stops_at_a_typo(tmp_path, name, code):
-    path = write(tmp_path / "a.ipynb", GUARD, "print('ran on')")
+    path = write(tmp_path / "a.ipynb", GUARD, "assert seeds == [3]")
     command = [sys.executable, "-m", "papermill", str(path), str(tmp_path / "b.ipynb"), "-p", name, "3"]
     done = subprocess.run([*command, "--no-progress-bar"], capture_output=True, text=True)
     assert done.returncode == code, done.stderr
@@ -248,6 +244,14 @@ def test_in_jupyterlab_nothing_happens(monkeypatch, history):
     refuse_unknown_parameters()
     monkeypatch.setattr("IPython.get_ipython", lambda: None)
     refuse_unknown_parameters()
+
+
+@pytest.mark.parametrize(("current", "after"), [("3, 5", [3, 5]), ([7], [7])])
+def test_injected_text_becomes_what_it_says_unless_a_later_cell_changed_it(monkeypatch, current, after):
+    shell = SimpleNamespace(user_ns={"In": ["", DECLARED, "# Parameters\nseeds = '3, 5'", GUARD], "seeds": current})
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    refuse_unknown_parameters()
+    assert shell.user_ns["seeds"] == after
 
 
 def test_an_injected_name_is_compared_with_what_came_before(monkeypatch):

@@ -208,7 +208,7 @@ def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch
     monkeypatch.setattr(ledger, "CLAIMS", tuple(CLAIM[n] for n in ("2", "3", "6")))
     rows = ledger.evaluate_claims("synthetic", "quick", [1], "cpu")
     assert [row.claim.number for row in rows] == ["2", "3", "6"] and all(row.verdict for row in rows)
-    assert rows[0].command == "famf run table-1 --dataset synthetic --profile quick --seeds 1"
+    assert rows[0].command == "famf run table-1 -p dataset synthetic -p profile quick -p seeds 1"
     fresh = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu")
     assert rows[1].parts == tuple(CLAIM["3"].comparisons(fresh)), "not the numbers of the runs"
     monkeypatch.setenv("FAMF_DATA", str(tmp_path))

@@ -147,7 +147,7 @@ def test_the_command_takes_parameters_as_papermill_does(asked):
     [
         ("-p sedes 1", "-p: there is no parameter 'sedes' in an experiment; the closest is 'seeds'"),
         ("-p dataset", "-p dataset: no value found, expected -p dataset VALUE"),
-        ("-p seeds one", "seeds: expected ints"),
+        ("-p seeds one", "seeds: found 'one', expected list[int] (values separated by commas)"),
         ("-p seeds 1,-2", "seeds: -2 is not known"),
         ("--seeds 4294967296", "seeds: 4294967296 is not known"),
         ("-p device tpu", "device: 'tpu' is not known, expected one of auto, cpu, cuda"),

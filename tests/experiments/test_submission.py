@@ -259,8 +259,8 @@ def test_the_command_ranks_and_scores_its_own_file(run, imported, tmp_path):
         f"mAP {run.mean_ap:.4f}, rank-1 {run.rank_1:.4f}",
         "3 persons, 127 clips ranked, 83 of them noise",
         "1 person without a clip in the gallery, left out",
-        "1 person of the gallery without a training clip, left out; with 0 for each of them",
-        f"mAP {official_mean:.4f}, as the official evaluation counts",
+        "1 person in the gallery without a training clip, left out; with AP 0 for them:",
+        f"mAP {official_mean:.4f}, as in the official evaluation",
         str(out),
     ]
     truth = submission.rank(checkpoint.open(run.file), imported, run.split(imported)).truth
@@ -291,7 +291,7 @@ def test_what_the_command_cannot_do_is_said(run, tmp_path):
     file.write_text("1 a.mp4\n")
     truth = truth_file(tmp_path / "val_gt.txt", {"1": ["a"]})
     for arguments, sentence in (
-        ((file,), f"--truth: nothing found, expected the ground truth to score {file} by"),
+        ((file,), f"--truth: nothing found, expected the ground truth for the submission {file}"),
         ((run.key, "--per-person", tmp_path / "p.csv"), "--truth: nothing found"),
         (
             (file, "--truth", truth, "--out", file),
@@ -299,8 +299,8 @@ def test_what_the_command_cannot_do_is_said(run, tmp_path):
         ),
         ((file, "--truth", truth, "--per-person", tmp_path), f"--per-person: {tmp_path} is a folder, expected"),
         ((file, "--truth", truth, "--per-person", file / "x"), "cannot be written"),
-        ((file, "--truth", truth, "--per-person", file), "is one of the files to read, expected another to write"),
-        ((file, "--truth", truth, "--per-person", truth), "is one of the files to read, expected another to write"),
+        ((file, "--truth", truth, "--per-person", file), "is one of the input files, expected another file to write"),
+        ((file, "--truth", truth, "--per-person", truth), "is one of the input files, expected another file to write"),
         ((run.key, "--truth", truth), f"{run.key}: it cannot be read"),
         ((run.key, "--out", tmp_path), f"{tmp_path}: a folder found, expected"),
         (("nobody",), "run: 'nobody' is not known"),
@@ -334,6 +334,6 @@ def test_a_submission_that_knows_a_clip_is_scored_however_badly(tmp_path):
         "mAP 0.0000",
         "2 ids of the ground truth: 1 answered, 1 not",
         "2 clips of the ground truth: 0 listed for their id",
-        "2 clips listed, 1 of them not in the ground truth, as noise is",
+        "2 clips listed, 1 of them not in the ground truth (noise)",
         "1 id not in the ground truth, not scored",
     ]
