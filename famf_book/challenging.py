@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from famf_book.plots import OURS, PALETTE, WIDTH
+from famf_book.plots import OURS, PALETTE, WIDTH, name_rows
 from famf_lib.data import imfdb
 from famf_lib.data.clipset import ClipSet
 from famf_lib.evidence.bootstrap import Estimate, estimate
@@ -350,11 +350,8 @@ def kinds_figure(found: pd.DataFrame) -> Figure:
     shorter.axvline(0, color="0.35", linewidth=1)
     shorter.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     shorter.set(xlabel="norm of the vector relative to clear faces")
-    often.set_yticks(y, [NAMES.get(kind, kind) for kind in hard.index])
-    often.set_ylim(len(hard) - 0.4, -0.6)
     for axes in (often, shorter):
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
+        name_rows(axes, [NAMES.get(kind, kind) for kind in hard.index])
     figure.get_layout_engine().set(wspace=0.08)  # keeps the tick labels of the two panels apart
     figure.legend(loc="outside upper right", ncols=2, frameon=False)
     return figure

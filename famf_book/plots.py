@@ -4,6 +4,8 @@ The paper's values are hollow diamonds.
 """
 
 import re
+from collections.abc import Sequence
+from typing import SupportsFloat
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -23,6 +25,7 @@ VERDICT_COLOURS = {Verdict.HOLDS: PALETTE[2], Verdict.DOES_NOT_HOLD: PALETTE[3],
 DIAMOND = {"s": 48, "marker": "D", "facecolor": "none", "edgecolor": PAPER, "linewidth": 1.6}
 TIP = "tip: "
 WIDTH = 7.5  # inches: the text column of the book
+GB, MB = 2**30, 2**20  # as for graphics cards: an "11 GB" card has 11 × 2³⁰ bytes
 
 
 def theme() -> None:
@@ -112,3 +115,14 @@ def name_rows(axes: Axes, names: list[str]) -> None:
     axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
+
+
+def styles(rows: Sequence[str]) -> dict[str, tuple]:
+    """Colour and marker of each row; the last row, which is FAMF, is a blue circle."""
+    looks = ((OURS, "o"), (PALETTE[1], "s"), (PALETTE[2], "^"))
+    return {row: looks[n % len(looks)] for n, row in enumerate(reversed(rows))}
+
+
+def bytes_text(value: SupportsFloat) -> str:
+    """A number of bytes as MB or GB, which are 2²⁰ and 2³⁰ bytes."""
+    return f"{value / GB:.3g} GB" if value >= GB else f"{value / MB:.3g} MB"

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from famf_book.plots import OURS, PALETTE, WIDTH
+from famf_book.plots import GB, MB, OURS, PALETTE, WIDTH, bytes_text, name_rows
 from famf_lib.models.aggregation import AGGREGATIONS
 
 Records = Mapping[str, Mapping[str, dict[str, Any]]]
@@ -37,7 +37,6 @@ COLOURS = {
     "fused": PALETTE[6],
 }
 SHOWN = ("attentionvlad", 8, 1024)  # the case in the sentences: module, K, B
-MB, GB = 2**20, 2**30
 
 
 def records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
@@ -109,8 +108,8 @@ def _clusters(record: dict, device: str) -> str:
     if device == "gpu" or not {(False, 64), (True, 64), (False, 8)} <= rows.keys():
         return ""  # the count is the same on every device
     return (
-        f"A full-size training step takes {_bytes(rows[False, 64])} with K = 64, {_bytes(rows[True, 64])} if every "
-        f"residual is stored, and {_bytes(rows[False, 8])} with K = 8."
+        f"A full-size training step takes {bytes_text(rows[False, 64])} with K = 64, {bytes_text(rows[True, 64])} if "
+        f"every residual is stored, and {bytes_text(rows[False, 8])} with K = 8."
     )
 
 
@@ -124,7 +123,7 @@ def told_metric(full: dict, device: str) -> str:
     """Time and memory of the metric at full size, in a sentence."""
     return (
         f"Ranking {full['clips']:,} clips for {full['persons']:,} persons takes {full['seconds']:.1f} s and "
-        f"{_bytes(full['memory, tensors (bytes)'])} on the {device.upper()}."
+        f"{bytes_text(full['memory, tensors (bytes)'])} on the {device.upper()}."
     )
 
 
@@ -334,7 +333,7 @@ def clusters(found: Mapping[str, dict]) -> Figure:
                 axes.scatter(*zip(*real, strict=True), **ring, zorder=4, label=f"measured, {device.upper()}")
     _logarithmic(axes, [row["K"] for record in found.values() for row in record["rows"]], "")
     axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _bytes(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
     axes.set_xlabel("K, the number of clusters")
     axes.set_ylabel("peak memory of a training step")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
@@ -352,9 +351,7 @@ def attempts(found: Records) -> Figure:
         axes.scatter(speeds, [y + 0.2] * len(speeds), s=16, color=colour, alpha=0.5, linewidth=0)
         axes.scatter(middle, y, s=60, color=colour, zorder=3)
         axes.annotate(f"{middle:.2f}", (middle, y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), [f"{label}, {device.upper()}" for label, device, _ in rows])
-    axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
+    name_rows(axes, [f"{label}, {device.upper()}" for label, device, _ in rows])
     axes.set_xlabel("speed relative to training without it")
     return figure
 
@@ -389,7 +386,3 @@ def _logarithmic(axes: Axes, numbers: list, title: str) -> None:
     axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
     axes.minorticks_off()
     axes.set_title(title, fontsize=10)
-
-
-def _bytes(value: float | int) -> str:
-    return f"{value / GB:.3g} GB" if value >= GB else f"{value / MB:.3g} MB"

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from famf_book.plots import OURS, PALETTE, WIDTH
+from famf_book.plots import OURS, PALETTE, WIDTH, name_rows
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Batch
 from famf_lib.evidence.bootstrap import difference, estimate
@@ -236,10 +236,7 @@ def strip(table: pd.DataFrame) -> Figure:
         axes.set_title(name, fontsize=10)
     for axes in panels[0]:
         axes.set_xlabel("φ")
-        axes.grid(axis="y", visible=False)
-        axes.set_yticks(range(len(seeds)), [f"seed {int(seed)}" for seed in seeds])
-        axes.set_ylim(max(len(seeds), 1) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
+        name_rows(axes, [f"seed {int(seed)}" for seed in seeds])
     if names:
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure

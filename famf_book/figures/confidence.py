@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from famf_book.plots import MUTED, OURS, PALETTE, WIDTH
+from famf_book.plots import MUTED, WIDTH, styles
 from famf_lib.evidence.bootstrap import Estimate, estimate
 from famf_lib.experiments.results import Results
 
@@ -21,7 +21,6 @@ BINS = 10
 COVERAGES = tuple(n / 10 for n in range(1, 11))  # where the risk-coverage curve has an interval
 WANTED = 0.99  # the accuracy that a user may want
 KNOWN, ALL = "known persons", "with noise clips, counted as wrong"
-STYLES = ((PALETTE[1], "s"), (OURS, "o"))  # from the last row, which is FAMF, upwards
 LINES = {KNOWN: "-", ALL: (0, (4, 2))}
 OF_CURVE = ["row", "of", "coverage", "risk", "low", "high"]
 OF_BINS = ["row", "of", "bin", "clips", "confidence", "right", "low", "high"]
@@ -261,18 +260,14 @@ def answer(table: pd.DataFrame, row: str, name: str = "") -> str:
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _styles(rows: list[str]) -> dict[str, tuple]:
-    return {row: STYLES[(len(STYLES) - len(rows) + n) % len(STYLES)] for n, row in enumerate(rows)}
-
-
 def reliability_figure(table: pd.DataFrame) -> Figure:
     """Reliability diagrams from ``all_bins``, one panel per kind; a calibrated model lies on the diagonal."""
     found = list(table["of"].unique()) or [KNOWN]
     figure, panels = plt.subplots(1, len(found), figsize=(WIDTH, 4.3), layout="constrained", sharey=True, squeeze=False)
-    styles = _styles(list(table["row"].unique()))
+    looks = styles(list(table["row"].unique()))
     for axes, kind in zip(panels[0], found, strict=True):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":", zorder=1)
-        for row, (colour, marker) in styles.items():
+        for row, (colour, marker) in looks.items():
             of = table[(table["row"] == row) & (table["of"] == kind)]
             axes.vlines(of["confidence"], of["low"], of["high"], color=colour, linewidth=1.5, alpha=0.6)
             axes.plot(of["confidence"], of["right"], color=colour, marker=marker, markersize=5, label=row)
@@ -298,9 +293,9 @@ def risk_figure(table: pd.DataFrame) -> Figure:
         fontsize=8,
         color=MUTED,
     )
-    styles = _styles(list(table["row"].unique()))
+    looks = styles(list(table["row"].unique()))
     for (row, kind), of in table.groupby(["row", "of"], sort=False):
-        colour = styles[row][0]
+        colour = looks[row][0]
         axes.plot(of["coverage"], of["risk"], color=colour, linestyle=LINES[kind], label=f"{row}: {kind}")
         band = of.dropna()
         axes.fill_between(band["coverage"], band["low"], band["high"], color=colour, alpha=0.13, linewidth=0)

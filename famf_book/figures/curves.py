@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from famf_book import report
-from famf_book.plots import DIAMOND, MUTED, OURS, PALETTE, WIDTH
+from famf_book.plots import DIAMOND, GB, MUTED, OURS, PALETTE, WIDTH, bytes_text
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.synthetic import SIZES
 from famf_lib.evidence.bootstrap import Estimate, difference, estimate
@@ -35,8 +35,6 @@ FORMS = {OURS_FORM: None, STORED: ResidualsMaterialised}
 
 CARDS = (11, 16, 32, 80)
 """Sizes of common graphics cards, in GB."""
-
-GB, MB = 2**30, 2**20  # an "11 GB" card has 11 × 2³⁰ bytes
 
 
 def by_clusters(results: Results, printed: Mapping[str, float | None]) -> pd.DataFrame:
@@ -123,7 +121,7 @@ def step_memory(clusters: Sequence[int], size: Size) -> pd.DataFrame:
 
 def told_memory(memory: pd.DataFrame, k: int) -> str:
     """The memory of one K in a table of ``step_memory``, as a clause."""
-    stored, ours = (_bytes(memory[form][k]) for form in (STORED, OURS_FORM))
+    stored, ours = (bytes_text(memory[form][k]) for form in (STORED, OURS_FORM))
     return f"with K = {k} a training step takes {stored} if every residual is stored, and {ours} if none is"
 
 
@@ -308,7 +306,7 @@ def memory(tables: Mapping[str, pd.DataFrame], cards: Sequence[int] = CARDS) -> 
             axes.plot(table.index, used, color=colours.get(name, MUTED), marker="o", markersize=5, label=name)
         axes.set_title(title, fontsize=10)
         axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _bytes(v)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: bytes_text(v)))
         axes.minorticks_off()
         _doubling(axes, table.index.tolist(), "K, the number of clusters")
         least, most = (table.min().min(), table.max().max()) if table.size else (1, 0)
@@ -423,7 +421,3 @@ def _name_ends(axes: Axes, ends: Sequence[tuple], gap: float = 11.0) -> None:
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 4},
             annotation_clip=False,
         )
-
-
-def _bytes(value: float | np.integer) -> str:
-    return f"{value / GB:.3g} GB" if value >= GB else f"{value / MB:.3g} MB"

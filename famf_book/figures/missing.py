@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from famf_book.plots import OURS, PALETTE, WIDTH
+from famf_book.plots import WIDTH, name_rows, styles
 from famf_lib.evidence.bootstrap import estimate
 from famf_lib.experiments.results import Results
 
 NOTHING, ALL = "nothing", "all of them"
 COLUMNS = ["row", "missing", "mean", "low", "high"]
-STYLES = ((OURS, "o"), (PALETTE[1], "s"), (PALETTE[2], "^"))  # from the last row, which is FAMF, upwards
 
 
 def levels(results: Results) -> pd.DataFrame:
@@ -73,17 +72,14 @@ def dots(table: pd.DataFrame, label: str) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
     place = {name: y for y, name in enumerate(gone)}
     for n, row in enumerate(rows):
-        colour, marker = STYLES[(len(rows) - 1 - n) % len(STYLES)]
+        colour, marker = styles(rows)[row]
         of = table[table["row"] == row]
         y = of["missing"].map(place).to_numpy(dtype=float) + 0.6 * ((n + 0.5) / len(rows) - 0.5)
         axes.hlines(y, of["low"], of["high"], color=colour, linewidth=2.5, zorder=2)
         axes.scatter(of["mean"], y, s=45, color=colour, marker=marker, label=row, zorder=3)
     for y in np.arange(1, len(gone)) - 0.5:
         axes.axhline(y, color="0.5", alpha=0.25, linewidth=0.8)
-    axes.set_yticks(range(len(gone)), gone)
-    axes.set_ylim(max(len(gone), 1) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
+    name_rows(axes, gone)
     axes.set_ylabel("missing")
     axes.set_xlabel(label)
     if len(table) and table["low"].min() < 0:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from famf_book.plots import DIAMOND, MUTED, OURS, WIDTH
+from famf_book.plots import DIAMOND, MUTED, OURS, WIDTH, name_rows
 from famf_lib.evidence.bootstrap import estimate
 from famf_lib.experiments.catalogue import TABLE_2, set_name
 from famf_lib.experiments.results import Results
@@ -60,12 +60,9 @@ def gains(table: pd.DataFrame) -> Figure:
             axes.axhline(y + 0.5, color="0.88", linewidth=1)
     pairs = zip(table["modality"], table["joins"], strict=True)
     names = [f"{modality}, average" if joins == AVERAGE else f"{joins} + {modality}" for modality, joins in pairs]
-    axes.set_yticks(range(len(names)), names)
+    name_rows(axes, names)
     for y in last:
         axes.get_yticklabels()[y].set_fontweight("bold")
-    axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
     axes.set_xlabel("gain in mAP at 100")
     axes.plot([], [], color=OURS, marker="o", linewidth=2.5, label="average, 95 % interval")
     axes.plot([], [], color=MUTED, marker="o", markersize=5, linewidth=1.6, label="one pair of sets")

@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from famf_book.plots import MUTED, PALETTE, VERDICT_COLOURS, WIDTH
+from famf_book.plots import MUTED, PALETTE, VERDICT_COLOURS, WIDTH, name_rows
 from famf_book.report import verdicts
 from famf_lib.evidence.bootstrap import difference, estimate
 from famf_lib.evidence.claims import MARGIN, Comparison
@@ -164,10 +164,8 @@ def losses_figure(compared: Sequence[Comparison]) -> Figure:
             axes.plot([one.ours.low, one.ours.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="round")
             axes.scatter(one.ours.mean, y, s=34, color=colour, zorder=3)
         axes.set_title(claim.replace(" loses less than ", "\nloses less than\n"), fontsize=9)
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-    grid.flat[0].set_yticks(range(len(cases)), cases)
-    grid.flat[0].set_ylim(len(cases) - 0.4, -0.6)
+    for axes in grid.flat:
+        name_rows(axes, cases)
     figure.supxlabel("loss in mAP of the second row minus that of the first", fontsize=9.5)
     for verdict, colour in VERDICT_COLOURS.items():
         grid.flat[0].plot([], [], color=colour, marker="o", linewidth=2.5, label=str(verdict))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from famf_book.plots import OURS, PALETTE, VERDICT_COLOURS, WIDTH
+from famf_book.plots import VERDICT_COLOURS, WIDTH, styles
 from famf_lib.evidence.bootstrap import difference, estimate
 from famf_lib.evidence.claims import BETTER, MARGIN, Verdict
 from famf_lib.experiments.results import Results
@@ -17,7 +17,6 @@ from famf_lib.experiments.results import Results
 LEAST = 5  # fewest persons in a bin
 ENOUGH = 0.9  # the rank-1 that we call enough
 MEASURES = {"rank-1": "rank-1", "mAP": "mAP at 100"}
-STYLES = ((PALETTE[1], "s"), (OURS, "o"))  # FAMF is the last row, and blue
 COLUMNS = ["row", "measure", "clips", "persons", "mean", "low", "high"]
 
 
@@ -159,7 +158,7 @@ def levels_figure(table: pd.DataFrame) -> Figure:
     rows = list(table["row"].unique())
     for axes, (measure, label) in zip(panels, MEASURES.items(), strict=True):
         for n, row in enumerate(rows):
-            colour, marker = STYLES[(len(STYLES) - len(rows) + n) % len(STYLES)]
+            colour, marker = styles(rows)[row]
             of = table[(table["row"] == row) & (table["measure"] == measure)]
             x = of["clips"].map(names.index).to_numpy(dtype=float) + 0.16 * (n - (len(rows) - 1) / 2)
             axes.plot(x, of["mean"], color=colour, linewidth=1, alpha=0.5)

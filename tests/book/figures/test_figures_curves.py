@@ -10,7 +10,8 @@ from matplotlib.text import Text
 
 from famf_book import report
 from famf_book.figures import curves
-from famf_book.figures.curves import GB, OURS_FORM, STORED
+from famf_book.figures.curves import OURS_FORM, STORED
+from famf_book.plots import GB, MB
 from famf_lib.evidence.bootstrap import estimate
 from famf_lib.evidence.claims import MARGIN, Verdict
 
@@ -195,7 +196,7 @@ def test_clusters_are_drawn_with_the_papers_values(of_clusters):
 
 
 def test_memory_is_drawn_with_the_cards_in_range():
-    small = pd.DataFrame({OURS_FORM: [1, 2], STORED: [3, 4]}, index=[1, 8]) * curves.MB
+    small = pd.DataFrame({OURS_FORM: [1, 2], STORED: [3, 4]}, index=[1, 8]) * MB
     large = pd.DataFrame({OURS_FORM: [2, 3], STORED: [6, 12]}, index=[1, 8]) * GB
     left, right = drawn(curves.memory({"a": small, "b": large}))
     assert texts(left) == [] and texts(right) == ["11 GB card", "16 GB card"]

@@ -20,6 +20,9 @@ def parts():
 
 def record(device="cpu", **changed):
     """A record as the benchmark writes it: part n takes at least n + 1 s and was measured at twice that."""
+    parts = [{"part": name, "floor here": n + 1.0, "measured": 2.0 * (n + 1)} for n, name in enumerate(NAMES)]
+    origin = {"commit": "0123456789abcdef", "versions": {"torch": "2.13.0"}}
+    hardware = {"processor": "Some CPU", "cores": 2, "gpu": "Some GPU"}
     return {
         "command": "python benchmarks/full_size.py",
         "device": device,
@@ -27,18 +30,11 @@ def record(device="cpu", **changed):
         "precision": "bfloat16",
         "size": {"batch": 4096, "steps": 1200},
         "machine": {"training": 5e14, "float32": 4e13, "memory": 3e12},
-        "parts": [
-            {"part": name, "flops": 1, "bytes": 1, "float32": False, "floor here": n + 1.0, "measured": 2.0 * (n + 1)}
-            for n, name in enumerate(NAMES)
-        ],
+        "parts": parts,
         "step": {"batch": 512, "seconds": 3.0, "host": 0.0123, "a training of these": 90_000.0},
         "training": None,
         "table 1": None,
-        "origin": {
-            "commit": "0123456789abcdef",
-            "versions": {"torch": "2.13.0"},
-            "hardware": {"processor": "Some CPU", "cores": 2, "gpu": "Some GPU"},
-        },
+        "origin": origin | {"hardware": hardware},
     } | changed
 
 
@@ -102,12 +98,9 @@ def test_time_to_launch_and_to_compute_a_step(parts):
     assert f"softmax and loss, need at least {small:.2f} s together" in text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(0.0004, "0.40 ms"), (0.0123, "12 ms"), (0.17, "0.17 s"), (61.0, "61.0 s"), (120.0, "2.0 min"), (7200.0, "2.0 h")],
-)
-def test_times_in_words(seconds, expected):
-    assert full_size.spoken(seconds) == expected
+def test_times_in_readable_units():
+    times = {0.0004: "0.40 ms", 0.0123: "12 ms", 0.17: "0.17 s", 61.0: "61.0 s", 120.0: "2.0 min", 7200.0: "2.0 h"}
+    assert {seconds: full_size.spoken(seconds) for seconds in times} == times
 
 
 def test_figure_has_a_circle_per_part_and_a_dot_if_it_was_measured(parts, rows_of):
@@ -121,19 +114,11 @@ def test_figure_has_a_circle_per_part_and_a_dot_if_it_was_measured(parts, rows_o
     assert any(c.get_offsets()[1].tolist() == [4.0, 1.0] for c in measured if len(c.get_offsets()) == len(NAMES))
 
 
-# --- The benchmark ---
-
-
-@pytest.fixture
-def benchmark():
-    place = importlib.util.spec_from_file_location("full_size_benchmark", ROOT / "benchmarks" / "full_size.py")
-    module = importlib.util.module_from_spec(place)
-    place.loader.exec_module(module)
-    return module
-
-
-def test_the_benchmark_writes_what_the_page_reads(benchmark, tiny, monkeypatch, results_folder, capsys):
+def test_the_benchmark_writes_what_the_page_reads(tiny, monkeypatch, results_folder, capsys):
     """With all steps that it does on a GPU, at the size of the quick profile."""
+    place = importlib.util.spec_from_file_location("full_size_benchmark", ROOT / "benchmarks" / "full_size.py")
+    benchmark = importlib.util.module_from_spec(place)
+    place.loader.exec_module(benchmark)
     monkeypatch.setattr("sys.argv", ["full_size.py", "--quick", "--device", "cpu"])
     monkeypatch.setitem(EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", TABLE_1[-1:]))
     benchmark.main()

@@ -47,7 +47,7 @@ def of_clusters(n):
 
 
 def memory(n):
-    used = pd.DataFrame({form: np.arange(1.0, n + 1) * curves.GB for form in curves.FORMS}, index=range(1, n + 1))
+    used = pd.DataFrame({form: np.arange(1.0, n + 1) * plots.GB for form in curves.FORMS}, index=range(1, n + 1))
     return curves.memory(dict.fromkeys(names(n % 3), used))
 
 
