@@ -1,11 +1,11 @@
-"""One clip, explored: its faces are ruined, a modality is switched off, and a trained model is asked again.
+"""Explores one clip: ruins its faces, removes modalities, and gives the answer of a trained model.
 
-The model sees what it sees in an evaluation, and in ``famf predict``: N faces of the clip, drawn by the stream of
-random numbers that its seed gives. These faces are what is explored; a short clip has fewer, some drawn several times.
+The model gets the same input as in an evaluation and in ``famf predict``: N faces of the clip, sampled with the random
+numbers of its seed. Only these faces are explored; in a short clip some are drawn several times.
 
-Synthetic faces are blurred and occluded by the generator that made them, with everything else as it was. Nobody can
-take a real face again: where labels tell what is blurred or occluded, such a training face stands in for it. Poor faces
-and strangers stand in as in ``probes.ruined``.
+Synthetic faces are blurred and occluded by the generator, with all else unchanged. A real face is replaced by a
+training face that is labelled as blurred or occluded, if the dataset has such labels. Poor faces and strangers replace
+faces as in ``probes.ruined``.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ from famf_lib.training.train import pick_device
 
 CLUSTERS = (2, 4, 8, 16)
 START = 8  # the paper's K
-CLIPS, LEAST = 12, 6  # clips to choose among, and faces of such a clip
+CLIPS, LEAST = 12, 6  # number of clips to choose from, and their least number of faces
 KINDS = {
     "blur": "blurred",
     "occlusion": "occluded",
@@ -42,18 +42,18 @@ KINDS = {
     "stranger": "replaced by strangers",
 }
 """How faces are ruined, in words."""
-TAKEN_AGAIN = ("blur", "occlusion")  # of synthetic faces
+REGENERATED = ("blur", "occlusion")  # kinds that the generator applies to synthetic faces
 
 
 @dataclass(frozen=True)
 class Ruin:
-    """What is done to the faces of a clip.
+    """How the faces of a clip are ruined.
 
     Args:
         kind: one of KINDS.
-        share: 0 to 1, of the faces. Those of a smaller share fall in a larger one too.
-        degree: 0 to 1, of the blur or the occlusion of a synthetic face; one that is worse already stays as it is.
-        person: who replaces the faces, where it is no stranger whatever.
+        share: the share of ruined faces, 0 to 1. The faces of a smaller share are among those of a larger one.
+        degree: of the blur or occlusion of synthetic faces, 0 to 1; a face that is worse already is unchanged.
+        person: who replaces the faces if the kind is "stranger"; any stranger if empty.
 
     Raises:
         ValueError: one sentence with the field, what was found and what was expected.
@@ -77,7 +77,7 @@ WHOLE = Ruin()
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a model says of a clip. The attention matrix has a row a token, with the weights that the token draws by."""
+    """The output of a model for a clip. Row t of the attention matrix has the weights with which token t attends."""
 
     weights: Float32[np.ndarray, " n"]
     persons: Sequence[str]
@@ -91,21 +91,21 @@ class Answer:
         return [(self.persons[i], float(self.probabilities[i])) for i in order]
 
     def place(self, person: str) -> int:
-        """The place of a person in the ranking, from 1."""
+        """The rank of a person, from 1."""
         return int((self.probabilities > self.probabilities[self.persons.index(person)]).sum()) + 1
 
 
 @dataclass(frozen=True, eq=False)
 class Explored:
-    """A clip as a model sees it.
+    """A clip as input of a model.
 
     Args:
         clip: its position in the ClipSet.
-        rows: its n faces that were drawn, as positions among all faces, in the order of their frames.
+        rows: its n sampled faces, as positions among all faces, in the order of their frames.
         drawn: the N faces that the model gets, as positions in ``rows``.
-        falls: the place of each face in the order in which they are ruined.
-        stand_ins: by kind, or by the name of a person, the training face that replaces each face.
-        retake: the generator's way to take a synthetic clip again.
+        falls: the position of each face in the order in which faces are ruined.
+        stand_ins: the training face that replaces each face, by kind or by name of a person.
+        retake: generates the faces of a synthetic clip again.
     """
 
     clipset: ClipSet
@@ -135,24 +135,24 @@ class Explored:
         return self.falls < round(ruin.share * len(self.falls))
 
     def takes_again(self, ruin: Ruin) -> bool:
-        """Whether a ruined face is the same face, seen worse."""
-        return self.retake is not None and ruin.kind in TAKEN_AGAIN
+        """Whether ruined faces are generated again instead of replaced."""
+        return self.retake is not None and ruin.kind in REGENERATED
 
     def shown(self, ruin: Ruin) -> Int[np.ndarray, " n"]:
-        """The faces that stand there now, as positions among all faces."""
+        """The faces after ruining, as positions among all faces; regenerated ones keep theirs."""
         if self.takes_again(ruin) or not self.fallen(ruin).any():
             return self.rows
         return np.where(self.fallen(ruin), self.stand_ins(ruin.person or ruin.kind), self.rows)
 
     def seen(self, ruin: Ruin) -> Float32[np.ndarray, " n"] | None:
-        """How far each face is blurred or occluded, where it was taken again."""
+        """The blur or occlusion of each face after ruining; None if faces are not regenerated."""
         if not self.takes_again(ruin):
             return None
         own = self.retake.table[ruin.kind].to_numpy()[self._within]
         return np.where(self.fallen(ruin), np.maximum(own, np.float32(ruin.degree)), own)
 
     def faces(self, ruin: Ruin) -> Float16[Tensor, "n D"]:
-        """The vectors of the faces, the fallen ones ruined."""
+        """The vectors of the faces after ruining."""
         if (seen := self.seen(ruin)) is None:
             return self._vectors(self.shown(ruin))
         of_clip = self.retake.table[ruin.kind].to_numpy().copy()
@@ -162,7 +162,7 @@ class Explored:
 
     @property
     def _within(self) -> Int[np.ndarray, " n"]:
-        """The drawn faces as positions among those of the clip."""
+        """The sampled faces as positions among those of the clip."""
         return self.rows - int(self.clipset.offsets[self.clip])
 
     def _vectors(self, rows: Int[np.ndarray, " n"]) -> Float16[Tensor, "n D"]:
@@ -171,7 +171,7 @@ class Explored:
 
 @torch.inference_mode()
 def ask(model: FAMF, persons: Sequence[str], clip: Explored, ruin: Ruin = WHOLE, without: Sequence[str] = ()) -> Answer:
-    """The answer of a model to a clip with ruined faces, and without some of its modalities."""
+    """The answer of a model to a clip with ruined faces and without some modalities."""
     device = next(model.parameters()).device
     faces = clip.faces(ruin).to(device).float()
     given = {name: clip.modalities[name] for name in model.config.modalities}
@@ -179,7 +179,7 @@ def ask(model: FAMF, persons: Sequence[str], clip: Explored, ruin: Ruin = WHOLE,
         faces[clip.drawn.to(device)][None],
         None,
         {name: vector[None].to(device) for name, (vector, _) in given.items()},
-        {name: torch.tensor([there and name not in without], device=device) for name, (_, there) in given.items()},
+        {name: torch.tensor([has and name not in without], device=device) for name, (_, has) in given.items()},
     )
     with threads(1 if device.type == "cpu" else None):
         tokens = model.tokens(batch)
@@ -195,15 +195,15 @@ def ask(model: FAMF, persons: Sequence[str], clip: Explored, ruin: Ruin = WHOLE,
 
 
 class Explorer:
-    """The clips of a dataset and the models that were trained on it, one for each K of CLUSTERS.
+    """The clips of a dataset and the models trained on it, one for each K in CLUSTERS.
 
     Args:
         dataset: a name that ``famf data list`` shows.
         profile: quick, standard or paper.
 
     Raises:
-        DatasetAbsent: the dataset is not here.
-        ValueError: an unknown name, or data in which nothing can be explored.
+        DatasetAbsent: the dataset is not on this machine.
+        ValueError: the name of the dataset or the profile is unknown.
     """
 
     def __init__(self, dataset: str = "synthetic", profile: str = "standard", seed: int = 1, device: str = "auto"):
@@ -214,91 +214,93 @@ class Explorer:
         self._untouched: dict[tuple[int, int], Answer] = {}
 
     def spec(self, clusters: int) -> RunSpec:
-        """The run of K clusters: a row of the experiment ``clusters``, whose runs the book has made anyway."""
+        """The run with K clusters: a row of the experiment ``clusters``, so that the book's runs are used."""
         row = next(v for v in EXPERIMENTS["clusters"].variants if v.label == f"K = {clusters}")
         return row.spec(self.source, self.setting, self.seed)
 
     def there(self, clusters: int) -> bool:
-        """Whether the model of K clusters has been trained."""
+        """Whether the model with K clusters is trained."""
         return clusters in self._models or run_store.find(self.spec(clusters), self.clipset, self.device) is not None
 
     def run(self, clusters: int, report: Callable[[int, float], None] | None = None) -> Run:
-        """The run of K clusters: read, or trained now, with its own progress unless ``report`` is given."""
+        """The run with K clusters, trained if it is not stored; shows a progress bar unless ``report`` is given."""
         spec = self.spec(clusters)
         if report is not None:
             return run_store.get_or_train(spec, self.clipset, self.device, report)
         return results.run({clusters: spec}, self.clipset, self.device, f"K = {clusters}")[clusters]
 
     def model(self, clusters: int = START, report: Callable[[int, float], None] | None = None) -> FAMF:
-        """The model of K clusters, trained now if need be; ``report`` is then told of every epoch."""
+        """The model with K clusters, trained if need be; ``report`` is called with each epoch and its loss."""
         if clusters not in self._models:
             self._models[clusters] = checkpoint.open(self.run(clusters, report).file, self.device).model
         return self._models[clusters]
 
     def ask(self, clip: Explored, ruin: Ruin = WHOLE, without: Sequence[str] = (), clusters: int = START) -> Answer:
-        """``ask`` of the model of K clusters."""
+        """``ask`` with the model with K clusters."""
         return ask(self.model(clusters), self.split.persons, clip, ruin, without)
 
     def untouched(self, clip: Explored, clusters: int = START) -> Answer:
-        """The answer to a clip as it is, asked once."""
+        """The cached answer to the unchanged clip."""
         if (key := (clip.clip, clusters)) not in self._untouched:
             self._untouched[key] = self.ask(clip, clusters=clusters)
         return self._untouched[key]
 
     @cached_property
     def split(self) -> Split:
-        """The clips that the models were trained on, and those that they rank."""
+        """The training clips and the ranked clips of the models."""
         return self.run(START).split(self.clipset)
 
     @cached_property
     def persons(self) -> list[str]:
-        """Who stands in the clips to choose among: those who can replace a face, besides strangers."""
+        """The persons of ``clips``; each can replace faces."""
         return list(dict.fromkeys(clip.person for clip in self.clips))
 
     @cached_property
     def clips(self) -> list[Explored]:
-        """Clips to choose among: ranked ones with LEAST faces or more, by lot, each of another person.
+        """Random ranked clips with LEAST faces or more, each of a different person.
 
-        Those that the model of the paper's K gets right come first.
+        Those that the model with the paper's K answers correctly come first.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is no such clip.
         """
         known = self.split.gallery[self.split.gallery_classes >= 0].numpy()
         counts = self.clipset.counts.numpy()[known]
         fit = known[counts >= LEAST] if (counts >= LEAST).any() else known[counts > 0]
         if not len(fit):
-            raise ValueError(f"{self.dataset}: no ranked clip of a known person has a face, expected one to explore")
-        lots = np.random.default_rng([self.seed, RUIN]).permutation(fit)
-        _, first = np.unique(self.clipset.labels.numpy()[lots], return_index=True)
-        chosen = [self.clip(int(clip)) for clip in lots[np.sort(first)[:CLIPS]]]
+            raise ValueError(
+                f"{self.dataset}: no ranked clip of a known person with a face found, expected one to explore"
+            )
+        shuffled = np.random.default_rng([self.seed, RUIN]).permutation(fit)
+        _, first = np.unique(self.clipset.labels.numpy()[shuffled], return_index=True)
+        chosen = [self.clip(int(clip)) for clip in shuffled[np.sort(first)[:CLIPS]]]
         return sorted(chosen, key=lambda clip: self.untouched(clip).place(clip.person) > 1)
 
     def clip(self, which: int | str) -> Explored:
         """A clip by its position in the ClipSet or by its name.
 
         Raises:
-            ValueError: no such clip, or one without a face or a known person.
+            ValueError: there is no such clip, or it has no face or no known person.
         """
         table = self.clipset.clips
         if isinstance(which, str):
             at = np.flatnonzero(table["name"] == which)
             if not len(at):
-                raise ValueError(f"clip: {which!r} is not known, expected a name as {table['name'].iloc[0]!r}")
+                raise ValueError(f"clip: {which!r} is not known, expected a name such as {table['name'].iloc[0]!r}")
             which = int(at[0])
         name, person = str(table["name"].iloc[which]), table["person"].iloc[which]
         if person not in self.split.persons:
-            raise ValueError(f"clip: {name!r} shows nobody that the model knows, expected one of a known person")
+            raise ValueError(f"clip: {name!r} shows no person that the model knows, expected a clip of a known person")
         if not int(self.clipset.counts[which]):
-            raise ValueError(f"clip: {name!r} has no face, expected one with a face or more")
+            raise ValueError(f"clip: {name!r} has no face, expected a clip with at least one")
         rows, place = np.unique(self._drawn[which], return_inverse=True)
         rng = np.random.default_rng([self.seed, RUIN, which])
         falls = rng.permutation(len(rows))
-        lots = rng.random(len(rows))
+        draws = rng.random(len(rows))
 
         def stand_ins(of: str) -> Int[np.ndarray, " n"]:
             pool = self._pool(of, person)
-            return pool[(lots * len(pool)).astype(int)]
+            return pool[(draws * len(pool)).astype(int)]
 
         retake = synthetic.Retake(self._generated, which) if self._generated else None
         drawn = torch.from_numpy(place.reshape(-1))
@@ -306,20 +308,20 @@ class Explorer:
 
     @cached_property
     def kinds(self) -> dict[str, str]:
-        """How faces can be ruined here, with the words for it: what labels do not tell cannot be chosen."""
-        told = KINDS if self._generated else [*self._traits.columns.intersection(TAKEN_AGAIN), "poor", "stranger"]
-        return {kind: KINDS[kind] for kind in KINDS if kind in told}
+        """The kinds of ruin that these data allow, with their names."""
+        possible = KINDS if self._generated else [*self._traits.columns.intersection(REGENERATED), "poor", "stranger"]
+        return {kind: KINDS[kind] for kind in KINDS if kind in possible}
 
     @cached_property
     def _generated(self) -> synthetic.SyntheticConfig | None:
-        """The configuration of the generator, where it made these faces."""
+        """The configuration of the generator, if the data are synthetic."""
         if self.dataset != "synthetic":
             return None
         return synthetic.SyntheticConfig(**{k: v for k, v in self.clipset.info.items() if k != "source"})
 
     @cached_property
     def _drawn(self) -> Int[np.ndarray, "V N"]:
-        """The faces of every clip that a model gets, as positions among all faces: those of ``famf predict``."""
+        """The faces of every clip that a model gets, as in ``famf predict``, as positions among all faces."""
         faces, every = self.spec(START).evaluation.faces, torch.arange(len(self.clipset), device=self.device)
         draw = generator(self.device, self.seed, EVALUATION)
         return sample_faces(self.clipset.offsets.to(self.device), every, faces, draw).cpu().numpy()
@@ -330,7 +332,7 @@ class Explorer:
 
     @cached_property
     def _training_faces(self) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
-        """The faces of the training clips, and the label of each."""
+        """The faces of the training clips and their labels."""
         counts = self.clipset.counts.numpy()
         trained = np.zeros(len(self.clipset), dtype=bool)
         trained[self.split.train.numpy()] = True
@@ -338,7 +340,7 @@ class Explorer:
         return rows, np.repeat(self.clipset.labels.numpy(), counts)[rows]
 
     def _pool(self, of: str, person: str) -> Int[np.ndarray, " m"]:
-        """The training faces that may stand in for those of a person."""
+        """The training faces that can replace those of a person."""
         rows, labels = self._training_faces
         if of not in KINDS:
             return rows[labels == self._label(of)]
@@ -350,5 +352,5 @@ class Explorer:
 
     def _label(self, person: str) -> int:
         if person not in self.split.persons:
-            raise ValueError(f"person: {person!r} is not known, expected one of those that the model was trained on")
+            raise ValueError(f"person: {person!r} is not known, expected a person that the model was trained on")
         return self.clipset.persons.index(person)

@@ -1,7 +1,7 @@
-"""Pictures of faces: the real ones where the data have them, drawn ones for synthetic persons, and a figure of them.
+"""Pictures of faces, and a figure of them: real pictures, drawn portraits of synthetic persons, or cards.
 
-A face of data that have no pictures gets a card with what they tell of it. Real pictures are read from the user's own
-files when a page is made, and lie in that page only.
+A card is a text with what is known of a face without a picture. Real pictures are read from the user's own files when a
+page is executed, and are stored only in that page.
 """
 
 import base64
@@ -32,10 +32,10 @@ OF_IMFDB = ("imfdb", "chimera")
 
 
 def absence(dataset: str) -> str | None:
-    """None where the faces of a dataset can be shown, otherwise one sentence that says why not.
+    """None if the faces of a dataset can be shown, otherwise one sentence that says why not.
 
     Raises:
-        ValueError: no such dataset.
+        ValueError: there is no such dataset.
     """
     return datasets.get(dataset).absence()
 
@@ -45,12 +45,12 @@ def faces_of(
 ) -> list[Image.Image] | list[str] | None:
     """A picture of 96 × 120 pixels for each of the faces ``rows`` (positions among all F faces), in their order.
 
-    A face of IMFDB has a real picture, cut to that shape; where it is smaller, its pixels show. A synthetic one is
-    drawn (see ``portraits``) with its own blur, darkness, occlusion, size and yaw. Any other has a card instead, a text
-    with its frame, its height and its quality. None where ``absence`` says why.
+    A face of IMFDB has a real picture, cropped to that shape; smaller ones are enlarged without smoothing. A synthetic
+    face is drawn (see ``portraits``) with its own blur, darkness, occlusion, size and yaw. Any other face has a card, a
+    text with its frame, height and quality. None if the faces cannot be shown (see ``absence``).
 
     Raises:
-        ImfdbError: a picture is not in the user's files.
+        ImfdbError: a picture is missing in the user's files.
     """
     if absence(dataset):
         return None
@@ -67,21 +67,21 @@ def faces_of(
 
 
 def origin(dataset: str, clipset: ClipSet, clips: Sequence[int] = ()) -> str:
-    """What the pictures are, in a sentence for the page that shows them; of cards, also of which ``clips`` they are."""
+    """What the pictures are, in a few sentences for the page that shows them; for cards also the names of ``clips``."""
     names = ", ".join(f"`{clipset.clips['name'][clip]}`" for clip in clips)
     return {
-        "pictures": "The pictures are from IMFDB and were read from the files of whoever made this page; they are for "
-        "research and do not come with the book.",
-        "portraits": "*These portraits are illustrations.* Synthetic persons have no faces: looks are drawn from the "
-        "person's name, and blur, darkness, occlusion, size and yaw from the generator's own variables of that face.",
-        "cards": "*These data have no pictures.* A card stands for each face and says what they tell of it: the frame "
-        "in the video, the height of the box in pixels, the quality score."
-        + (f" The clips are, from above, {names}." if names else ""),
+        "pictures": "The pictures are from IMFDB and were read from the files of the person who executed this page. "
+        "They may be used for research and are not distributed with the book.",
+        "portraits": "*These portraits are illustrations.* Synthetic persons have no faces: the looks derive from the "
+        "person's name, and the blur, darkness, occlusion, size and yaw from the generator's variables.",
+        "cards": "*These data have no pictures.* The card of each face shows what the data contain: the frame in the "
+        "video, the height of the box in pixels, and the quality score."
+        + (f" The clips are, from top to bottom, {names}." if names else ""),
     }[_kind(dataset, clipset)]
 
 
 def _kind(dataset: str, clipset: ClipSet) -> Literal["pictures", "portraits", "cards"]:
-    # An import of IMFDB's pictures can be here without them.
+    # The vectors of an import of IMFDB can be on a machine without its pictures.
     if dataset in OF_IMFDB or (clipset.info.get("pictures") == "imfdb" and not imfdb.absence()):
         return "pictures"
     return "portraits" if {*LATENTS, "own"} <= set(clipset.face_columns()) else "cards"
@@ -96,7 +96,7 @@ def _card(face: dict[str, Any]) -> str:
 
 
 def fitted(picture: Image.Image) -> Image.Image:
-    """A picture cut to 4 : 5 around its middle and brought to 96 × 120 pixels."""
+    """A picture cropped to 4 : 5 around its centre and resized to 96 × 120 pixels."""
     small = picture.height < PIXELS[1]
     method = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
     return ImageOps.fit(picture.convert("RGB"), PIXELS, method)
@@ -108,7 +108,7 @@ def _drawn(clipset: ClipSet, faces, rows: Int[np.ndarray, " n"]) -> list[Image.I
 
 
 def looks_of(clipset: ClipSet, own: Sequence[bool], rows: Int[np.ndarray, " n"]) -> list[str]:
-    """The name that decides the looks of synthetic faces; ``own``: whether each is the face of the clip's person."""
+    """The names that determine the looks of synthetic faces; ``own`` says whether each shows the clip's person."""
     clips = clipset.clips.iloc[np.searchsorted(clipset.offsets.numpy(), rows, side="right") - 1]
     return [_looks(*of) for of in zip(rows.tolist(), clips["name"], clips["person"], own, strict=True)]
 
@@ -116,8 +116,8 @@ def looks_of(clipset: ClipSet, own: Sequence[bool], rows: Int[np.ndarray, " n"])
 def _looks(row: int, clip: str, person: object, own: bool) -> str:
     known = isinstance(person, str)
     if own:
-        return str(person) if known else clip  # of a noise clip: a stranger
-    # Beside a person mostly the same somebody; a clip of nobody shows somebody else each time.
+        return str(person) if known else clip  # a noise clip shows one stranger
+    # The other faces of a clip are one other person; without a person, each is somebody else.
     return f"{clip}, somebody else" if known else f"{clip}, face {row}"
 
 
@@ -126,9 +126,9 @@ def _looks(row: int, clip: str, person: object, own: bool) -> str:
 
 @dataclass(frozen=True)
 class Strip:
-    """Faces that belong together: those of a kind, or of a clip.
+    """A row of faces that belong together: those of a kind, or of a clip.
 
-    ``text`` stands above each picture. ``total`` is how many faces there are, where only some are given. A picture that
+    ``text`` is printed above each picture. ``total`` is the number of all faces if only some are given. A picture that
     is a text becomes a card.
     """
 
@@ -139,23 +139,23 @@ class Strip:
     total: int | None = None
 
 
-MARGIN, LABEL, MORE, GAP, LEAST = 0.04, 1.18, 0.6, 0.07, 0.45  # inches; the last is the height of a label
+MARGIN, LABEL, MORE, GAP, LEAST = 0.04, 1.18, 0.6, 0.07, 0.45  # inches; LEAST is the height of a label
 
 
 def sheet(strips: Sequence[Strip], columns: int = 6, lines: int = 1) -> Figure:
-    """A row of faces for each strip, its label at the left, and how many more there are at the right.
+    """A figure with one row of faces per strip, its label on the left, and the number of further faces on the right.
 
-    A strip takes up to ``lines`` lines of ``columns`` faces. Show the figure in a page by ``light``.
+    A strip has up to ``lines`` lines of ``columns`` faces. Use ``light`` to show the figure on a page.
 
     Raises:
-        ValueError: columns or lines below 1, or a strip whose text is not one for each picture.
+        ValueError: columns or lines are below 1, or a strip has not one text per picture.
     """
     if columns < 1 or lines < 1:
         raise ValueError(f"columns and lines: found {columns} and {lines}, expected 1 or more")
     for strip in strips:
         if len(strip.text) not in (0, len(strip.pictures)):
-            found = f"{len(strip.text)} for {len(strip.pictures)} pictures"
-            raise ValueError(f"text of the strip {strip.label!r}: found {found}, expected one each, or none")
+            found = f"{len(strip.text)} texts for {len(strip.pictures)} pictures"
+            raise ValueError(f"text of the strip {strip.label!r}: found {found}, expected one per picture, or none")
     wide = min((WIDTH - 2 * MARGIN - LABEL - MORE) / columns, 1.35)
     high = (wide - GAP) * PIXELS[1] / PIXELS[0]
     shown = [min(len(strip.pictures), columns * lines) for strip in strips]
@@ -193,7 +193,7 @@ def sheet(strips: Sequence[Strip], columns: int = 6, lines: int = 1) -> Figure:
 
 
 def _place(axes: plt.Axes, picture: Image.Image | str, x: float, y: float, wide: float, high: float) -> None:
-    """A picture with round corners; the vector file keeps its own pixels."""
+    """Draws a picture with round corners, at its own resolution in a vector file."""
     corner = FancyBboxPatch((x, y), wide, high, boxstyle="round,pad=0,rounding_size=0.06", transform=axes.transData)
     if isinstance(picture, str):
         axes.add_patch(corner).set(facecolor="0.5", alpha=0.15, linewidth=0)
@@ -204,9 +204,9 @@ def _place(axes: plt.Axes, picture: Image.Image | str, x: float, y: float, wide:
 
 
 def light(figure: Figure, quality: int = 85) -> SVG:
-    """The figure for a page, with its pictures as JPEG: about a fifth of the size that Matplotlib gives them."""
+    """The figure as SVG with its pictures as JPEG: about a fifth of the size of Matplotlib's PNG."""
     file = BytesIO()
-    # Matplotlib would put all pictures of a figure into one that is as large as the figure.
+    # By default Matplotlib merges all pictures into one as large as the figure.
     with plt.rc_context({"image.composite_image": False}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     plt.close(figure)

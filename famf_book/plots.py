@@ -1,6 +1,11 @@
-"""Figures in one visual language: values on a dot plot with their interval, the paper's value as a hollow diamond."""
+"""The style of all figures, and two dot plots with intervals that many pages share.
+
+The paper's values are hollow diamonds.
+"""
 
 import re
+from collections.abc import Sequence
+from typing import SupportsFloat
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -20,10 +25,11 @@ VERDICT_COLOURS = {Verdict.HOLDS: PALETTE[2], Verdict.DOES_NOT_HOLD: PALETTE[3],
 DIAMOND = {"s": 48, "marker": "D", "facecolor": "none", "edgecolor": PAPER, "linewidth": 1.6}
 TIP = "tip: "
 WIDTH = 7.5  # inches: the text column of the book
+GB, MB = 2**30, 2**20  # as for graphics cards: an "11 GB" card has 11 × 2³⁰ bytes
 
 
 def theme() -> None:
-    """The look of every figure; vector output in notebooks. The page gives the background."""
+    """Sets the style of every figure and SVG output in notebooks. The background is transparent."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.9)
     plt.rcParams.update(
         {
@@ -34,7 +40,7 @@ def theme() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "grid.color": "0.88",
-            "svg.hashsalt": "famf",  # the same figure gives the same file
+            "svg.hashsalt": "famf",  # makes the SVG of a figure reproducible
         }
     )
     if (shell := get_ipython()) is not None:
@@ -43,7 +49,7 @@ def theme() -> None:
 
 
 def tip(artist: Artist, text: str) -> None:
-    """What a reader is told who points at it, where the figure is SVG."""
+    """Gives a mark the text that an SVG figure shows when a reader points at it."""
     artist.set_gid(f"{TIP}{text}")
 
 
@@ -53,7 +59,7 @@ def svg(figure: Figure) -> str:
 
 
 def levels(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
-    """``report.rows`` as a plot: every seed, the mean with its interval, and the paper's value."""
+    """A dot plot of ``report.rows``: every seed, the mean with its interval, and the paper's value."""
     height = 0.9 + 0.5 * max(len(table), 1)
     figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
     for y, (label, row) in enumerate(table.iterrows()):
@@ -68,19 +74,17 @@ def levels(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
         )
         if pd.notna(row["paper"]):
             tip(axes.scatter(row["paper"], y, **DIAMOND, zorder=3), f"{label}, the paper: {row['paper']:.4f}")
-    _rows(axes, list(table.index))
+    name_rows(axes, list(table.index))
     axes.set_xlabel("mAP at 100")
     axes.scatter([], [], s=60, color=OURS, label="ours: mean, 95 % interval")
     axes.scatter([], [], s=14, color=OURS, alpha=0.5, linewidth=0, label="ours: each seed")
-    axes.scatter(
-        [], [], s=48, marker="D", facecolor="none", edgecolor=PAPER, linewidth=1.6, label="paper (iQIYI-VID-2019)"
-    )
+    axes.scatter([], [], **DIAMOND, label="paper (iQIYI-VID-2019)")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
 def differences(compared: list[Comparison]) -> Figure:
-    """Paired differences with their intervals, coloured by verdict, beside the paper's; grey: too small to speak of."""
+    """A dot plot of paired differences, coloured by verdict, and the paper's; those in the grey band are negligible."""
     height = 1.1 + 0.42 * max(len(compared), 1)
     figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
     axes.axvline(0, color="0.35", linewidth=1)
@@ -93,8 +97,8 @@ def differences(compared: list[Comparison]) -> Figure:
         tip(axes.scatter(one.ours.mean, y, s=55, color=colour, zorder=3), f"{one.name}: {ours}, {one.verdict}")
         if one.paper is not None:
             tip(axes.scatter(one.paper, y, **DIAMOND, zorder=3), f"{one.name}, the paper: {one.paper:+.4f}")
-    several = len({one.claim for one in compared}) > 1  # the name of a single claim would stand on every line
-    _rows(axes, [f"{one.claim}\n{one.case}" if several else one.case for one in compared])
+    several = len({one.claim for one in compared}) > 1  # the name of a single claim would be on every line
+    name_rows(axes, [f"{one.claim}\n{one.case}" if several else one.case for one in compared])
     axes.tick_params(axis="y", labelsize=8)
     axes.set_xlabel("difference in mAP at 100")
     for verdict, colour in VERDICT_COLOURS.items():
@@ -105,8 +109,20 @@ def differences(compared: list[Comparison]) -> Figure:
     return figure
 
 
-def _rows(axes: Axes, names: list[str]) -> None:
+def name_rows(axes: Axes, names: list[str]) -> None:
+    """Names the rows of a dot plot, from the top: row n is at y = n."""
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
+
+
+def styles(rows: Sequence[str]) -> dict[str, tuple]:
+    """Colour and marker of each row; the last row, which is FAMF, is a blue circle."""
+    looks = ((OURS, "o"), (PALETTE[1], "s"), (PALETTE[2], "^"))
+    return {row: looks[n % len(looks)] for n, row in enumerate(reversed(rows))}
+
+
+def bytes_text(value: SupportsFloat) -> str:
+    """A number of bytes as MB or GB, which are 2²⁰ and 2³⁰ bytes."""
+    return f"{value / GB:.3g} GB" if value >= GB else f"{value / MB:.3g} MB"

@@ -1,4 +1,4 @@
-"""Tables and sentences from the runs. Nothing here trains, and no number is typed in."""
+"""Tables and sentences that pages show about runs. Nothing here trains, and every number comes from a run."""
 
 import base64
 import json
@@ -23,14 +23,14 @@ from famf_lib.support import provenance
 from famf_lib.support.files import ROOT
 from famf_lib.support.wording import counted
 
-LONG = 28  # characters of a cell that is a text and no number
-SHORT = 16  # characters of a name that needs no room of its own
-_RUNS = '<a href="#runs">all its runs</a>'  # where ``runs`` stands on the page
+LONG = 28  # characters from which the text of a cell may fold
+SHORT = 16  # characters up to which row names need no wider column
+_RUNS = '<a href="#runs">all runs</a>'  # the anchor of the list that ``runs`` makes
 RECORDED_DIGITS = 1e-5  # a recording keeps five digits of each AP
 
 
 def rows(results: Results, printed: dict[str, float | None]) -> pd.DataFrame:
-    """A row a variant: the paper's mAP (NaN where it prints none), ours with its interval, rank-1, seconds a training.
+    """One row per variant: the paper's mAP (NaN if not printed), ours with its interval, rank-1, seconds per training.
 
     ``printed`` is the paper's value by label, as ``Experiment.paper`` gives it.
     """
@@ -52,12 +52,12 @@ def rows(results: Results, printed: dict[str, float | None]) -> pd.DataFrame:
 
 
 def by_seed(results: Results) -> pd.DataFrame:
-    """mAP of every run: a row a method, a column a seed."""
+    """mAP of every run: one row per method, one column per seed."""
     return results.mean_ap().rename_axis("row")
 
 
 def comparison_table(compared: Sequence[Comparison]) -> pd.DataFrame:
-    """A row a comparison: the paper's difference, ours with its interval, the verdict."""
+    """One row per comparison: the paper's difference, ours with its interval, the verdict."""
     return pd.DataFrame(
         {
             "paper": pd.Series([c.paper for c in compared], dtype=float).to_numpy(),
@@ -71,7 +71,7 @@ def comparison_table(compared: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def verdicts(compared: Sequence[Comparison]) -> str:
-    """The verdict on each claim in a line of text, all parts counted."""
+    """One sentence per claim: its verdict, or how often each verdict occurs among its parts."""
     parts = []
     for claim in dict.fromkeys(c.claim for c in compared):
         found = [c.verdict for c in compared if c.claim == claim]
@@ -85,98 +85,103 @@ def verdicts(compared: Sequence[Comparison]) -> str:
 
 
 def place(table: pd.DataFrame, label: str, name: str = "") -> str:
-    """Where a row stands among those of ``rows``, in a sentence; ``name`` is what the row is called besides."""
+    """A sentence on the rank of a row in a table of ``rows``; ``name`` is another name of that row."""
     order = table["ours"].sort_values(ascending=False)
     number = list(order.index).index(label) + 1
-    ranked = "first" if number == 1 else f"number {number}"
     interval = f"[{table['low'][label]:.4f}, {table['high'][label]:.4f}]"
     best = "." if number == 1 else f"; the best is {order.index[0]} with {order.iloc[0]:.4f}."
     called = f"{name} ({label})" if name else label
-    return f"{called} comes out {ranked} of {len(order)} rows, with mAP {order[label]:.4f} {interval}{best}"
+    return f"{called} ranks {ordinal(number)} of {len(order)} rows, with mAP {order[label]:.4f} {interval}{best}"
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    ending = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def where_from(results: Results) -> str:
-    """Whether the numbers were made here, and if not, where."""
+    """Whether the runs were made on this machine or recorded elsewhere, and how."""
     if results.recorded is None:
         when = max(run.origin["when"] for run in results.runs.values())
-        return f"Trained on this machine, the last run on {when}; data fingerprint `{results.data}`; {_RUNS}."
-    told = made_by(results).removesuffix(".")
-    return f"**Recorded, not run here**: the dataset is not on this machine. {told}; {_RUNS}."
+        return f"Trained on this machine, last run {when}; data fingerprint `{results.data}`; {_RUNS}."
+    origin = made_by(results).removesuffix(".")
+    return f"**Recorded, not run here**: the dataset is not on this machine. {origin}; {_RUNS}."
 
 
 def made_by(results: Results) -> str:
-    """What made a recording: its command, commit, machine, version, profile and data."""
+    """The command, commit, machine, PyTorch version, profile and data of a recording."""
     recorded, origin = results.recorded, results.recorded["origin"]
     hardware = origin["hardware"]
     machine = f"{hardware['processor']}, {hardware['cores']} cores"
-    if recorded.get("device") != "cpu":  # older recordings do not say: with a GPU, they used it
+    if recorded.get("device") != "cpu":  # older recordings name no device; they used the GPU if there was one
         machine = hardware.get("gpu") or machine
     return (
-        f"Made by `{recorded['command']}` at commit `{(origin['commit'] or 'unknown')[:12]}` on {machine}, PyTorch "
-        f"{origin['versions']['torch']}; profile {results.profile}; data fingerprint `{results.data}`."
+        f"Recorded with `{recorded['command']}` at commit `{(origin['commit'] or 'unknown')[:12]}` on {machine}, "
+        f"PyTorch {origin['versions']['torch']}; profile {results.profile}; data fingerprint `{results.data}`."
     )
 
 
 def beside_full_size(table: pd.DataFrame, full: Results) -> pd.DataFrame:
-    """The rows of this page and what was recorded of them at the paper's full size, with its interval."""
-    there = rows(full, {})
+    """mAP of each row on this page and, with its interval, as recorded at the paper's full size."""
+    recorded = rows(full, {})
     return pd.DataFrame(
         {
             "paper": table["paper"],
             "this page": table["ours"],
-            "full size": there["ours"],
-            "low": there["low"],
-            "high": there["high"],
-            "rank-1": there["rank-1"],
-            "seconds": there["seconds"],
+            "full size": recorded["ours"],
+            "low": recorded["low"],
+            "high": recorded["high"],
+            "rank-1": recorded["rank-1"],
+            "seconds": recorded["seconds"],
         },
-        index=[label for label in table.index if label in there.index],
+        index=[label for label in table.index if label in recorded.index],
     ).rename_axis("row")
 
 
 def is_the_papers(dataset: str) -> bool:
-    """Whether a dataset is the paper's own, under whatever name it was imported."""
+    """Whether a dataset is the paper's own, whatever its name here."""
     return datasets.get(dataset).title == iqiyi.TITLE
 
 
 def beside_paper(dataset: str) -> str:
-    """What the paper's values can tell beside those of a dataset."""
+    """How results on a dataset may be compared with the paper's values, in a sentence."""
     if is_the_papers(dataset):
         return (
-            "The paper's values are those of the same data: levels can be compared as far as the settings below are "
-            "the paper's, as they are in the profile `paper`."
+            "The paper's values are those of the same data: mAP can be compared directly where the settings below "
+            "match the paper's, as in the profile `paper`."
         )
     return (
-        f"The paper's values are those of {iqiyi.TITLE}, which is not the dataset of this page: levels cannot be "
-        "compared, the order of the rows and their differences can."
+        f"The paper's values are for {iqiyi.TITLE}, which is not the dataset of this page: compare the order of the "
+        "rows and the differences between them, not the mAP itself."
     )
 
 
 def beside_recording(results: Results, recorded: Results | None) -> str | None:
-    """Whether fresh runs differ from the recorded ones, in a sentence; None where there is nothing to compare."""
+    """How new runs compare with the recorded ones, in a sentence; None if there are not both."""
     if results.recorded is not None or recorded is None:
         return None
     if results.data != recorded.data:
-        return f"The recorded runs were made on other data (fingerprint `{recorded.data}`): nothing to compare."
+        return f"The recorded runs used other data (fingerprint `{recorded.data}`), so they cannot be compared."
     both = [key for key in results.runs if key in recorded.runs]
     same = [key for key in both if results.runs[key].spec == recorded.runs[key].spec]
     if not same:
-        return "The recorded runs have other settings or seeds: nothing to compare."
+        return "The recorded runs have other settings or seeds, so they cannot be compared."
     apart = {key: abs(results.runs[key].mean_ap - recorded.runs[key].mean_ap) for key in same}
     worst = max(apart, key=apart.get)
     differ = sum(d >= RECORDED_DIGITS for d in apart.values())
     if not differ:
-        return f"All {len(same)} runs give the numbers that were recorded."
-    here, there = (sum(r.runs[key].mean_ap for key in same) / len(same) for r in (results, recorded))
+        return f"All {len(same)} runs reproduce the recorded numbers."
+    new, old = (sum(r.runs[key].mean_ap for key in same) / len(same) for r in (results, recorded))
     return (
-        f"Of {len(same)} runs {differ} differ from the recorded ones: at most by {apart[worst]:.4f} mAP ({worst[0]}, "
-        f"seed {worst[1]}), on average over all by {abs(here - there):.4f}."
+        f"{differ} of {len(same)} runs differ from the recorded ones, by at most {apart[worst]:.4f} mAP ({worst[0]}, "
+        f"seed {worst[1]}); the mean mAP of all runs differs by {abs(new - old):.4f}."
     )
 
 
 def again(notebook: str, **values: Any) -> str:
-    """How to execute a page again with the values of its parameters, and what executed it, as text for the page."""
-    given = {name: value for name, value in values.items() if value not in ("", [], "auto")}  # otherwise as it is
+    """The commands that execute a page again with the same parameters, then ``executed``, as Markdown."""
+    given = {name: value for name, value in values.items() if value not in ("", [], "auto")}  # the others are defaults
     words = [
         f"-p {name} {shlex.quote(str(value))}" if isinstance(value, str) else f"-y '{name}: {json.dumps(value)}'"
         for name, value in given.items()
@@ -189,7 +194,7 @@ def again(notebook: str, **values: Any) -> str:
 
 
 def executed() -> str:
-    """What executed the notebook that asks, in a sentence."""
+    """When, how long and on which software and machine the calling notebook was executed, in a sentence."""
     origin = provenance.origin(ROOT)
     machine, versions = origin["hardware"], origin["versions"]
     commit, changed, _ = (origin["commit"] or "unknown").partition("-dirty")
@@ -198,13 +203,13 @@ def executed() -> str:
     parts += [machine["gpu"]] if "gpu" in machine else []
     return (
         f"This page was executed on {datetime.now(UTC):%Y-%m-%d %H:%M} (UTC) in {notebooks.elapsed():.0f} s, at commit "
-        f"`{commit[:12]}`{', changed since,' * bool(changed)} with Python {versions['python']}, PyTorch "
+        f"`{commit[:12]}`{' with uncommitted changes' * bool(changed)}, with Python {versions['python']}, PyTorch "
         f"{versions['torch']} and NumPy {versions['numpy']}, on {', '.join(parts)}."
     )
 
 
 def runs(results: Results) -> HTML:
-    """Every run behind the numbers of a page, folded away: its row, seed, mAP, key in the store, and when it was made.
+    """A folded table of all runs of a page: row, seed, mAP, key in the store, when it was trained, and the commit.
 
     ``where_from`` links to it.
     """
@@ -216,7 +221,7 @@ def runs(results: Results) -> HTML:
                 "mAP": one.mean_ap,
                 "rank-1": one.rank_1,
                 "run": one.key[:12],
-                "trained": one.origin.get("when", ""),  # not kept in a recording
+                "trained": one.origin.get("when", ""),  # a recording has no dates
                 "commit": (one.origin["commit"] or "unknown")[:9],
             }
             for (label, seed), one in results.runs.items()
@@ -227,14 +232,14 @@ def runs(results: Results) -> HTML:
 
 
 def setting_table(setting: Setting) -> pd.DataFrame:
-    """What all rows share, a line a setting."""
+    """The settings that all rows share, one per line."""
     flat = setting.model_dump() | setting.training.model_dump()
     del flat["training"]
     return pd.DataFrame({"value": [str(v) for v in flat.values()]}, index=pd.Index(flat, name="setting"))
 
 
 def styled(table: pd.DataFrame) -> HTML:
-    """A table for a page: four digits, an interval in one column, nothing for no value. All digits to take along."""
+    """A table as HTML: four digits, the interval in one column, empty cells for NaN, and a link to all digits."""
     shown = table.copy()
     if {"low", "high"} <= set(shown):
         interval = [f"{low:.4f} … {high:.4f}" for low, high in zip(shown["low"], shown["high"], strict=True)]
@@ -244,8 +249,10 @@ def styled(table: pd.DataFrame) -> HTML:
         shown["seconds"] = [f"{s:.1f}" for s in shown["seconds"]]
     named = shown.index.name is not None
     if named:
-        shown = shown.rename_axis(index=None, columns=shown.index.name)  # the name of the rows in the header, not below
-    # The page gives names their room, sets many columns smaller, and folds the cells of long texts.
+        shown = shown.rename_axis(
+            index=None, columns=shown.index.name
+        )  # the name of the index in the header row, not below it
+    # The stylesheet widens the column of names, shrinks wide tables and folds cells with long texts.
     long = named and max((len(str(name)) for name in shown.index), default=0) > SHORT
     kinds = ["famf-names"] * long + ["famf-wide"] * (shown.shape[1] > 5)
     html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
@@ -254,7 +261,7 @@ def styled(table: pd.DataFrame) -> HTML:
 
 
 def _taken_along(csv: str) -> str:
-    """A link to a table with all its digits, which lies in the page itself."""
+    """A link to the table as CSV with all digits, embedded in the page."""
     data = base64.b64encode(csv.encode()).decode()
     link = f'<a class="famf-take" data-table download="table.csv" href="data:text/csv;base64,{data}">CSV</a>'
     return f'<p class="famf-take">{link}</p>'
@@ -265,45 +272,47 @@ def protocol(dataset: str, results: Results) -> str:
     spec = next(iter(results.runs.values())).spec
     source = datasets.get(dataset)
     split = {
-        "given": "The source fixes which clips train and which are ranked; the gallery keeps its noise clips, training "
-        "has none (Sec. 4.1). A seed decides the first weights and the faces that are sampled.",
-        "groups": "No film of a person is on both sides: of each person's films a third, one or more, are ranked, the "
-        "others train, and persons with a single film are left out. Every seed deals the films anew, so the interval "
-        "covers the choice of films too.",
-        "random": "A third of each person's clips are ranked and the others train, dealt anew by every seed.",
+        "given": "The dataset defines which clips are for training and which are ranked; noise clips stay in the "
+        "gallery and out of training (Sec. 4.1). A seed determines the initial weights and the sampled faces.",
+        "groups": "No film of a person is on both sides of the split: a third of each person's films, at least one, "
+        "are ranked, and the others are for training; persons with a single film are left out. Each seed uses a new "
+        "split, so the interval also reflects the choice of films.",
+        "random": "A third of each person's clips are ranked and the others are for training. Each seed uses a new "
+        "split.",
     }[spec.protocol]
     *others, last = spec.model.modalities or ("",)
     beside = f"{', '.join(others)} and {last}" if others else last
-    given = f"The face is fused with {beside}." if beside else "There is the face alone: fusion mixes its clusters."
+    given = f"The face is fused with {beside}." if beside else "There is only the face: the fusion mixes its clusters."
     if len({run.spec.model.modalities for run in results.runs.values()}) > 1:
-        given = "Each row names what the face is fused with."
+        given = "Each row names the modalities that the face is fused with."
     return (
-        f"Data: {source.title}. {split} {given} A run ranks the clips by {spec.evaluation.rank_by}; a person keeps the "
-        f"best {spec.evaluation.k}, and AP divides by all the person's clips. Seeds: "
+        f"Data: {source.title}. {split} {given} Clips are ranked by {spec.evaluation.rank_by}. AP is computed on the "
+        f"top {spec.evaluation.k} per person and divides by the number of all the person's clips. Seeds: "
         f"{', '.join(map(str, results.seeds))}. All rows share the settings below."
     )
 
 
 def choice(dataset: str, profile: Profile) -> str:
-    """How the settings were chosen, in a paragraph."""
+    """How the settings were chosen: a paragraph that introduces ``tuning_table``."""
     place = tuning_file(dataset, profile)
     if not place.exists():
-        return "These are the settings of the profile; nothing was chosen by a measurement."
-    told = json.loads(place.read_text())
+        return "These are the settings of the profile; none was tuned."
+    tuned = json.loads(place.read_text())
     grid = ", ".join(f"`{key}` among {' · '.join(map(str, values))}" for key, values in GRID.items())
     return (
-        f"Chosen on the tuning part, which is never reported: {grid}. Its gallery is {HELD_OUT:.0%} of each person's "
-        f"training films or clips. One choice serves all rows: the best mAP on average over the rows and the seeds "
-        f"{', '.join(map(str, told['seeds']))}. `{told['command']}` repeats it. It gave:"
+        f"These were tuned on a held-out part of the training data, whose results are reported nowhere else: {grid}. "
+        f"The tuning gallery is {HELD_OUT:.0%} of each person's training films or clips. All rows share one setting, "
+        f"the one with the best mean mAP over the rows and the seeds {', '.join(map(str, tuned['seeds']))}. To repeat "
+        f"it, run `{tuned['command']}`. mAP of each setting:"
     )
 
 
 def tuning_table(dataset: str, profile: Profile) -> pd.DataFrame | None:
-    """Every setting that was tried, best first, with the mAP on the tuning part."""
+    """mAP of every setting on the tuning part, best first; None if nothing was tuned."""
     place = tuning_file(dataset, profile)
     if not place.exists():
         return None
-    told = json.loads(place.read_text())
-    table = pd.DataFrame([{k: str(v) for k, v in line.items() if k in GRID} | line["rows"] for line in told["table"]])
-    table.insert(len(GRID), "all rows", [line["mean_ap"] for line in told["table"]])
+    tuned = json.loads(place.read_text())
+    table = pd.DataFrame([{k: str(v) for k, v in line.items() if k in GRID} | line["rows"] for line in tuned["table"]])
+    table.insert(len(GRID), "all rows", [line["mean_ap"] for line in tuned["table"]])
     return table.sort_values("all rows", ascending=False, ignore_index=True)

@@ -1,4 +1,4 @@
-"""The sliders of the exploration notebook, in JupyterLab: they say what to draw, ``figures.exploration`` draws it."""
+"""The sliders of the exploration notebook in JupyterLab. They choose what ``figures.exploration`` draws."""
 
 from dataclasses import replace
 from html import escape
@@ -12,14 +12,14 @@ from famf_book.figures.exploration import Album, drawing
 WORDS = {"blur": "blur", "occlusion": "occlude", "poor": "poor faces", "stranger": "replace"}
 HINTS = {
     "blur": "the same faces, out of focus",
-    "occlusion": "the same faces, with something in the way",
-    "poor": "one of the poorest training faces in place of each, whoever it shows",
-    "stranger": "a training face of somebody else in place of each",
+    "occlusion": "the same faces, partly hidden",
+    "poor": "each replaced by one of the poorest training faces, of any person",
+    "stranger": "each replaced by a training face of somebody else",
 }
 
 
 class Exploration:
-    """The sliders and the picture under them. Displayed by ``widget``."""
+    """The sliders with the picture below them. Display its ``widget``."""
 
     def __init__(self, explorer: Explorer, clip: str = ""):
         self.explorer, self.album = explorer, Album(explorer)
@@ -34,7 +34,7 @@ class Exploration:
         )
         self.person = Dropdown(**_described("with", "15rem"))
         self.share = _slider("Faces", 0.0)
-        self.degree = _slider("How far", 1.0)
+        self.degree = _slider("Degree", 1.0)
         names = explorer.model().config.modalities
         self.modalities = {name: Checkbox(True, description=name, indent=False, layout=_wide("7rem")) for name in names}
         self.status, self.picture = HTML(), HTML(layout=Layout(margin="0.8rem 0 0 0"))
@@ -50,67 +50,67 @@ class Exploration:
 
     @property
     def ruin(self) -> Ruin:
-        """What the sliders say of the faces."""
+        """The ruin that the sliders describe."""
         person = self.person.value or "" if self.kind.value == "stranger" else ""
         return Ruin(self.kind.value, self.share.value, self.degree.value, person)
 
     @property
     def widget(self) -> VBox:
-        """All of it."""
-        told = [HTML("Heard and seen beside the face:")] if self.modalities else [HTML("These data have faces alone.")]
+        """The whole widget."""
+        label = HTML("Other modalities:" if self.modalities else "These data have only faces.")
         return VBox(
             [
                 HBox([self.clip, self.clusters], layout=_folding()),
                 HBox([HBox([HTML("Ruin by"), self.kind], layout=_folding("0.5rem", "0 0 0 1.2rem")), self.person]),
                 HBox([self.share, self.degree], layout=_folding()),
-                HBox([*told, *self.modalities.values()], layout=_folding("1rem", "0 0 0 4.8rem")),
+                HBox([label, *self.modalities.values()], layout=_folding("1rem", "0 0 0 4.8rem")),
                 self.status,
                 self.picture,
             ]
         )
 
     def draw(self) -> None:
-        """The picture for where the sliders are. A model that is not there yet is trained first."""
+        """Draws the picture for the current sliders. Trains the model first if need be."""
         without = [name for name, box in self.modalities.items() if not box.value]
         clusters = self.clusters.value
         try:
             if not self.explorer.there(clusters):
                 self._train(clusters)
             self.picture.value = drawing(self.album, self.clip.value, self.ruin, without, clusters)
-        except (ValueError, LookupError) as error:  # what goes wrong in an event is seen nowhere else
+        except (ValueError, LookupError) as error:  # errors in event handlers are shown nowhere else
             self.status.value = f"<b>{escape(str(error))}</b>"
 
     def _train(self, clusters: int) -> None:
         epochs = self.explorer.spec(clusters).training.epochs
 
         def report(epoch: int, loss: float) -> None:
-            self.status.value = f"Training the model of K = {clusters}: epoch {epoch} of {epochs} …"
+            self.status.value = f"Training the model with K = {clusters}: epoch {epoch} of {epochs} …"
 
-        self.status.value = f"Training the model of K = {clusters} …"
+        self.status.value = f"Training the model with K = {clusters} …"
         self.explorer.model(clusters, report)
         self.status.value = ""
 
     def _named(self, clip: Explored) -> str:
         place = self.explorer.untouched(clip).place(clip.person)
-        return f"{clip.person}, {clip.name} {'✓' if place == 1 else f'(place {place})'}"
+        return f"{clip.person}, {clip.name} {'✓' if place == 1 else f'(rank {place})'}"
 
     def _chosen(self) -> None:
-        """The modalities that the clip has, and who could replace its faces."""
+        """Updates the modalities that the clip has and the persons who can replace its faces."""
         clip = self.clip.value
         for name, box in self.modalities.items():
-            there = clip.modalities[name][1]
-            box.disabled, box.description = not there, name if there else f"{name}: none"
+            has = clip.modalities[name][1]
+            box.disabled, box.description = not has, name if has else f"{name}: none"
         others = [person for person in self.explorer.persons if person != clip.person]
         self.person.options = [("any stranger", ""), *((person, person) for person in others)]
-        if clip.retake is None:  # real pictures lie in an archive read from its beginning each time: once will do
+        if clip.retake is None:  # the archive of real pictures is slow to read, so it is read once
             self._show(*(Ruin(kind) for kind in self.explorer.kinds))
 
     def _show(self, *ruins: Ruin) -> None:
-        """Has all pictures at hand that the faces may need."""
+        """Loads all pictures that these ruins can show."""
         self.album.pictures(np.concatenate([self.clip.value.shown(replace(ruin, share=1.0)) for ruin in ruins]))
 
     def _ruined(self) -> None:
-        """The sliders that say something of this kind of ruin, and all pictures that they may ask for."""
+        """Shows the sliders that apply to this kind of ruin, and loads its pictures."""
         again = self.clip.value.takes_again(Ruin(self.kind.value))
         self.degree.layout.visibility = "visible" if again else "hidden"
         self.person.layout.visibility = "visible" if self.kind.value == "stranger" else "hidden"

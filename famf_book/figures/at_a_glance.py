@@ -1,4 +1,4 @@
-"""Table 1 on several datasets beside the paper's, in one picture: where FAMF comes out."""
+"""Table 1 in the paper and on several datasets: one panel each, with the rank of FAMF."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,27 +8,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from famf_book.plots import MUTED, OURS, PAPER, WIDTH, tip
+from famf_book.report import ordinal
 from famf_lib.experiments.catalogue import FAMF
 
-BAND = 0.5  # of a row, to either side of its middle
+BAND = 0.5  # half the height of a row
 
 
 def order(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """The rows from the paper's best to its worst, then those that it does not have."""
+    """The labels of the rows in order of the paper's mAP, best first, then those that it does not have."""
     printed = next(iter(tables.values()))["paper"] if tables else pd.Series(dtype=float)
     return list(printed.sort_values(ascending=False, na_position="last", kind="stable").index)
 
 
 def place(values: Sequence[float], value: float) -> str:
-    """Where a value stands among all that there are: "best of 7", "3rd of 7"."""
+    """The rank of a value among those that are not NaN: "best of 7", "3rd of 7"."""
     given = [v for v in values if pd.notna(v)]
-    number = 1 + sum(v > value for v in given)
-    ending = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{'best' if number == 1 else f'{number}{ending}'} of {len(given)}"
+    number = 1 + int(sum(v > value for v in given))
+    return f"{'best' if number == 1 else ordinal(number)} of {len(given)}"
 
 
 def draw(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """A field for the paper's values, and one a dataset for ours with their intervals (``report.rows``)."""
+    """A panel for the paper's values, and one per dataset for ours (``report.rows``) with their intervals."""
     labels = order(tables)
     panels = len(tables) + 1
     figure, every = plt.subplots(
@@ -81,5 +81,5 @@ def _ours(axes: Axes, name: str, table: pd.DataFrame) -> None:
 
 
 def _title(axes: Axes, name: str, values: pd.Series) -> None:
-    stands = f"\nFAMF {place(list(values), values[FAMF.label])}" if pd.notna(values.get(FAMF.label)) else ""
-    axes.set_title(f"{name}{stands}", fontsize=9)
+    rank = f"\nFAMF {place(list(values), values[FAMF.label])}" if pd.notna(values.get(FAMF.label)) else ""
+    axes.set_title(f"{name}{rank}", fontsize=9)

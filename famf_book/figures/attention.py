@@ -1,4 +1,4 @@
-"""Fig. 4: who attends to whom, of one training and over all, and what the fusion leaves of the tokens."""
+"""Paper's Figure 4: which tokens attend to which, and how much the fusion changes the tokens."""
 
 from collections.abc import Mapping
 
@@ -20,31 +20,31 @@ from famf_lib.experiments.results import Results, attention_share
 from famf_lib.experiments.run_store import Run, threads
 from famf_lib.models.famf import FAMF
 
-CLIPS = 512  # of a gallery, to look into the tokens
+CLIPS = 512  # most clips of a gallery whose tokens are analysed
 
 
 # --- the matrix ------------------------------------------------------------------------------------------------------
 
 
 def matrix(results: Results, label: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The attention matrix (T, T) of one training, row by row a token's weights: mean and spread over the persons.
+    """The attention matrix (T, T) of one run, in each row the weights of a token: mean and spread over persons.
 
-    The spread is the standard deviation of the persons' means. A person counts once, however many clips they have.
+    The spread is the standard deviation of the persons' means. Each person counts once, whatever the number of clips.
     """
     table = results.answers["attention"]
     table = table[(table["label"] == label) & (table["seed"] == seed) & (table["person"] >= 0)]
-    names = list(table["row"].unique())  # as the model has them: the clusters of the face, then the modalities
+    names = list(table["row"].unique())  # in the order of the model: the clusters of the face, then the modalities
     over_persons = table.groupby(["row", "column"])["weight"]
     mean, spread = (t.unstack().reindex(index=names, columns=names) for t in (over_persons.mean(), over_persons.std()))
     return mean, spread
 
 
 def blocks(results: Results, label: str) -> pd.DataFrame:
-    """The matrix by modality, over all seeds and persons: row, column, share, low, high, even.
+    """The attention matrix by modality over all seeds and persons. Columns: row, column, share, low, high, even.
 
-    The face's clusters are pooled, as a row by their mean and as a column by their sum, since their numbers mean
-    nothing from one seed to another. ``even`` is the share of a column if all tokens weighed the same. An interval ends
-    where a share does, at 0 and 1.
+    The clusters of the face are pooled, rows by their mean and columns by their sum, because the order of clusters is
+    arbitrary in each seed. ``even`` is the share of a column if all tokens had equal weight. Intervals are clipped to
+    0..1.
     """
     lines = []
     for row in (kinds := _kinds(results, label)):
@@ -56,15 +56,15 @@ def blocks(results: Results, label: str) -> pd.DataFrame:
 
 
 def sources(results: Results, label: str) -> pd.DataFrame:
-    """How many tokens a token draws on: exp of the entropy of its weights, 1 for a single one, T for all alike.
+    """The effective number of tokens that a token attends to: exp of the entropy of its weights, from 1 to T.
 
-    A row a modality: row, number, low, high. Taken of the persons' mean matrices, which are more even than those of
-    single clips: an upper bound. An interval ends at 1 and at T.
+    One row per modality: row, number, low, high. It is computed on each person's mean matrix, which is more even than
+    that of a single clip, so it is an upper bound. Intervals are clipped to 1..T.
     """
     table = results.answers["attention"]
     table = table[(table["label"] == label) & (table["person"] >= 0)]
-    surprise = -table["weight"] * np.log(table["weight"].where(table["weight"] > 0, 1.0))
-    entropy = surprise.groupby([table["seed"], table["person"], table["row"]]).sum()
+    terms = -table["weight"] * np.log(table["weight"].where(table["weight"] > 0, 1.0))
+    entropy = terms.groupby([table["seed"], table["person"], table["row"]]).sum()
     number = np.exp(entropy).rename("number").reset_index()
     number["row"] = number["row"].str.split().str[0]
     persons = max(len(run.ap) for run in results.runs.values())
@@ -77,7 +77,7 @@ def sources(results: Results, label: str) -> pd.DataFrame:
 
 
 def _kinds(results: Results, label: str) -> list[str]:
-    """The modalities of the tokens, "face 3" being of the face."""
+    """The modalities of the tokens; "face 3" belongs to "face"."""
     table = results.answers["attention"]
     return list(dict.fromkeys(name.split()[0] for name in table["row"][table["label"] == label].unique()))
 
@@ -88,17 +88,17 @@ def _kinds(results: Results, label: str) -> list[str]:
 def tokens(
     model: FAMF, run: Run, clipset: ClipSet, clips: int = CLIPS
 ) -> tuple[np.ndarray, Float[Tensor, "B T D"], Float[Tensor, "B T D"]]:
-    """The tokens of ranked clips before and behind the fusion, and ahead of them the person of each clip (its class).
+    """The person (class) of ranked clips, and their tokens before and after the fusion.
 
-    Clips of known persons that have a face and every modality; where there are more than ``clips``, some of them at
-    equal distances in the gallery.
+    Only clips of known persons that have a face and every modality; at most ``clips`` of them, evenly spaced in the
+    gallery.
     """
     split, device = run.split(clipset), clipset.faces.device
     sampler = Sampler(clipset, split.gallery, run.spec.evaluation.faces, model.config.modalities)
-    whole = sampler.has_face.cpu() & (split.gallery_classes.cpu() >= 0)
+    complete = sampler.has_face.cpu() & (split.gallery_classes.cpu() >= 0)
     for modality in sampler.modalities.values():
-        whole &= modality.present[sampler.clips].cpu()
-    rows = torch.nonzero(whole).flatten()
+        complete &= modality.present[sampler.clips].cpu()
+    rows = torch.nonzero(complete).flatten()
     rows = rows[torch.linspace(0, max(len(rows) - 1, 0), min(clips, len(rows))).long()]
     with torch.inference_mode(), threads(1 if device.type == "cpu" else None):
         drawn = sampler.draw(generator(device, run.spec.seed, EVALUATION))
@@ -107,27 +107,27 @@ def tokens(
 
 
 def cosines(tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T T"]:
-    """The cosine of every two tokens of a clip; 0 with a token of zeros."""
+    """The cosine of each pair of tokens of a clip; 0 for a token of zeros."""
     unit = F.normalize(tokens, dim=-1)
     return unit @ unit.transpose(1, 2)
 
 
 def similarity(tokens: Float[Tensor, "B T D"]) -> Float[Tensor, " B"]:
-    """The mean cosine of two different tokens of a clip."""
+    """The mean cosine over pairs of different tokens of a clip."""
     pairs = len(tokens[0]) * (len(tokens[0]) - 1) if len(tokens) else 1
     cosine = cosines(tokens)
     return (cosine.sum((1, 2)) - cosine.diagonal(dim1=1, dim2=2).sum(1)) / pairs
 
 
-def kept(before: Float[Tensor, "B T D"], behind: Float[Tensor, "B T D"]) -> Float[Tensor, " B"]:
-    """The cosine of a token with what the fusion made of it, on average over the tokens of a clip."""
-    return F.cosine_similarity(before, behind, dim=-1).mean(dim=1)
+def kept(before: Float[Tensor, "B T D"], after: Float[Tensor, "B T D"]) -> Float[Tensor, " B"]:
+    """The cosine between a token before and after the fusion, averaged over the tokens of a clip."""
+    return F.cosine_similarity(before, after, dim=-1).mean(dim=1)
 
 
 def effective_rank(tokens: Float[Tensor, "B T D"]) -> Float[Tensor, " B"]:
-    """In how many directions the tokens of a clip point, 1 to T, their lengths aside.
+    """The effective rank of the tokens of a clip, scaled to unit length: 1 to T.
 
-    exp of the entropy of the singular values, scaled to add up to 1 (Roy and Vetterli 2007), of the unit tokens.
+    exp of the entropy of the normalised singular values (Roy and Vetterli 2007).
     """
     values = torch.linalg.svdvals(F.normalize(tokens, dim=-1))
     shares = values / values.sum(dim=1, keepdim=True)
@@ -135,43 +135,43 @@ def effective_rank(tokens: Float[Tensor, "B T D"]) -> Float[Tensor, " B"]:
 
 
 def alike(results: Results, clipset: ClipSet, seed: int) -> dict[str, pd.DataFrame]:
-    """The cosines of the tokens (T, T) in one training of each row, before and behind the fusion: means over clips.
+    """The mean cosines between tokens (T, T) in one run of each row, before and after the fusion.
 
     Raises:
-        ValueError: the runs were recorded elsewhere, so there are no models.
+        ValueError: the runs are recorded, so their models are not here.
     """
     frames = {}
     for label in results.labels:
         model = (run := results.runs[label, seed]).model(clipset)
         _, *both = tokens(model, run, clipset)
-        for when, some in zip(("before", "behind"), both, strict=True):
+        for when, some in zip(("before", "after"), both, strict=True):
             names = model.token_names
             frames[f"{label}: {when}"] = pd.DataFrame(cosines(some).mean(dim=0).numpy(), names, names)
     return frames
 
 
 MEASURES = {
-    "directions of the tokens, before": lambda before, behind: effective_rank(before),
-    "directions of the tokens, behind": lambda before, behind: effective_rank(behind),
-    "cosine of two tokens, before": lambda before, behind: similarity(before),
-    "cosine of two tokens, behind": lambda before, behind: similarity(behind),
-    "cosine of a token before with itself behind": lambda before, behind: kept(before, behind),
+    "effective rank before": lambda before, after: effective_rank(before),
+    "effective rank after": lambda before, after: effective_rank(after),
+    "cosine between tokens before": lambda before, after: similarity(before),
+    "cosine between tokens after": lambda before, after: similarity(after),
+    "cosine of a token before and after": kept,
 }
 
 
 def left(results: Results, clipset: ClipSet) -> pd.DataFrame:
-    """What the fusion leaves of the tokens: label, seed, person, γ (NaN without a residual), and ``MEASURES``.
+    """How much the fusion changes the tokens: label, seed, person, γ (NaN without a residual), and ``MEASURES``.
 
-    A row a training and person: the mean over the person's clips.
+    One row per run and person: the mean over the person's clips.
 
     Raises:
-        ValueError: the runs were recorded elsewhere, so there are no models.
+        ValueError: the runs are recorded, so their models are not here.
     """
     tables = []
     for (label, seed), run in results.runs.items():
         model = run.model(clipset)
-        person, before, behind = tokens(model, run, clipset)
-        measured = {name: measure(before, behind).numpy() for name, measure in MEASURES.items()}
+        person, before, after = tokens(model, run, clipset)
+        measured = {name: measure(before, after).numpy() for name, measure in MEASURES.items()}
         scale = getattr(model.fusion, "scale", None)
         table = pd.DataFrame({"person": person} | measured).groupby("person").mean().reset_index()
         tables.append(table.assign(label=label, seed=seed, γ=float("nan") if scale is None else scale.item()))
@@ -179,7 +179,7 @@ def left(results: Results, clipset: ClipSet) -> pd.DataFrame:
 
 
 def side_by_side(table: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
-    """``left`` of two rows of the experiment: each measure of a and b, and a − b with its interval."""
+    """The measures of ``left`` for two rows a and b of the experiment, and a − b with its interval."""
     lines = {}
     for name in MEASURES:
         persons = range(int(table["person"].max()) + 1)
@@ -200,9 +200,9 @@ def side_by_side(table: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
 def heatmaps(
     frames: Mapping[str, pd.DataFrame], meaning: str, low: float = 0.0, high: float | None = None, columns: int = 2
 ) -> Figure:
-    """Matrices side by side on one scale of colours, each under its title; ``meaning`` says what a colour stands for.
+    """Matrices side by side on one colour scale, each with its title; ``meaning`` is the label of the scale.
 
-    The scale ends at ``high``, or at the largest value. From below zero it has two hues, with white at zero.
+    The scale ends at ``high``, or at the largest value. If ``low`` is negative, it has two hues.
     """
     if high is None:
         high = max((float(frame.max(axis=None)) for frame in frames.values() if not frame.empty), default=1.0)
@@ -224,7 +224,7 @@ def heatmaps(
 
 
 def block_heatmaps(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """``blocks`` side by side: each share with its interval, and below what an even attention would give."""
+    """Tables of ``blocks`` side by side: each share with its interval, and below them the shares of even attention."""
     figure, grid = plt.subplots(
         1, max(len(tables), 1), figsize=(WIDTH, 3.4), layout="constrained", squeeze=False, sharey=True
     )

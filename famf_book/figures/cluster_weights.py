@@ -1,4 +1,4 @@
-"""What φ can add: the layer behind Concat absorbs it, what training made of it, and what it is worth once trained."""
+"""What φ can add to NetVLAD: the layer after Concat absorbs it; learned values of φ; and their effect on mAP."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from famf_book.plots import OURS, PALETTE, WIDTH
+from famf_book.plots import OURS, PALETTE, WIDTH, name_rows
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Batch
 from famf_lib.evidence.bootstrap import difference, estimate
@@ -31,11 +31,11 @@ PLAIN = ("NetVLAD + Concat", "NetVLAD + MLMA")
 
 @torch.no_grad()
 def absorbed(model: FAMF) -> FAMF:
-    """The same model with NetVLAD for AttentionVLAD, and φ in the classifier's first layer: W' = W diag(φ).
+    """The same model with NetVLAD instead of AttentionVLAD and φ in the first layer of the classifier, W' = W diag(φ).
 
-    Behind Concat it gives the same logits. Where each cluster and then the whole is scaled, the whole is K vectors of
-    length φ_k, and the scaling divides by |φ| instead of by √K: W' = W diag(φ) √K / |φ|. Where the whole alone is
-    scaled, a factor a clip remains (``clip_scale``). Behind another fusion it is another model.
+    With Concat both models give the same logits. If each cluster and then the whole is normalised, the whole consists
+    of K vectors of length φ_k and is divided by |φ| instead of √K, so W' = W diag(φ) √K / |φ|. If only the whole is
+    normalised, a factor per clip remains (``clip_scale``). With another fusion the two models differ.
 
     Raises:
         ValueError: the model has no φ.
@@ -56,7 +56,7 @@ def absorbed(model: FAMF) -> FAMF:
 
 
 def _factor(model: FAMF) -> Float[Tensor, " K"]:
-    """What the first layer takes for each cluster."""
+    """The factor that the first layer absorbs for each cluster."""
     phi = model.aggregation.cluster_attention()
     whole = model.aggregation.normalisation.endswith("whole")
     return phi * len(phi) ** 0.5 / phi.norm() if whole else phi
@@ -64,9 +64,9 @@ def _factor(model: FAMF) -> Float[Tensor, " K"]:
 
 @torch.no_grad()
 def clip_scale(model: FAMF, batch: Batch) -> Float[Tensor, " B"]:
-    """What is left of φ when it is absorbed: a factor that the face of a clip has in ``model`` beyond ``absorbed``.
+    """The factor per clip by which the face tokens of ``model`` exceed those that ``absorbed`` accounts for.
 
-    It is 1 except where the whole alone is scaled: that divides by a norm which depends on φ and on the clip.
+    It is 1 unless only the whole is normalised, by a norm that depends on φ and on the clip.
     """
     x, factor = model.scaled(batch.faces), _factor(model)
     graded = model.aggregation(x, batch.mask).flatten(1).norm(dim=1)
@@ -83,10 +83,10 @@ def identity(
     persons: int = 31,
     dtype: torch.dtype = torch.float32,
 ) -> pd.DataFrame:
-    """How far ``absorbed`` is from the model, with random weights and clips: largest differences of a logit.
+    """The largest differences in a logit between ``absorbed`` and the model, for random weights and clips.
 
-    All as a share of the largest logit. Columns: with φ absorbed; with ``clip_scale`` put in as well; and, to see that
-    φ matters here at all, with φ left out. Then the least and the largest ``clip_scale``.
+    Differences are relative to the largest logit. Columns: with φ absorbed; with ``clip_scale`` applied as well; with φ
+    left out, to show that φ matters for these clips; and the smallest and largest ``clip_scale``.
     """
     rows = {}
     for fusion, normalisation in [("concat", n) for n in normalisations] + [("mlma", normalisations[0])]:
@@ -97,7 +97,7 @@ def identity(
         with torch.random.fork_rng():
             torch.manual_seed(1)
             model = FAMF(config, dim, {"audio": dim // 2}, persons).to(dtype).eval()
-            model.aggregation.score.weight *= 20  # far apart: at the start all φ are close to 0.5
+            model.aggregation.score.weight *= 20  # spreads φ, which is close to 0.5 initially
             here = torch.ones(clips, dtype=torch.bool)
             sound = {"audio": torch.randn(clips, dim // 2, dtype=dtype)}
             batch = Batch(torch.randn(clips, faces, dim, dtype=dtype), None, sound, {"audio": here})
@@ -114,7 +114,7 @@ def identity(
             float(scale.min()),
             float(scale.max()),
         )
-    columns = ["absorbed", "and the clip's factor", "left out", "least factor", "largest factor"]
+    columns = ["φ absorbed", "with clip factor", "φ left out", "smallest factor", "largest factor"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("fusion, normalisation")
 
 
@@ -127,9 +127,9 @@ def _trained(results: Results, labels: tuple[str, ...]) -> Iterator[tuple[str, i
 
 @torch.no_grad()
 def identity_of_trained(results: Results, clipset: ClipSet, label: str = GRADED[0]) -> pd.DataFrame:
-    """``absorbed`` of the trained model of each seed, over all ranked clips.
+    """Compares the trained model of each seed with ``absorbed`` on all ranked clips.
 
-    Columns: the largest difference of a logit, the largest logit, the largest difference of a person's AP, mAP of both.
+    Columns: the largest difference in a logit, the largest logit, the largest difference in a person's AP, mAP of both.
     """
     rows = {}
     for _, seed, run in _trained(results, (label,)):
@@ -147,7 +147,7 @@ def identity_of_trained(results: Results, clipset: ClipSet, label: str = GRADED[
 
 @torch.no_grad()
 def learned(results: Results, clipset: ClipSet) -> pd.DataFrame:
-    """φ of every cluster of the trained models. Columns: row, seed, cluster (from 1, in order of φ), φ."""
+    """φ of every cluster of the trained models. Columns: row, seed, cluster (from 1, ascending in φ), φ."""
     parts = [pd.DataFrame({"row": [], "seed": [], "cluster": [], "φ": []})]
     for label, seed, run in _trained(results, GRADED):
         phi = run.model(clipset).aggregation.cluster_attention().sort().values.cpu().numpy()
@@ -156,18 +156,18 @@ def learned(results: Results, clipset: ClipSet) -> pd.DataFrame:
 
 
 def spread(table: pd.DataFrame) -> pd.DataFrame:
-    """``learned`` a row a model: least, mean and largest φ, and the standard deviation in units of the mean.
+    """One row per model of ``learned``: smallest, mean and largest φ, and the standard deviation relative to the mean.
 
     Indexed by row, with the seed as a column.
     """
     phi = table.groupby(["row", "seed"])["φ"]
-    found = {"least": phi.min(), "mean": phi.mean(), "largest": phi.max(), "sd / mean": phi.std(ddof=0) / phi.mean()}
+    found = {"smallest": phi.min(), "mean": phi.mean(), "largest": phi.max(), "sd / mean": phi.std(ddof=0) / phi.mean()}
     return pd.DataFrame(found).reset_index("seed")
 
 
 @torch.no_grad()
 def evened(results: Results, clipset: ClipSet) -> Results:
-    """The trained models of AttentionVLAD with every φ at the mean of its model, ranked again; nothing is trained."""
+    """Results of the trained AttentionVLAD models with every φ set to the mean of its model, without training."""
     runs = {}
     for label, seed, run in _trained(results, GRADED):
         model = run.model(clipset)
@@ -186,12 +186,12 @@ def _even(model: FAMF) -> None:
 
 
 def evenness(results: Results, even: Results) -> list[Comparison]:
-    """Whether the trained models do as well with even φ."""
+    """The claim that trained models do as well with equal φ, for each fusion."""
     return [
         Comparison(
-            "even φ do as well",
+            "equal φ do as well",
             f"with {label.split(' + ')[1]}",
-            f"{label}, every φ at its mean, with the same as trained",
+            f"{label}: every φ at its mean minus φ as trained",
             None,
             difference(even.ap(label), results.ap(label)),
             SAME,
@@ -204,21 +204,21 @@ def evenness(results: Results, even: Results) -> list[Comparison]:
 
 
 def added(results: Results, printed: dict[str, float | None]) -> list[Comparison]:
-    """What φ adds to NetVLAD with either fusion, and how much more that is with MLMA, where it cannot be absorbed."""
+    """The gain from φ over NetVLAD with each fusion, and how much larger it is with MLMA, which cannot absorb φ."""
     gains = [results.ap(graded) - results.ap(plain) for graded, plain in zip(GRADED, PLAIN, strict=True)]
     rows = []
     for graded, plain, gain in zip(GRADED, PLAIN, gains, strict=True):
-        there = (printed.get(graded), printed.get(plain))
-        said = None if None in there else round(there[0] - there[1], 4)
+        paper = (printed.get(graded), printed.get(plain))
+        said = None if None in paper else round(paper[0] - paper[1], 4)
         case = f"with {graded.split(' + ')[1]}"
         rows.append(Comparison("φ adds to NetVLAD", case, f"{graded} over {plain}", said, estimate(gain), BETTER))
     more = estimate(gains[1] - gains[0])
-    rows.append(Comparison("φ adds more", "with MLMA than with Concat", "what φ adds, MLMA over Concat", None, more))
+    rows.append(Comparison("φ adds more", "with MLMA than with Concat", "gain from φ, MLMA over Concat", None, more))
     return rows
 
 
 def strip(table: pd.DataFrame) -> Figure:
-    """``learned``: the φ of every cluster, a line a seed, a panel a row; the bar is their mean."""
+    """The φ of every cluster from ``learned`` and their mean: one line per seed, one panel per row."""
     names = list(dict.fromkeys(table["row"]))
     seeds = sorted(table["seed"].unique())
     height = 1.3 + 0.3 * max(len(seeds), 2)
@@ -229,17 +229,14 @@ def strip(table: pd.DataFrame) -> Figure:
     for axes, name in zip(panels[0], names, strict=False):
         part = table[table["row"] == name]
         at = part["seed"].map({seed: y for y, seed in enumerate(seeds)})
-        axes.scatter(part["φ"], at, s=36, color=OURS, alpha=0.55, linewidth=0, label="a cluster")
+        axes.scatter(part["φ"], at, s=36, color=OURS, alpha=0.55, linewidth=0, label="one cluster")
         means = part.groupby("seed")["φ"].mean()
         heights = [seeds.index(seed) for seed in means.index]
-        axes.scatter(means, heights, s=150, marker="|", color=PALETTE[3], linewidth=2, label="their mean")
+        axes.scatter(means, heights, s=150, marker="|", color=PALETTE[3], linewidth=2, label="mean")
         axes.set_title(name, fontsize=10)
     for axes in panels[0]:
         axes.set_xlabel("φ")
-        axes.grid(axis="y", visible=False)
-        axes.set_yticks(range(len(seeds)), [f"seed {int(seed)}" for seed in seeds])
-        axes.set_ylim(max(len(seeds), 1) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
+        name_rows(axes, [f"seed {int(seed)}" for seed in seeds])
     if names:
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure

@@ -1,7 +1,7 @@
-"""How far an answer can be trusted: confidence against the share of right answers, and what refusing to answer gains.
+"""Calibration and selective prediction: confidence against accuracy, and the gain from rejecting uncertain clips.
 
-The tables of clips here have a row an answer of one run, and the columns seed, unit, confidence, right. ``unit`` is
-who the clip shows: the persons, and each noise clip as somebody of its own (-1, -2, … in the order of the gallery).
+Tables of clips have one row per answer of a run, with the columns seed, unit, confidence, right. ``unit`` is the unit
+of resampling: the person, or for a noise clip a number of its own (-1, -2, … in the order of the gallery).
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from famf_book.plots import MUTED, OURS, PALETTE, WIDTH
+from famf_book.plots import MUTED, WIDTH, styles
 from famf_lib.evidence.bootstrap import Estimate, estimate
 from famf_lib.experiments.results import Results
 
 BINS = 10
-COVERAGES = tuple(n / 10 for n in range(1, 11))  # where a risk-coverage curve gets an interval
-WANTED = 0.99  # the share of right answers that a user may want
-KNOWN, ALL = "known persons", "noise clips too, counted as wrong"
-STYLES = ((PALETTE[1], "s"), (OURS, "o"))  # FAMF is the last row, and blue
+COVERAGES = tuple(n / 10 for n in range(1, 11))  # where the risk-coverage curve has an interval
+WANTED = 0.99  # the accuracy that a user may want
+KNOWN, ALL = "known persons", "with noise clips, counted as wrong"
 LINES = {KNOWN: "-", ALL: (0, (4, 2))}
 OF_CURVE = ["row", "of", "coverage", "risk", "low", "high"]
 OF_BINS = ["row", "of", "bin", "clips", "confidence", "right", "low", "high"]
@@ -30,7 +29,7 @@ Kinds = Mapping[tuple[str, str], pd.DataFrame]
 
 
 def kinds(results: Results) -> dict[tuple[str, str], pd.DataFrame]:
-    """The clips of each row, by (row, KNOWN or ALL); no ALL where the gallery has no noise clips."""
+    """The clips of each row by (row, KNOWN or ALL); without ALL if the gallery has no noise clips."""
     table = results.answers["answers"]
     noise = table["person"] < 0
     number = noise.groupby([table["label"], table["seed"]]).cumsum()
@@ -45,13 +44,13 @@ def kinds(results: Results) -> dict[tuple[str, str], pd.DataFrame]:
 
 
 def share(clips: pd.DataFrame, value: pd.Series, among: pd.Series | None = None) -> Estimate:
-    """The mean of a value over clips, or over some of them, with the interval of ``statistics.estimate``.
+    """The mean of a value over all or some clips, with the interval of ``bootstrap.estimate``.
 
-    A mean over clips is a ratio of two sums over persons and seeds, R = Σ y / Σ n. What is resampled is its
-    linearisation (Taylor's, as in survey sampling), R + (y − R n) / mean n, whose mean is R.
+    A mean over clips is a ratio of two sums over persons and seeds, R = Σ y / Σ n. Its Taylor linearisation (as in
+    survey sampling), R + (y − R n) / mean n, is resampled; its mean is R.
 
     Raises:
-        ValueError: no clip.
+        ValueError: there is no clip.
     """
     seeds = clips["seed"].unique()
     if among is not None:
@@ -65,12 +64,12 @@ def share(clips: pd.DataFrame, value: pd.Series, among: pd.Series | None = None)
 
 
 def of_right(clips: pd.DataFrame, among: pd.Series | None = None) -> Estimate:
-    """The share of right answers, its interval within 0..1. Raises: as ``share``."""
+    """The share of right answers, its interval clipped to 0..1. Raises the errors of ``share``."""
     return within(share(clips, clips["right"], among))
 
 
 def within(e: Estimate) -> Estimate:
-    """An estimate of a share, its interval cut to 0..1, outside which no share lies."""
+    """An estimate with its interval clipped to 0..1."""
     return replace(e, low=max(e.low, 0.0), high=min(e.high, 1.0))
 
 
@@ -78,13 +77,13 @@ def within(e: Estimate) -> Estimate:
 
 
 def bins_of(clips: pd.DataFrame, bins: int = BINS) -> pd.Series:
-    """The bin of each clip, 0 …, of about equal counts over all seeds; equal confidences are never parted."""
+    """The bin of each clip, from 0. Bins have about equal counts over all seeds; equal confidences share a bin."""
     edges = np.unique(np.quantile(clips["confidence"], np.arange(1, bins) / bins))
     return pd.Series(np.searchsorted(edges, clips["confidence"], side="left"), clips.index)
 
 
 def reliability(clips: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
-    """A line a bin: clips (of all seeds), their mean confidence, the share that is right, with its interval."""
+    """One line per bin: clips (of all seeds), mean confidence, and the share of right answers with its interval."""
     place = bins_of(clips, bins)
     lines = []
     for number in sorted(place.unique()):
@@ -96,9 +95,9 @@ def reliability(clips: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
 
 
 def calibration_error(clips: pd.DataFrame, bins: int = BINS) -> Estimate:
-    """The expected calibration error: |share right − mean confidence| of a bin, averaged over clips.
+    """The expected calibration error: |share right − mean confidence| of each bin, averaged over clips.
 
-    The interval takes the bins, and which way each is off, as given.
+    The interval treats the bins and the sign of each bin's gap as fixed.
     """
     gap = clips["right"].astype(float) - clips["confidence"]
     side = np.sign(gap.groupby(bins_of(clips, bins)).transform("mean"))
@@ -106,18 +105,18 @@ def calibration_error(clips: pd.DataFrame, bins: int = BINS) -> Estimate:
 
 
 def overconfidence(clips: pd.DataFrame) -> Estimate:
-    """Mean confidence less the share of right answers."""
+    """Mean confidence minus the share of right answers."""
     return share(clips, clips["confidence"] - clips["right"].astype(float))
 
 
-# --- refusing --------------------------------------------------------------------------------------------------------
+# --- selective prediction --------------------------------------------------------------------------------------------
 
 
 def refused_last(clips: pd.DataFrame) -> pd.DataFrame:
-    """The clips of each run, the most confident first, with the columns wrong, coverage and risk.
+    """The clips of each run in descending confidence, with the columns wrong, coverage and risk.
 
     ``coverage`` is the share of the run's clips up to this one, ``risk`` the share of wrong answers among them. Clips
-    of equal confidence share their errors: their order means nothing.
+    of equal confidence share their errors, so their order does not matter.
     """
     wrong = 1 - clips["right"].astype(float)
     clips = clips.assign(wrong=wrong.groupby([clips["seed"], clips["confidence"]]).transform("mean"))
@@ -130,7 +129,7 @@ def refused_last(clips: pd.DataFrame) -> pd.DataFrame:
 def risk_coverage(clips: pd.DataFrame, points: int = 100) -> pd.DataFrame:
     """The risk-coverage curve over all runs. Columns: coverage, risk, and at ``COVERAGES`` low and high.
 
-    The interval is that at the threshold which gives this coverage in each run.
+    The interval treats the threshold that gives this coverage in each run as fixed.
     """
     ranked = refused_last(clips)
     lines = []
@@ -144,10 +143,10 @@ def risk_coverage(clips: pd.DataFrame, points: int = 100) -> pd.DataFrame:
 
 
 def area(clips: pd.DataFrame) -> Estimate:
-    """The area under the risk-coverage curve: the mean, over the clips of a run, of the risk at the clip's coverage.
+    """The area under the risk-coverage curve: the mean over the clips of a run of the risk at the clip's coverage.
 
-    The interval rests on each clip's influence: the risk at its own coverage, and what it adds to the risk of all
-    coverages from there on. The mean of the influences is the area.
+    The interval resamples each clip's influence: the risk at its own coverage plus its contribution to the risk at all
+    larger coverages. The mean of the influences is the area.
     """
     ranked = refused_last(clips)
     rank = ranked.groupby("seed").cumcount() + 1
@@ -157,10 +156,10 @@ def area(clips: pd.DataFrame) -> Estimate:
 
 
 def kept(clips: pd.DataFrame, wanted: float = WANTED) -> pd.Series:
-    """Which clips are answered by who wants this share of right answers.
+    """Which clips are answered if this share of the answers should be right.
 
-    The clips of every second person set the threshold, the lowest that gives the share among them, for those of the
-    others, and the other way round; in each run.
+    In each run, the clips of every second person set the threshold for the clips of the others, and vice versa: the
+    lowest threshold that gives this share.
     """
     answered = pd.Series(False, clips.index)
     half = clips["unit"] % 2
@@ -171,7 +170,7 @@ def kept(clips: pd.DataFrame, wanted: float = WANTED) -> pd.Series:
 
 
 def threshold(clips: pd.DataFrame, wanted: float) -> float:
-    """The lowest confidence such that this share of the clips from there on are right; ∞ where there is none."""
+    """The lowest confidence at or above which this share of the clips is right; ∞ if there is none."""
     of = clips.groupby("confidence")["right"].agg(["sum", "size"]).iloc[::-1].cumsum()  # equal confidences together
     enough = of.index[of["sum"] >= wanted * of["size"] - 1e-9]
     return float(enough.min()) if len(enough) else np.inf
@@ -193,9 +192,9 @@ def all_curves(of: Kinds) -> pd.DataFrame:
 
 
 def summary(of: Kinds) -> pd.DataFrame:
-    """A line a kind, by (row, of): estimates of the measures, and the number of clips of a run.
+    """One line per (row, of): estimates of the measures, and the number of clips per run.
 
-    ``right there`` is the share of right answers among the clips that are ``kept``, or None where there is none.
+    ``right there`` is the share of right answers among the clips that are ``kept``, None if none is kept.
     """
     lines = {}
     for key, clips in of.items():
@@ -213,20 +212,20 @@ def summary(of: Kinds) -> pd.DataFrame:
 
 
 def shown_bins(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """``all_bins`` of a kind as text: a line a bin, and for each row confidence, share of right answers, clips."""
+    """``all_bins`` of a kind as text: one line per bin; for each row its confidence, share of right answers, clips."""
     table = table[table["of"] == kind]
     columns = {}
     for row, of in table.set_index("bin").groupby("row", sort=False):
         columns[f"{row}: confidence"] = of["confidence"].map("{:.3f}".format)
-        told = [f"{t.right:.3f} [{t.low:.3f}, {t.high:.3f}]" for t in of.itertuples(index=False)]
-        columns[f"{row}: right"] = pd.Series(told, of.index)
+        cells = [f"{t.right:.3f} [{t.low:.3f}, {t.high:.3f}]" for t in of.itertuples(index=False)]
+        columns[f"{row}: right"] = pd.Series(cells, of.index)
         columns[f"{row}: clips"] = of["clips"]
     return pd.DataFrame(columns).rename_axis("bin")
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """``summary`` as text, a line a measure and a column a row and kind."""
-    names = {"coverage": f"coverage for {WANTED:.0%} right", "right there": "right among these"}
+    """``summary`` as text: one line per measure, one column per row and kind."""
+    names = {"coverage": f"coverage for {WANTED:.0%} right", "right there": "right at this coverage"}
     text = table.drop(columns="clips").map(lambda e: "–" if e is None else f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]")
     text.insert(0, "clips", [f"{n:,.0f}" for n in table["clips"]])
     text.index = [f"{row}, {kind}" for row, kind in table.index]
@@ -234,44 +233,41 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(table: pd.DataFrame, row: str, name: str = "") -> str:
-    """What ``summary`` says of a row, in sentences."""
+    """The calibration of a row and its coverage at ``WANTED`` accuracy, from ``summary``, in sentences."""
 
-    def told(e: Estimate, form: str = ".0%") -> str:
+    def interval(e: Estimate, form: str = ".0%") -> str:
         return f"{e.mean:{form}} [{e.low:{form}}, {e.high:{form}}]"
 
     def wanted(line: pd.Series) -> str:
         if line["right there"] is None:
             return "no threshold gives that"
-        return f"answering {told(line['coverage'])} of the clips gives {told(line['right there'], '.1%')} right answers"
+        right = interval(line["right there"], ".1%")
+        return f"{interval(line['coverage'])} of the clips are answered, {right} of them correctly"
 
     known = table.loc[(row, KNOWN)]
     over = known["overconfidence"]
-    way = "too sure" if over.low > 0 else "not sure enough" if over.high < 0 else "neither too sure nor too unsure"
+    way = "overconfident" if over.low > 0 else "underconfident" if over.high < 0 else "neither over- nor underconfident"
     text = (
-        f"On clips of known persons {name or row} is {way}: its confidence less its share of right answers is "
-        f"{told(over, '+.3f')}, and its expected calibration error {told(known['ECE'], '.3f')}. Who wants {WANTED:.0%} "
-        f"right answers: {wanted(known)}."
+        f"On clips of known persons, {name or row} is {way}: its confidence minus its share of right answers is "
+        f"{interval(over, '+.3f')}, and its expected calibration error is {interval(known['ECE'], '.3f')}. With a "
+        f"threshold chosen for {WANTED:.0%} right answers, {wanted(known)}."
     )
     if (row, ALL) in table.index:
-        text += f" With noise clips in the gallery, each of them a wrong answer: {wanted(table.loc[(row, ALL)])}."
+        text += f" With noise clips in the gallery, counted as wrong, {wanted(table.loc[(row, ALL)])}."
     return text
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _styles(rows: list[str]) -> dict[str, tuple]:
-    return {row: STYLES[(len(STYLES) - len(rows) + n) % len(STYLES)] for n, row in enumerate(rows)}
-
-
 def reliability_figure(table: pd.DataFrame) -> Figure:
-    """``all_bins``: a panel a kind, the share of right answers against confidence; the diagonal is what is meant."""
+    """Reliability diagrams from ``all_bins``, one panel per kind; a calibrated model lies on the diagonal."""
     found = list(table["of"].unique()) or [KNOWN]
     figure, panels = plt.subplots(1, len(found), figsize=(WIDTH, 4.3), layout="constrained", sharey=True, squeeze=False)
-    styles = _styles(list(table["row"].unique()))
+    looks = styles(list(table["row"].unique()))
     for axes, kind in zip(panels[0], found, strict=True):
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":", zorder=1)
-        for row, (colour, marker) in styles.items():
+        for row, (colour, marker) in looks.items():
             of = table[(table["row"] == row) & (table["of"] == kind)]
             axes.vlines(of["confidence"], of["low"], of["high"], color=colour, linewidth=1.5, alpha=0.6)
             axes.plot(of["confidence"], of["right"], color=colour, marker=marker, markersize=5, label=row)
@@ -285,7 +281,7 @@ def reliability_figure(table: pd.DataFrame) -> Figure:
 
 
 def risk_figure(table: pd.DataFrame) -> Figure:
-    """``all_curves``: wrong answers among those given, against the share of clips that get one."""
+    """Risk-coverage curves from ``all_curves``."""
     figure, axes = plt.subplots(figsize=(WIDTH, 4.3), layout="constrained")
     axes.axhline(1 - WANTED, color=MUTED, linewidth=1, linestyle=":")
     axes.annotate(
@@ -297,14 +293,14 @@ def risk_figure(table: pd.DataFrame) -> Figure:
         fontsize=8,
         color=MUTED,
     )
-    styles = _styles(list(table["row"].unique()))
+    looks = styles(list(table["row"].unique()))
     for (row, kind), of in table.groupby(["row", "of"], sort=False):
-        colour = styles[row][0]
+        colour = looks[row][0]
         axes.plot(of["coverage"], of["risk"], color=colour, linestyle=LINES[kind], label=f"{row}: {kind}")
         band = of.dropna()
         axes.fill_between(band["coverage"], band["low"], band["high"], color=colour, alpha=0.13, linewidth=0)
-    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="coverage: share of the clips that get an answer")
-    axes.set_ylabel("risk: wrong answers among them")
+    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="coverage: share of the clips that are answered")
+    axes.set_ylabel("risk: share of wrong answers")
     _legend(figure, axes)
     return figure
 

@@ -1,6 +1,6 @@
 """Curves: mAP, time and memory against the number of clusters K, and mAP against the number of faces N.
 
-Tables first, then figures, which draw plain tables: a row a point.
+Tables come first, one row per point, then the figures that draw them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from famf_book import report
-from famf_book.plots import DIAMOND, MUTED, OURS, PALETTE, WIDTH
+from famf_book.plots import DIAMOND, GB, MUTED, OURS, PALETTE, WIDTH, bytes_text
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.synthetic import SIZES
 from famf_lib.evidence.bootstrap import Estimate, difference, estimate
@@ -31,12 +31,10 @@ from famf_lib.training.train import TrainingConfig, precision_of
 
 OURS_FORM, STORED = "residuals not stored (this book)", "every residual stored"
 FORMS = {OURS_FORM: None, STORED: ResidualsMaterialised}
-"""The two ways to compute the tokens of AttentionVLAD, each with the class that does it in place of the model's own."""
+"""The two ways to compute the tokens of AttentionVLAD, and the class that replaces the model's own for each."""
 
 CARDS = (11, 16, 32, 80)
 """Sizes of common graphics cards, in GB."""
-
-GB, MB = 2**30, 2**20  # a card that is sold as 11 GB has 11 × 2³⁰ bytes
 
 
 def by_clusters(results: Results, printed: Mapping[str, float | None]) -> pd.DataFrame:
@@ -49,25 +47,25 @@ def by_clusters(results: Results, printed: Mapping[str, float | None]) -> pd.Dat
 
 
 def seconds(results: Results) -> pd.DataFrame:
-    """Wall time of every training in seconds: a row a label, a column a seed."""
+    """Wall time of every run in seconds: one row per label, one column per seed."""
     values = {s: [results.runs[label, s].seconds for label in results.labels] for s in results.seeds}
     return pd.DataFrame(values, index=pd.Index(results.labels, name="row"))
 
 
 def told_batch(results: Results, whole: str, half: str) -> str:
-    """What half the batch does at the same K, in a sentence: is it enough to explain a fall?"""
+    """The effect of half the batch at the same K, by the rule “no difference”, in a sentence."""
     effect = difference(results.ap(half), results.ap(whole))
     found = {
-        Verdict.HOLDS: f"makes no difference beyond ±{MARGIN}",
+        Verdict.HOLDS: f"changes mAP by less than {MARGIN}",
         Verdict.DOES_NOT_HOLD: f"changes mAP by more than {MARGIN}",
         Verdict.CANNOT_TELL: "may or may not matter",
     }[SAME.judge(effect, MARGIN)]
-    return f"At the same K half the batch {found}: {_interval(effect)}."
+    return f"At the same K, half the batch {found}: {_interval(effect)}."
 
 
 @dataclass(frozen=True)
 class Size:
-    """What decides the memory of a training step, K aside: model, training, D, D_m of each modality and C."""
+    """Everything but K that determines the memory of a training step: model, training, D, all D_m, and C."""
 
     model: ModelConfig
     training: TrainingConfig
@@ -77,7 +75,7 @@ class Size:
 
 
 def size_of(results: Results, clipset: ClipSet) -> Size:
-    """The size of the runs of an experiment, with the precision that they were trained in."""
+    """The size of the runs of an experiment, with the precision used in training."""
     run = next(iter(results.runs.values()))
     precision = str(precision_of(run.spec.training, clipset.faces.device)).removeprefix("torch.")
     return Size(
@@ -102,7 +100,7 @@ def paper_size() -> Size:
 
 
 def step_memory(clusters: Sequence[int], size: Size) -> pd.DataFrame:
-    """Peak memory of a training step in bytes, counted and not run: a row a K, a column a form of AttentionVLAD."""
+    """Calculated peak memory of a training step in bytes: one row per K, one column per form of AttentionVLAD."""
     found = {}
     for k in clusters:
         options = size.model.aggregation_options | {"clusters": k}
@@ -122,13 +120,13 @@ def step_memory(clusters: Sequence[int], size: Size) -> pd.DataFrame:
 
 
 def told_memory(memory: pd.DataFrame, k: int) -> str:
-    """What a table of ``step_memory`` says of one K, in a sentence."""
-    stored, ours = (_bytes(memory[form][k]) for form in (STORED, OURS_FORM))
-    return f"with K = {k} a training step takes {stored} where every residual is stored, and {ours} where none is"
+    """The memory of one K in a table of ``step_memory``, as a clause."""
+    stored, ours = (bytes_text(memory[form][k]) for form in (STORED, OURS_FORM))
+    return f"with K = {k} a training step takes {stored} if every residual is stored, and {ours} if none is"
 
 
 def fitting(memory: pd.DataFrame, cards: Sequence[int] = CARDS) -> pd.DataFrame:
-    """The largest K of a table of ``step_memory`` that fits on a card, and in how many GB; empty where none does."""
+    """The largest K in a table of ``step_memory`` that fits on each card, and its memory; empty if none does."""
     found = {}
     for card in cards:
         fits = {name: used[used <= card * GB] for name, used in memory.items()}
@@ -143,12 +141,12 @@ def fitting(memory: pd.DataFrame, cards: Sequence[int] = CARDS) -> pd.DataFrame:
 
 
 def trained_with(results: Results, label: str) -> int:
-    """N in the training of a row."""
+    """The number of faces per clip, N, in the training of a row."""
     return results.runs[label, results.seeds[0]].spec.training.faces
 
 
 def by_faces(results: Results) -> pd.DataFrame:
-    """mAP by N in training and at test time: a row a point of a curve, with its interval.
+    """mAP by N in training and at test time, with its interval: one row per point of a curve.
 
     Columns: label, trained (N), faces (N at test time), mean, low, high.
     """
@@ -157,9 +155,9 @@ def by_faces(results: Results) -> pd.DataFrame:
 
 
 def beside_most(results: Results) -> pd.DataFrame:
-    """The same for mAP less that with the largest N at test time, paired by seed and person; with the verdict.
+    """As ``by_faces`` for mAP minus mAP with the largest N at test time, paired by seed and person, with the verdict.
 
-    ``verdict`` is that of the rule “no difference”. The faces of a smaller N are among those of a larger one.
+    ``verdict`` is by the rule “no difference”. The faces of a smaller N are a subset of those of a larger one.
     """
     *fewer, most = _tested(results)
     table = _points(results, fewer, lambda label, n: difference(_ap(results, label, n), _ap(results, label, most)))
@@ -185,75 +183,71 @@ def _points(results: Results, tested: Sequence[int], measure: Callable[[str, int
 
 
 def enough(beside: pd.DataFrame) -> pd.DataFrame:
-    """From which N at test time on more faces make no difference, and what a single face costs: a row a training N.
+    """The N at test time from which on more faces make no difference, and the loss with a single face, from a table of
+    ``beside_most``: one row per N in training.
 
-    ``from`` is the first N whose verdict in a table of ``beside_most`` is that it makes no difference to the largest,
-    and that of all N between them too; missing where there is none. ``cost`` (low, high) of N = 1 is positive where
-    mAP is lost; ``gain`` of the largest over the N of training (gain low, gain high) where it is won. Missing where
-    that N was not tested, or is the largest.
+    ``from`` is the first N for which “no difference” to the largest N holds, as it does for all N between them; NaN if
+    there is none. ``cost`` (low, high) is the loss in mAP with N = 1. ``gain`` (gain low, gain high) is the gain of the
+    largest N over the N of training. Both are NaN if that N was not tested or is the largest.
     """
     found = {}
     for trained, curve in beside.groupby("trained"):
         curve = curve.sort_values("faces")
-        same = (curve["verdict"] == Verdict.HOLDS)[::-1].cummin()[::-1]  # this one, and all that are larger
+        same = (curve["verdict"] == Verdict.HOLDS)[::-1].cummin()[::-1]  # for this N and all larger ones
         found[trained] = [curve["faces"][same].min(), *_lost(curve, 1), *_lost(curve, trained)]
     columns = ["from", "cost", "low", "high", "gain", "gain low", "gain high"]
     return pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("trained").astype(float)
 
 
 def _lost(curve: pd.DataFrame, n: int) -> list[float]:
-    """What N faces lose against the largest number: mean, low, high."""
+    """The loss with n faces compared with the largest number: mean, low, high."""
     there = curve[curve["faces"] == n]
     return [-float(there[bound].iloc[0]) if len(there) else np.nan for bound in ("mean", "high", "low")]
 
 
 def told_enough(found: pd.DataFrame, most: int, chosen: int) -> str:
-    """A table of ``enough`` in sentences, the N in training that the paper chose first."""
+    """A table of ``enough`` in sentences, starting with the paper's N in training."""
     if found.empty:
         return ""
     first = chosen if chosen in found.index else found.index[0]
     others = found.drop(index=first)
     row = found.loc[first]
     cost = Estimate(row["cost"], row["low"], row["high"], 0, 0)
-    told = f"Trained with N = {first}, {_from(row['from'], most)}"
-    told += "." if np.isnan(cost.mean) else f"; a single face costs {_interval(cost, sign='')} mAP."
+    least = (
+        f"no smaller N at test time is shown to match the mAP with {most}"
+        if np.isnan(row["from"])
+        else f"more than {row['from']:.0f} faces at test time make no difference (tested up to {most})"
+    )
+    told = f"Trained with N = {first}, {least}"
+    told += "." if np.isnan(cost.mean) else f"; a single face loses {_interval(cost, sign='')} mAP."
     if len(others):
-        parts = [f"{_from(n, most, short=True)} with N = {trained}" for trained, n in others["from"].items()]
-        told += f" Fewest faces that make none in the other trainings: {', '.join(parts)}."
+        parts = [f"{'none' if np.isnan(n) else f'{n:.0f}'} (N = {trained})" for trained, n in others["from"].items()]
+        told += f" The same number for models trained with other N: {', '.join(parts)}."
     for word, there in (("lower", found["gain high"] < 0), ("higher", found["gain low"] > 0)):
         if there.any():
             parts = [f"N = {n} ({gain:+.4f})" for n, gain in found["gain"][there].items()]
-            told += f" Tested with {most}, mAP is {word} than with the N of training for {', '.join(parts)}."
+            told += f" With {most} faces, mAP is {word} than with the N of training for {', '.join(parts)}."
     return told
 
 
 def told_normalisation(results: Results) -> str:
-    """Whether a token grows with the number of faces, in a sentence: Eq. (3) is a sum over them."""
+    """Whether tokens grow with the number of faces, over which Eq. (3) sums, in a sentence."""
     kinds = {run.spec.model.aggregation_options["normalisation"] for run in results.runs.values()}
     if kinds == {"none"}:
-        return "Tokens are not normalised here, so that N times the faces make a token about N times as long."
+        return "Tokens are not normalised here, so their length grows about in proportion to N."
     named = ", ".join(sorted(kinds))
-    return f"Tokens are scaled here (`normalisation: {named}`), so that their length is not a matter of N."
+    return f"Tokens are normalised here (`normalisation: {named}`), so their length does not depend on N."
 
 
 def told_lengths(counts: np.ndarray, numbers: Sequence[int]) -> str:
-    """How many clips, given their numbers of faces, have too few for each of these N, in a sentence."""
+    """The share of clips that have fewer faces than each of these N, in a sentence; ``counts`` are faces per clip."""
     if not len(counts):
         return ""
     shares = [f"{np.mean(counts < n):.0%} have fewer than {n}" for n in numbers]
     return (
-        f"Half of the ranked clips have {np.median(counts):.0f} faces or fewer; {_listed(shares)}, and repeat theirs."
+        f"Half of the ranked clips have {np.median(counts):.0f} faces or fewer; {' and '.join(shares)}, so "
+        "some of their faces are drawn several times."
     )
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
-
-
-def _from(n: float, most: int, short: bool = False) -> str:
-    if np.isnan(n):
-        return "no such number" if short else f"no smaller N at test time is shown to give the mAP of {most}"
-    return f"{n:.0f}" if short else f"more than {n:.0f} faces at test time make no difference (up to {most})"
 
 
 def _interval(one: Estimate, sign: str = "+") -> str:
@@ -264,11 +258,11 @@ def _interval(one: Estimate, sign: str = "+") -> str:
 
 
 def clusters(table: pd.DataFrame, seeds: pd.DataFrame, times: pd.DataFrame) -> Figure:
-    """mAP and time of a training against K.
+    """mAP and training time against K.
 
     Args:
-        table: ``by_clusters``. Rows of the largest batch make the curve, those of a smaller one stand beside it.
-        seeds: mAP of every seed, by the rows of the table; ``times`` seconds, likewise.
+        table: ``by_clusters``. Rows with the largest batch form the curve; the others are drawn next to it.
+        seeds: mAP of every seed, with the rows of the table; ``times`` are the seconds.
     """
     figure, (above, below) = plt.subplots(
         2, sharex=True, figsize=(WIDTH, 5.6), layout="constrained", height_ratios=(2.3, 1)
@@ -279,7 +273,7 @@ def clusters(table: pd.DataFrame, seeds: pd.DataFrame, times: pd.DataFrame) -> F
         (table[small], PALETTE[1], "s", "ours, smaller batch", 1.13),
     ):
         part = part.sort_values("clusters")
-        x = part["clusters"].to_numpy(dtype=float) * shift  # beside its neighbour, not on it
+        x = part["clusters"].to_numpy(dtype=float) * shift  # so that marks of equal K do not overlap
         dots = {"s": 14, "color": colour, "alpha": 0.5, "linewidth": 0}
         for axes, values in ((above, seeds), (below, times)):
             axes.scatter(np.repeat(x * 1.04, values.shape[1]), values.loc[part.index].to_numpy().flatten(), **dots)
@@ -292,7 +286,7 @@ def clusters(table: pd.DataFrame, seeds: pd.DataFrame, times: pd.DataFrame) -> F
     above.scatter([], [], s=14, color=OURS, alpha=0.5, linewidth=0, label="each seed")
     above.scatter(table["clusters"] / 1.06, table["paper"], **DIAMOND, zorder=3, label="paper (iQIYI-VID-2019)")
     above.set_ylabel("mAP at 100")
-    below.set_ylabel("seconds a training")
+    below.set_ylabel("seconds per run")
     below.set_ylim(0, 1.15 * times.max().max() if times.size else 1)
     _doubling(below, table["clusters"].tolist(), "K, the number of clusters")
     figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
@@ -300,9 +294,9 @@ def clusters(table: pd.DataFrame, seeds: pd.DataFrame, times: pd.DataFrame) -> F
 
 
 def memory(tables: Mapping[str, pd.DataFrame], cards: Sequence[int] = CARDS) -> Figure:
-    """Peak memory of a training step against K: a panel a size, named by its key, from tables of ``step_memory``.
+    """Peak memory of a training step against K: one panel per table of ``step_memory``, titled by its key.
 
-    Cards are drawn where they lie within the range of a panel, or next above it.
+    Cards are drawn if they lie within the range of a panel or just above it.
     """
     panels = max(len(tables), 1)
     figure, panels = plt.subplots(1, panels, figsize=(WIDTH, 3.9), layout="constrained", squeeze=False)
@@ -312,7 +306,7 @@ def memory(tables: Mapping[str, pd.DataFrame], cards: Sequence[int] = CARDS) -> 
             axes.plot(table.index, used, color=colours.get(name, MUTED), marker="o", markersize=5, label=name)
         axes.set_title(title, fontsize=10)
         axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _bytes(v)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: bytes_text(v)))
         axes.minorticks_off()
         _doubling(axes, table.index.tolist(), "K, the number of clusters")
         least, most = (table.min().min(), table.max().max()) if table.size else (1, 0)
@@ -328,15 +322,15 @@ def memory(tables: Mapping[str, pd.DataFrame], cards: Sequence[int] = CARDS) -> 
                     fontsize=8,
                     color="0.35",
                 )
-    panels[0][0].set_ylabel("peak of a training step")
+    panels[0][0].set_ylabel("peak memory of a training step")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
 def faces(table: pd.DataFrame, ylabel: str = "mAP at 100") -> Figure:
-    """mAP against N at test time, a curve with its band an N in training, from ``by_faces``.
+    """mAP against N at test time, from ``by_faces``: one curve with its band per N in training.
 
-    Rings mark where both are the same.
+    Rings mark where both are equal.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 4.4), layout="constrained")
     ends = _curves(axes, table)
@@ -350,9 +344,9 @@ def faces(table: pd.DataFrame, ylabel: str = "mAP at 100") -> Figure:
 
 
 def faces_beside(table: pd.DataFrame, depth: float = 6 * MARGIN) -> Figure:
-    """mAP less that with the largest N, from ``beside_most``, as far as ± ``depth``; the margin as a grey band.
+    """mAP minus mAP with the largest N, from ``beside_most``, within ± ``depth``; the margin is a grey band.
 
-    A filled point makes no difference by the rule, a hollow one does or cannot be told.
+    At filled points “no difference” holds, at hollow ones it does not or we cannot tell.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.6), layout="constrained")
     axes.axhspan(-MARGIN, MARGIN, color="0.5", alpha=0.15, linewidth=0)
@@ -366,9 +360,9 @@ def faces_beside(table: pd.DataFrame, depth: float = 6 * MARGIN) -> Figure:
 
 
 def _curves(axes: Axes, table: pd.DataFrame, filled: pd.Series | None = None) -> list[tuple]:
-    """A curve with its interval as a band for each N in training. Gives what names them (see ``_name_ends``)."""
+    """Draws a curve with its interval as a band for each N in training. Returns the names for ``_name_ends``."""
     trained = sorted(table["trained"].unique())
-    colours = sns.color_palette("viridis", len(trained) + 1)  # in order; the last, pale yellow, is left out
+    colours = sns.color_palette("viridis", len(trained) + 1)  # without the last, pale yellow
     ends = []
     for n, colour in zip(trained, colours, strict=False):
         curve = table[table["trained"] == n].sort_values("faces")
@@ -379,12 +373,12 @@ def _curves(axes: Axes, table: pd.DataFrame, filled: pd.Series | None = None) ->
         axes.scatter(curve["faces"], curve["mean"], s=26, color=face, edgecolor=colour, zorder=3)
         last = curve.iloc[-1]
         ends.append((last["faces"], last["mean"], f"trained with {n}", colour))
-    _doubling(axes, table["faces"].tolist(), "N, faces of a clip at test time")
+    _doubling(axes, table["faces"].tolist(), "N, faces per clip at test time")
     return ends
 
 
 def _doubling(axes: Axes, numbers: Sequence[int], label: str) -> None:
-    """A logarithmic axis whose ticks are the numbers themselves, as far as there is room."""
+    """A logarithmic axis with ticks at the numbers, as far as there is room."""
     axes.set_xlabel(label)
     axes.set_xscale("log", base=2)
     places = sorted(set(numbers))
@@ -398,11 +392,11 @@ def _doubling(axes: Axes, numbers: Sequence[int], label: str) -> None:
 
 
 def _name_ends(axes: Axes, ends: Sequence[tuple], gap: float = 11.0) -> None:
-    """Names at the right ends (x, y, name, colour) of curves, moved apart (points) where they would lie on each other.
+    """Writes names at the right ends (x, y, name, colour) of curves, at least ``gap`` points apart.
 
-    Comes after the limits of the axes are set.
+    Call it after the limits of the axes are set.
     """
-    axes.figure.draw_without_rendering()  # the layout decides where a value lies
+    axes.figure.draw_without_rendering()  # fixes the layout, which ``transData`` needs
     per_point = axes.figure.dpi / 72
     ends = sorted(ends, key=lambda end: end[1])
     view = axes.get_ylim()
@@ -413,7 +407,7 @@ def _name_ends(axes: Axes, ends: Sequence[tuple], gap: float = 11.0) -> None:
     if not ends:
         return
     bottom, top = axes.transAxes.transform([(0, 0), (0, 1)])[:, 1] / per_point
-    shift = np.mean(np.subtract(placed, wanted))  # as many up as down, but beside the picture
+    shift = np.mean(np.subtract(placed, wanted))  # centred on the wanted places, within the axes
     shift = max(min(shift, placed[0] - bottom), placed[-1] - top)
     for (x, y, name, colour), here, there in zip(ends, wanted, placed, strict=True):
         axes.annotate(
@@ -427,7 +421,3 @@ def _name_ends(axes: Axes, ends: Sequence[tuple], gap: float = 11.0) -> None:
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 4},
             annotation_clip=False,
         )
-
-
-def _bytes(value: float | np.integer) -> str:
-    return f"{value / GB:.3g} GB" if value >= GB else f"{value / MB:.3g} MB"

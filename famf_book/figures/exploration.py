@@ -1,7 +1,7 @@
-"""What a model says of an explored clip, drawn: its faces with their weights, the ranking, the attention matrix.
+"""A drawing of a model's answer to an explored clip: faces with their weights, ranking, attention matrix.
 
-The drawing is HTML written by hand, since it follows a slider: Matplotlib would take longer than all the rest.
-Thin marks show what the model says of the same clip untouched.
+It is HTML, because it is drawn again whenever a slider moves and Matplotlib would be too slow. Thin marks show the
+answer to the unchanged clip.
 """
 
 import base64
@@ -18,11 +18,11 @@ from famf_book import pictures, portraits
 from famf_book.explore import START, WHOLE, Answer, Explored, Explorer, Ruin
 from famf_lib.support.wording import counted
 
-PERSONS = 6  # of the ranking
-LEVELS = 10  # of an occlusion: an obstacle is drawn for each once
-SMALL, WIDE, NARROW = 12, 76, 58  # more faces than the first are shown less wide, in pixels
+PERSONS = 6  # persons shown in the ranking
+LEVELS = 10  # levels of occlusion, for each of which an obstacle is drawn once
+SMALL, WIDE, NARROW = 12, 76, 58  # pixels: up to SMALL faces are WIDE, more are NARROW
 
-# The two colours are those of seaborn's colorblind palette. The ground is the page's, light or dark.
+# The two colours are from seaborn's colorblind palette. The background is that of the page, light or dark.
 STYLE = """<style>
 .famf-x {--x-ours: #0173b2; --x-ruined: #de8f05; font-size: 13px; line-height: 1.35; font-variant-numeric: tabular-nums;
  margin-bottom: 1rem}
@@ -50,13 +50,13 @@ STYLE = """<style>
 
 
 class Album:
-    """The pictures of faces, each made once, as addresses of data; a card is its text."""
+    """Caches the pictures of faces as data URLs; a face without a picture has the text of its card instead."""
 
     def __init__(self, explorer: Explorer):
         self.explorer, self._made = explorer, {}
 
     def pictures(self, rows: Int[np.ndarray, " n"]) -> list[str]:
-        """A picture for each of the faces, which are positions among all faces."""
+        """The picture of each face; ``rows`` are positions among all faces."""
         missing = [row for row in dict.fromkeys(rows.tolist()) if row not in self._made]
         if missing:
             made = pictures.faces_of(self.explorer.dataset, self.explorer.clipset, missing)
@@ -65,7 +65,7 @@ class Album:
         return [self._made[row] for row in rows.tolist()]
 
     def looks(self, clip: Explored) -> list[str]:
-        """Whose looks the faces of a synthetic clip have."""
+        """The names that determine the looks of the faces of a synthetic clip."""
         if (key := ("looks", clip.clip)) not in self._made:
             own = clip.retake.table["own"].to_numpy()[clip.rows - int(clip.clipset.offsets[clip.clip])]
             self._made[key] = pictures.looks_of(clip.clipset, own.tolist(), clip.rows)
@@ -91,7 +91,7 @@ def drawing(
     clusters: int = START,
     parts: Sequence[str] = ("faces", "ranking", "attention"),
 ) -> str:
-    """All of it as HTML, on the ground of the page that it stands in."""
+    """The ``parts`` of the drawing as HTML; the background is transparent."""
     explorer = album.explorer
     now, before = explorer.ask(clip, ruin, without, clusters), explorer.untouched(clip, clusters)
     off = [m for m in now.tokens if m in without or not clip.modalities.get(m, ("", True))[1]]
@@ -111,7 +111,7 @@ def _in_words(now: Answer) -> str:
 
 
 def faces(album: Album, clip: Explored, ruin: Ruin, now: Answer, before: Answer) -> str:
-    """The faces in the order of their frames, each with a bar of its weight; those that fell have a dashed frame."""
+    """The faces in the order of their frames, each with a bar for its weight; ruined ones have a dashed frame."""
     fallen, most = clip.fallen(ruin), max(float(now.weights.max()), float(before.weights.max()), 1e-9)
     wide = WIDE if len(fallen) <= SMALL else NARROW
     layers = _layers(album, clip, ruin, fallen, wide)
@@ -124,14 +124,14 @@ def faces(album: Album, clip: Explored, ruin: Ruin, now: Answer, before: Answer)
     ]
     return (
         f'<p class="x-title">Weights of the faces <span class="x-note">{clip.rows.size} of the '
-        f"{counted(int(clip.clipset.counts[clip.clip]), 'face')} of {escape(clip.name)}, as the model draws them"
+        f"{counted(int(clip.clipset.counts[clip.clip]), 'face')} of {escape(clip.name)}, as sampled by the model"
         "</span></p>"
         f'<div class="x-faces">{"".join(cells)}</div>'
     )
 
 
 def _layers(album: Album, clip: Explored, ruin: Ruin, fallen: np.ndarray, wide: int) -> list[str]:
-    """The pictures in a cell: the face, blurred by the page where it is, and what is in its way."""
+    """The pictures in each cell: the face, blurred by CSS if need be, and the obstacle that occludes it."""
     shown = album.pictures(clip.shown(ruin))
     if (seen := clip.seen(ruin)) is None:
         return [_picture(one) for one in shown]
@@ -139,7 +139,7 @@ def _layers(album: Album, clip: Explored, ruin: Ruin, fallen: np.ndarray, wide: 
     layers = []
     for picture, who, fell, is_now, was in zip(shown, looks, fallen, seen.tolist(), own.tolist(), strict=True):
         worse = fell and is_now > was
-        if ruin.kind == "blur":  # of two blurs in a row the squares add up
+        if ruin.kind == "blur":  # the squared radii of successive blurs add up
             more = (portraits.blur_radius(is_now) ** 2 - portraits.blur_radius(was) ** 2) ** 0.5 if worse else 0
             layers.append(_picture(picture, more * wide / portraits.WIDTH))
         else:
@@ -151,7 +151,7 @@ def _picture(of: str, blur: float = 0.0) -> str:
     if not of.startswith("data:"):
         return f"<span>{escape(of)}</span>"
     style = f' style="filter:blur({blur:.1f}px) !important"' if blur else ""
-    return f'<img class="dark-light" alt="" decoding="sync" src="{of}"{style}>'  # the book repaints others when dark
+    return f'<img class="dark-light" alt="" decoding="sync" src="{of}"{style}>'  # the book inverts others when dark
 
 
 def _bar(share: float, earlier: float) -> str:
@@ -159,7 +159,7 @@ def _bar(share: float, earlier: float) -> str:
 
 
 def ranking(person: str, now: Answer, before: Answer) -> str:
-    """The most probable persons; the clip's own is added where it is not among them."""
+    """The most probable persons; the clip's person replaces the last if not among them."""
     lines = [(place, name, p) for place, (name, p) in enumerate(now.ranking(PERSONS), start=1)]
     if (place := now.place(person)) > PERSONS:
         lines[-1] = (place, person, float(now.probabilities[now.persons.index(person)]))
@@ -173,19 +173,19 @@ def ranking(person: str, now: Answer, before: Answer) -> str:
             f'<span title="{escape(name)}">{escape(name)}{" ✓" * true}</span>'
             f"{_bar(probability, earlier)}<span>{probability:.2f}</span></div>"
         )
-    title = '<p class="x-title">Ranking <span class="x-note">probability; ✓ whom the clip shows</span></p>'
+    title = '<p class="x-title">Ranking <span class="x-note">probability; ✓ marks the person of the clip</span></p>'
     return f'<div class="x-ranking">{title}{"".join(told)}</div>'
 
 
 def matrix(now: Answer, off: Sequence[str] = ()) -> str:
-    """The attention matrix: a row draws on the columns, by the shades; a cell tells its number when pointed at."""
+    """The attention matrix: each row is a token and its attention to the columns; a cell shows its value on hover."""
     names, size = list(now.tokens), 24 if len(now.tokens) <= SMALL else 16
     left, top, most = 62, 20, max(float(now.attention.max()), 1e-9)
     labels = [name.removeprefix("face ") for name in names]
     clusters = sum(name.startswith("face ") for name in names)
     cells = [
         f'<rect x="{left + c * size}" y="{top + r * size}" width="{size - 1}" height="{size - 1}" rx="2" '
-        f'fill="#0173b2" fill-opacity="{value / most:.2f}"><title>{names[r]} draws {value:.2f} from {names[c]}'
+        f'fill="#0173b2" fill-opacity="{value / most:.2f}"><title>attention of {names[r]} to {names[c]}: {value:.2f}'
         "</title></rect>"
         for (r, c), value in np.ndenumerate(now.attention)
     ]
@@ -197,8 +197,8 @@ def matrix(now: Answer, off: Sequence[str] = ()) -> str:
         column = name if n < clusters else name[:1]
         texts.append(f'<text x="{left + middle}" y="{top - 6}" text-anchor="middle"{style}>{escape(column)}</text>')
     wide, high = left + len(names) * size, top + len(names) * size
-    told = f"Attention matrix of {clusters} clusters of the face and {len(names) - clusters} other modalities"
-    note = f'<span class="x-note">a row draws on the columns; darkest: {most:.2f}</span>'
+    told = f"Attention matrix of {counted(clusters, 'cluster')} of the face and {len(names) - clusters} other tokens"
+    note = f'<span class="x-note">each row attends to the columns; darkest: {most:.2f}</span>'
     return (
         f'<div style="width:{max(wide, 210)}px"><p class="x-title">Attention {note}</p>'
         f'<svg viewBox="0 0 {wide} {high}" width="{wide}" role="img" aria-label="{told}">'

@@ -1,7 +1,7 @@
-"""One video on its way through all four modules: what each made of it, for a page of the book.
+"""One video passed through all four modules, with the output of each, for a page of the book.
 
-Without a video of the user's own it is one made of IMFDB's pictures, and the model is trained on other pictures of
-the same actors. What is shown lies in the page alone.
+If the user gives no video, one is made from pictures of IMFDB, and the model is trained on other pictures of the same
+actors. The pictures are stored only in the page.
 """
 
 import io
@@ -34,38 +34,34 @@ PACKAGES = ("av", "onnx", "onnxruntime")
 MODELS = ("mtcnn-pnet", "mtcnn-rnet", "mtcnn-onet", "mobilefacenet128")
 RECORDED = RESULTS / "imfdb-embedding-cpu.json"
 
-ACTORS, KNOWN, SHOWN = (
-    6,
-    4,
-    4,
-)  # actors that the model knows, pictures of each that it is trained on, others in the video
-LENGTH, HEIGHT = 10.0, (80, 300)  # of the vectors and pictures that will do: clear faces
+ACTORS, KNOWN, SHOWN = 6, 4, 4  # actors that the model knows, training pictures of each, other pictures in the video
+LENGTH, HEIGHT = 10.0, (80, 300)  # clear faces: least norm of the vector, height of the picture in pixels
 SIZE, SECONDS, RATE = (640, 360), 3.0, 16_000
 
 
 def absence(video: str, model: str) -> str | None:
-    """None where the page can show its way, otherwise one sentence that says what is missing."""
+    """None if the page can be executed in full, otherwise one sentence that says what is missing."""
     missing = [f"the package {name}" for name in PACKAGES if find_spec(name) is None]
     missing += [f"the model {name}" for name in MODELS if registry.absence(name)]
     if not (video and model) and imfdb.absence():
         missing.append("IMFDB")
     if not missing:
         return None
-    return f"Not shown here: {', '.join(missing)} not found on the machine that made this page."
+    return f"Not shown here: {', '.join(missing)} not found on the machine that executed this page."
 
 
 def recorded() -> pd.DataFrame:
-    """What was measured where models and data are, as a table; nothing in it is of a single person."""
+    """A table of what was measured on a machine with the models and data; nothing in it is about a single person."""
     told = json.loads(RECORDED.read_text())
     speed, cosine = told["faces a second of one core"], told["cosine with the recorded vectors"]
     rows = {
         "pictures of faces": f"{told['faces']:,}",
-        "faces a second of one core, from picture to vector": f"{speed['whole']:.0f}",
-        "the same, the recogniser alone": f"{speed['network alone']:.0f}",
-        "cosine with the recorded vectors, median": f"{cosine['median']:.4f}",
-        "cosine, lowest": f"{cosine['min']:.4f}",
-        "faces whose cosine is above .99": f"{told['share above 0.99']:.1%}",
-        "the same, aligned by the least median of squares": f"{told['share above 0.99 then']:.1%}",
+        "faces per second and core, from picture to vector": f"{speed['whole']:.0f}",
+        "the same for the recogniser alone": f"{speed['network alone']:.0f}",
+        "cosine with the recorded vectors: median": f"{cosine['median']:.4f}",
+        "cosine with the recorded vectors: minimum": f"{cosine['min']:.4f}",
+        "faces with a cosine above 0.99": f"{told['share above 0.99']:.1%}",
+        "the same with alignment by the least median of squares": f"{told['share above 0.99 then']:.1%}",
         "machine": f"{told['origin']['hardware']['processor']}, {told['origin']['hardware']['cores']} cores",
     }
     return pd.DataFrame({"": rows}).rename_axis("measured")
@@ -76,7 +72,7 @@ def recorded() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Cast:
-    """Clear pictures of some actors, by name: those that a model is trained on, and those of the one in the video."""
+    """Clear pictures of some actors: by name those that a model is trained on, and those of the actor in the video."""
 
     known: dict[str, list[Image.Image]]
     shown: list[Image.Image]
@@ -84,10 +80,10 @@ class Cast:
 
 
 def cast(seed: int) -> Cast:
-    """Actors by lot, among those with pictures enough of 80 to 300 pixels height and of long vectors.
+    """Draws actors at random among those with enough pictures of 80 to 300 pixels height and with long vectors.
 
     Raises:
-        ValueError: IMFDB is not here.
+        ValueError: IMFDB is not on this machine.
     """
     source = imfdb.archive()
     with np.load(next(iter(sorted((sources() / "imfdb").glob(imfdb.EMBEDDINGS))))) as file:
@@ -111,9 +107,9 @@ def cast(seed: int) -> Cast:
 
 
 def compose(faces: list[Image.Image], path: Path, seed: int) -> Path:
-    """A video of three seconds: the faces one after another, larger and smaller and moving before clutter, and a tone.
+    """Writes a video of three seconds: the faces one after another, moving in front of clutter, and a tone.
 
-    One of them is blurred and one dark, so that there is something to weigh.
+    One face is blurred and one is dark, so that their weights differ.
     """
     import av
 
@@ -155,11 +151,11 @@ def _pasted(base: Image.Image, face: Image.Image, number: int, place: int) -> Im
     return canvas
 
 
-# --- the way ---------------------------------------------------------------------------------------------------------
+# --- the four modules ------------------------------------------------------------------------------------------------
 
 
 def stages() -> Stages:
-    """The models of the registry: a detector and a recogniser, and nothing for the other modalities."""
+    """The detector and the recogniser of the registry; the other modalities have no model."""
     from famf_video.detection import detector
     from famf_video.embedding import ArcFace
 
@@ -167,7 +163,7 @@ def stages() -> Stages:
 
 
 def trained(actors: Cast, using: Stages, folder: Path, seed: int) -> checkpoint.SavedModel:
-    """A classifier of the actors, as ``famf enroll`` makes one."""
+    """Trains a classifier of the actors as ``famf enroll`` does."""
     for person, own in actors.known.items():
         (folder / person).mkdir(parents=True)
         for number, picture in enumerate(own):
@@ -177,14 +173,14 @@ def trained(actors: Cast, using: Stages, folder: Path, seed: int) -> checkpoint.
 
 
 def loudness(video: Video, pieces: int = 60) -> Float[np.ndarray, " n"]:
-    """The loudness (root mean square, 0 to 1) of the sound in ``pieces`` equal parts; empty without a sound track."""
+    """The root mean square (0 to 1) of the sound in ``pieces`` equal parts; empty without a sound track."""
     heard = list(video.sound()) if video.has_sound else []
     parts = np.array_split(np.concatenate(heard), pieces) if heard else []
     return np.array([np.sqrt((part.astype(np.float64) ** 2).mean()) if len(part) else 0.0 for part in parts])
 
 
 def frames(found: Identified, number: int = 3) -> Figure:
-    """Some pictures of the video with the box of every face that was followed, and its five points."""
+    """Some pictures of the video with the box and the five landmarks of every tracked face."""
     clip = found.answers[0].clip
     wanted = clip.frames[np.unique(np.linspace(0, len(clip.frames) - 1, number).round().astype(int))]
     shown = list(found.video.numbered(wanted.tolist()))
@@ -207,7 +203,7 @@ def _aspect(picture: UInt8[np.ndarray, "H W 3"]) -> float:
 
 
 def aligned(found: Identified, number: int = 12) -> Figure:
-    """Faces of the main person's clip as the recogniser sees them, in the order of the video, with their quality."""
+    """Aligned faces of the main person's clip in the order of the video, with their quality."""
     from famf_video.alignment import align
 
     clip = found.answers[0].clip
@@ -218,11 +214,11 @@ def aligned(found: Identified, number: int = 12) -> Figure:
         points = clip.points[of_frame[frame.number]].astype(np.float64)
         faces.append(Image.fromarray(align(frame.picture, points[None])[0]))
     text = [f"{clip.quality[row]:.2f}" for row in rows]
-    return pictures.sheet([pictures.Strip("As seen", faces, text, "with quality")], answer_page.COLUMNS, 2)
+    return pictures.sheet([pictures.Strip("Aligned", faces, text, "with quality")], answer_page.COLUMNS, 2)
 
 
 def weights(found: Identified) -> Figure:
-    """Weight against quality of every face of the main person's clip."""
+    """Weight against quality for every face of the main person's clip."""
     answer = found.answers[0]
     figure, axes = plt.subplots(figsize=(WIDTH, 2.6), layout="constrained")
     axes.scatter(answer.clip.quality, answer.weights, s=28, color=OURS, alpha=0.8, linewidth=0)
@@ -231,13 +227,13 @@ def weights(found: Identified) -> Figure:
 
 
 def attention(opened: checkpoint.SavedModel, found: Identified) -> pd.DataFrame:
-    """The attention matrix of the main person's clip, rows and columns by the names of the tokens."""
+    """The attention matrix of the main person's clip; rows and columns are named by token."""
     names = opened.model.token_names
     return pd.DataFrame(identification.attention(opened, found), index=names, columns=names)
 
 
 def answers(found: Identified) -> pd.DataFrame:
-    """Every clip of the video with the most probable persons."""
+    """The most probable persons of every clip of the video."""
     rows = [
         {"clip": answer.name, "faces": len(answer.weights), "person": person, "probability": f"{p:.3f}"}
         for answer in found.answers

@@ -1,4 +1,4 @@
-"""The time of a training at the paper's full size: what it has to be at the least, and what was measured, by part."""
+"""Training time at the paper's full size by part: the roofline, a lower bound, and measurements."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from famf_book.plots import MUTED, OURS, PALETTE, WIDTH, _rows
+from famf_book.plots import MUTED, OURS, PALETTE, WIDTH, name_rows
 from famf_lib.data.datasets import DATASETS
 from famf_lib.data.synthetic import SIZES
 from famf_lib.experiments.catalogue import FAMF, TABLE_1, specs
@@ -22,8 +22,8 @@ from famf_lib.training.train import steps_of
 
 CARD = "an H200"
 SPOKEN = {
-    "draw": "draw of the faces",
-    "sampling": "sampling",
+    "draw": "sampling of faces",
+    "sampling": "gathering of batches",
     "aggregation": "aggregation",
     "fusion": "fusion",
     "classifier": "classifier",
@@ -31,7 +31,7 @@ SPOKEN = {
     "optimiser": "optimiser",
     "evaluation": "ranking, top 100",
 }
-SMALL = ("sampling", "aggregation", "fusion", "loss")  # where a compiler could fuse kernels
+SMALL = ("sampling", "aggregation", "fusion", "loss")  # parts whose kernels a compiler could fuse
 UNITS = (("ms", 0.001), ("s", 1), ("min", 60), ("h", 3600), ("days", 86_400))
 TICKS = {
     **{0.001: "1 ms", 0.01: "10 ms", 0.1: "0.1 s", 1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min"},
@@ -40,13 +40,13 @@ TICKS = {
 
 
 def record(folder: Path, kind: str) -> dict[str, Any] | None:
-    """What ``benchmarks/full_size.py`` left on a ``cpu`` or a ``gpu``; None where nothing was recorded."""
+    """The record of ``benchmarks/full_size.py`` for ``cpu`` or ``gpu``; None if there is none."""
     place = folder / f"full-size-{kind}.json"
     return json.loads(place.read_text()) if place.is_file() else None
 
 
 def paper_size() -> Size:
-    """The sizes of iQIYI-VID-2019 as published, D as in the synthetic data."""
+    """The published sizes of iQIYI-VID-2019, with D as in the synthetic data."""
     dim, row = SIZES["paper"].dim, _spec(FAMF.label)
     return Size(
         dim=dim,
@@ -63,10 +63,10 @@ def _spec(label: str):
 
 
 def work(label: str = FAMF.label, batch: int | None = None) -> dict[str, Work]:
-    """The parts of one training and one ranking of a row of Table 1 at the paper's size, in bfloat16.
+    """The work of one training and one evaluation of a row of Table 1 at the paper's size, by part, in bfloat16.
 
     Raises:
-        ValueError: no such row.
+        ValueError: there is no such row.
     """
     if label not in (names := [row.label for row in TABLE_1]):
         raise ValueError(f"row: {label!r} is not known, expected one of {', '.join(names)}")
@@ -78,15 +78,15 @@ def work(label: str = FAMF.label, batch: int | None = None) -> dict[str, Work]:
 
 
 def floor_table(parts: dict[str, Work]) -> pd.DataFrame:
-    """A row a part: operations, bytes, the least seconds on an H200, what decides them, and the share of all."""
+    """One row per part: operations, bytes, least seconds on an H200, what limits it, and its share of the time."""
     seconds = {name: one.seconds(H200) for name, one in parts.items()}
     return pd.DataFrame(
         {
             "TFLOP": [one.flops / 1e12 for one in parts.values()],
             "GB": [one.bytes / 1e9 for one in parts.values()],
             "least": list(seconds.values()),
-            "decided by": [
-                "products" if one.bytes / H200.memory < seconds[name] else "bytes" for name, one in parts.items()
+            "limited by": [
+                "compute" if one.bytes / H200.memory < seconds[name] else "memory" for name, one in parts.items()
             ],
             "share": [s / sum(seconds.values()) for s in seconds.values()],
         },
@@ -95,17 +95,17 @@ def floor_table(parts: dict[str, Work]) -> pd.DataFrame:
 
 
 def rates() -> str:
-    """The card behind ``floor_table``, in a sentence."""
+    """The rates of the card that ``floor_table`` assumes, in a sentence."""
     return (
-        f"The rates of {CARD} are taken as given, and no record of them is here: {H200.training / 1e12:.0f} TFLOP/s of "
-        f"bfloat16 products and {H200.memory / 1e12:.1f} TB/s, as one was seen to reach, and "
-        f"{H200.float32 / 1e12:.0f} TFLOP/s of float32 products, as published, for the ranking."
+        f"The rates of {CARD} are assumptions: {H200.training / 1e12:.0f} TFLOP/s for bfloat16 matrix products and "
+        f"{H200.memory / 1e12:.1f} TB/s were measured on one, but are not recorded here; {H200.float32 / 1e12:.0f} "
+        "TFLOP/s for float32 products, which the evaluation uses, is the published rate."
     )
 
 
-def measured(told: dict[str, Any]) -> pd.DataFrame:
-    """A row a part of a record: the least seconds of a training on that machine, those measured, and their ratio."""
-    lines = told["parts"]
+def measured(run: dict[str, Any]) -> pd.DataFrame:
+    """One row per part of a record: the least seconds of a training on that machine, the measured ones, the ratio."""
+    lines = run["parts"]
     table = pd.DataFrame(
         {"least": [line["floor here"] for line in lines], "measured": [line["measured"] for line in lines]},
         index=pd.Index([SPOKEN[line["part"]] for line in lines], name="part"),
@@ -115,8 +115,8 @@ def measured(told: dict[str, Any]) -> pd.DataFrame:
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of ``floor_table`` or ``measured`` as text, times in the unit that suits them."""
-    ways = {
+    """A table of ``floor_table`` or ``measured`` as text, with times in readable units."""
+    formats = {
         "TFLOP": "{:,.1f}".format,
         "GB": "{:,.0f}".format,
         "least": spoken,
@@ -124,95 +124,99 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "share": "{:.0%}".format,
         "ratio": "{:.1f} ×".format,
     }
-    return table.assign(**{name: table[name].map(way) for name, way in ways.items() if name in table})
+    return table.assign(**{name: table[name].map(way) for name, way in formats.items() if name in table})
 
 
 def spoken(seconds: float) -> str:
-    """A time in words: 12 ms, 0.6 s, 4.1 s, 2.5 h."""
+    """A time in a readable unit: 12 ms, 0.6 s, 4.1 s, 2.5 h."""
     name, unit = next(((n, u) for n, u in reversed(UNITS) if seconds >= (0.1 if n == "s" else 2 * u)), UNITS[0])
     value = seconds / unit
     return f"{value:.{0 if name == 'ms' and value >= 10 else 1 if value >= 1 else 2}f} {name}"
 
 
 def total(table: pd.DataFrame, column: str) -> float:
-    """Seconds of a whole training with its ranking."""
+    """Seconds of a whole training and evaluation."""
     return float(table[column].sum())
 
 
-def machine(told: dict[str, Any]) -> str:
+def machine(run: dict[str, Any]) -> str:
     """The machine of a record in words."""
-    hardware = told["origin"]["hardware"]
-    if told["device"] == "cuda":
+    hardware = run["origin"]["hardware"]
+    if run["device"] == "cuda":
         return hardware.get("gpu", "a GPU")
-    cores = "one core" if told["threads"] == 1 else f"{told['threads']} cores"
+    cores = "one core" if run["threads"] == 1 else f"{run['threads']} cores"
     return f"{cores} of {hardware['processor']}"
 
 
-def where_from(told: dict[str, Any]) -> str:
-    """What made a record."""
-    size, origin, rates = told["size"], told["origin"], told["machine"]
+def where_from(run: dict[str, Any]) -> str:
+    """The command, commit, machine and size of a record."""
+    size, origin, rates = run["size"], run["origin"], run["machine"]
     return (
-        f"**Recorded** by `{told['command']}` at commit `{(origin['commit'] or 'unknown')[:12]}` on {machine(told)}, "
-        f"PyTorch {origin['versions']['torch']}, products in {told['precision']}: {told['step']['batch']:,} clips a "
-        f"step; a training has {size['steps']:,} steps of {size['batch']:,} or fewer. The machine reached "
-        f"{rates['training'] / 1e12:.3g} TFLOP/s, in float32 {rates['float32'] / 1e12:.3g}, and "
-        f"{rates['memory'] / 1e9:,.0f} GB/s."
+        f"**Recorded** by `{run['command']}` at commit `{(origin['commit'] or 'unknown')[:12]}` on {machine(run)}, "
+        f"PyTorch {origin['versions']['torch']}, matrix products in {run['precision']}. Steps of "
+        f"{run['step']['batch']:,} clips were measured; a training has {size['steps']:,} steps of up to "
+        f"{size['batch']:,}. The machine reached {rates['training'] / 1e12:.3g} TFLOP/s "
+        f"({rates['float32'] / 1e12:.3g} in float32) and {rates['memory'] / 1e9:,.0f} GB/s."
     )
 
 
 def answer(parts: dict[str, Work], cpu: dict[str, Any] | None, gpu: dict[str, Any] | None) -> str:
-    """How long one training has to take, and how long it does, in sentences."""
+    """The roofline of one training and its measured time, in sentences."""
     table = floor_table(parts)
     most = table["share"].idxmax()
     text = (
-        f"One training at the paper's full size with its ranking is {table['TFLOP'].sum() / 1000:.1f} PFLOP of matrix "
-        f"products and moves {table['GB'].sum() / 1000:.1f} TB at the least: {spoken(total(table, 'least'))} on "
-        f"{CARD}, {table.loc[most, 'share']:.0%} of it in the {most}."
+        f"One training and evaluation at the paper's full size needs {table['TFLOP'].sum() / 1000:.1f} PFLOP of matrix "
+        f"products and moves at least {table['GB'].sum() / 1000:.1f} TB. On {CARD} that takes at least "
+        f"{spoken(total(table, 'least'))}, {table.loc[most, 'share']:.0%} of it for the {most}."
     )
     if gpu is not None:
         took = gpu["training"]["captured"]["seconds"] + gpu["training"]["evaluation"]
         least = total(measured(gpu), "least")
-        text += f" Recorded on {machine(gpu)}: {spoken(took)}, {took / least:.1f} times its floor there."
+        text += f" Recorded on {machine(gpu)}: {spoken(took)}, {took / least:.1f} times the roofline there."
         if gpu.get("table 1"):
-            text += f" Table 1 whole, {gpu['table 1']['runs']} trainings: {spoken(gpu['table 1']['seconds'])}."
+            text += f" All {gpu['table 1']['runs']} runs of Table 1: {spoken(gpu['table 1']['seconds'])}."
     else:
-        text += " No GPU was at hand to measure it on."
+        text += " No GPU was available for measurements."
     if cpu is not None:
         steps = cpu["step"]["a training of these"]
-        text += f" At the rate of a few steps, {machine(cpu)} would take {spoken(steps)}."
+        text += f" Extrapolated from a few steps, {machine(cpu)} would take {spoken(steps)}."
     return text
 
 
-def launching(parts: dict[str, Work], told: dict[str, Any] | None, batch: int) -> str:
-    """Whether the host keeps up with a GPU that is launched kernel by kernel, and what fusing has to gain."""
+def launching(parts: dict[str, Work], run: dict[str, Any] | None, batch: int) -> str:
+    """Whether the host can launch kernels as fast as a GPU runs them, and what fusing could gain, in sentences."""
     steps = BASE["paper"].training.epochs * steps_of(IQIYI["train_clips_with_face"], batch)
     step = sum(one.seconds(H200) for name, one in parts.items() if name not in ("draw", "evaluation")) / steps
-    text = f"A training is {steps:,} steps, and {CARD} computes {1000 * step:.1f} ms for one at the least."
-    if told is not None:
+    text = f"A training has {steps:,} steps, and {CARD} needs at least {1000 * step:.1f} ms for each."
+    if run is not None:
         text += (
-            f" The host of {machine(told)} takes {1000 * told['step']['host']:.1f} ms to launch one kernel by kernel, "
-            "measured on tensors so small that there is next to nothing to compute."
+            f" Launching the kernels of a step one by one takes {1000 * run['step']['host']:.1f} ms on the host "
+            f"({machine(run)}), measured with tensors so small that computing takes no time."
         )
     small = sum(parts[name].seconds(H200) for name in SMALL)
     *others, last = (SPOKEN[name] for name in SMALL)
-    text += f" The parts of many small kernels, {', '.join(others)} and {last}, have a floor of {spoken(small)} in all."
+    text += (
+        f" The parts with many small kernels, {', '.join(others)} and {last}, need at least {spoken(small)} together."
+    )
     return text
 
 
-def ways(told: dict[str, Any]) -> pd.DataFrame:
-    """A row a way to launch the steps of a recorded training: seconds in all, of an epoch, and before the first."""
-    rows = {name: told["training"][name] for name in ("captured", "launched", "compiled") if name in told["training"]}
+def ways(run: dict[str, Any]) -> pd.DataFrame:
+    """One row per way to launch the steps of a recorded training: seconds in total, per epoch, before the first."""
+    rows = {name: run["training"][name] for name in ("captured", "launched", "compiled") if name in run["training"]}
     names = {"captured": "captured", "launched": "kernel by kernel", "compiled": "compiled"}
-    columns = {"seconds": "training", "an epoch": "an epoch", "before": "before the first epoch"}
+    columns = {"seconds": "training", "an epoch": "one epoch", "before": "before the first epoch"}
     table = pd.DataFrame.from_dict(rows, orient="index").rename(index=names, columns=columns)
     return table.map(spoken).rename_axis("steps")
 
 
 def figure(parts: dict[str, Work], records: list[dict[str, Any]]) -> Figure:
-    """A panel for the H200, calculated, and one for each record: the floor of a part as a circle, what was measured
-    as a dot. A record of a GPU makes the calculated panel needless."""
-    panels = {} if any(told["device"] == "cuda" for told in records) else {f"{CARD}, calculated": floor_table(parts)}
-    panels |= {f"{machine(told)}, measured": measured(told) for told in records}
+    """The roofline of each part as a circle and its measured time as a dot: one panel per record.
+
+    Without a record of a GPU, the first panel shows the calculated rooflines on an H200.
+    """
+    panels = {} if any(run["device"] == "cuda" for run in records) else {f"{CARD}, calculated": floor_table(parts)}
+    panels |= {f"{machine(run)}, measured": measured(run) for run in records}
     figure, axes = plt.subplots(
         1, max(len(panels), 1), sharey=True, figsize=(WIDTH, 3.9), layout="constrained", squeeze=False
     )
@@ -229,11 +233,11 @@ def figure(parts: dict[str, Work], records: list[dict[str, Any]]) -> Figure:
         )
         one.xaxis.set_minor_locator(NullLocator())
         one.set_title(title, fontsize=10)
-        one.set_xlabel("time of a whole training")
-        _rows(one, list(table.index))
+        one.set_xlabel("time per training")
+        name_rows(one, list(table.index))
     first = axes[0][0]
-    first.scatter([], [], s=50, facecolor="none", edgecolor=PALETTE[1], linewidth=1.6, label="floor")
+    first.scatter([], [], s=50, facecolor="none", edgecolor=PALETTE[1], linewidth=1.6, label="roofline")
     if records:
-        first.scatter([], [], s=50, color=OURS, label="measured, each part alone")
+        first.scatter([], [], s=50, color=OURS, label="measured, each part separately")
     figure.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure

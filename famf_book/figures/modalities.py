@@ -1,4 +1,4 @@
-"""Table 2: what a modality adds when it joins a set of others."""
+"""Table 2: how much mAP a modality adds to a set of others."""
 
 from itertools import product
 
@@ -7,19 +7,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from famf_book.plots import DIAMOND, MUTED, OURS, WIDTH
+from famf_book.plots import DIAMOND, MUTED, OURS, WIDTH, name_rows
 from famf_lib.evidence.bootstrap import estimate
 from famf_lib.experiments.catalogue import TABLE_2, set_name
 from famf_lib.experiments.results import Results
 
-AVERAGE = "on average"
+AVERAGE = "average"
 
 
 def joining(results: Results) -> pd.DataFrame:
-    """Every two sets of Table 2 of which the second has one modality more, and what it gains in mAP.
+    """The gain in mAP for each pair of sets in Table 2 where the second has one modality more.
 
-    A row a pair, and one for the average over the pairs of a modality that has several. Columns: modality, joins (the
-    smaller set, or "on average"), paper, ours, low, high. Differences are paired by seed and person.
+    One row per pair, and one for the average over the pairs of a modality that has several. Columns: modality, joins
+    (the smaller set, or "average"), paper, ours, low, high. Differences are paired by seed and person.
     """
     sets = [variant for variant in TABLE_2 if variant.label in results.labels]
     gains: dict[str, list[tuple[str, float, np.ndarray]]] = {}
@@ -42,12 +42,12 @@ def joining(results: Results) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a modality of ``joining``: the average, or the only pair, largest gain first."""
+    """One row per modality of ``joining``: the average or the only pair, the largest gain first."""
     return table.groupby("modality").tail(1).sort_values("ours", ascending=False, ignore_index=True)
 
 
 def gains(table: pd.DataFrame) -> Figure:
-    """``joining`` as a plot: pairs in grey, averages in colour, the paper's differences as diamonds."""
+    """A dot plot of ``joining``: pairs in grey, averages in colour, the paper's differences as diamonds."""
     figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.34 * max(len(table), 1)), layout="constrained")
     axes.axvline(0, color="0.35", linewidth=1)
     last = table.groupby("modality").tail(1).index  # what ``summary`` shows
@@ -59,13 +59,10 @@ def gains(table: pd.DataFrame) -> Figure:
         if y in last and y + 1 < len(table):
             axes.axhline(y + 0.5, color="0.88", linewidth=1)
     pairs = zip(table["modality"], table["joins"], strict=True)
-    names = [f"{modality} {'' if joins == AVERAGE else 'joins '}{joins}" for modality, joins in pairs]
-    axes.set_yticks(range(len(names)), names)
+    names = [f"{modality}, average" if joins == AVERAGE else f"{joins} + {modality}" for modality, joins in pairs]
+    name_rows(axes, names)
     for y in last:
         axes.get_yticklabels()[y].set_fontweight("bold")
-    axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
     axes.set_xlabel("gain in mAP at 100")
     axes.plot([], [], color=OURS, marker="o", linewidth=2.5, label="average, 95 % interval")
     axes.plot([], [], color=MUTED, marker="o", markersize=5, linewidth=1.6, label="one pair of sets")

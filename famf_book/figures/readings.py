@@ -1,4 +1,4 @@
-"""Which detail carries the result: every other reading of what the paper leaves open, against the one the book took."""
+"""How much each detail that the paper leaves open matters: other readings compared with the book's."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -12,13 +12,14 @@ from famf_lib.evidence.bootstrap import LEVEL, Estimate, difference, estimate
 from famf_lib.evidence.claims import BETTER, MARGIN, SAME, Verdict
 from famf_lib.experiments.catalogue import READINGS, Reading
 from famf_lib.experiments.results import Results
+from famf_lib.support.wording import counted
 
-COLUMNS = ["question", "reading", "in place of", "mAP", "difference", "low", "high", "outcome"]
-SHOWN = 3  # how many questions the answer names with their numbers
+COLUMNS = ["question", "reading", "instead of", "mAP", "difference", "low", "high", "outcome"]
+SHOWN = 3  # questions that the answer names with their numbers
 
 
 class Outcome(StrEnum):
-    """What another reading does."""
+    """The effect of another reading on mAP."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -27,10 +28,10 @@ class Outcome(StrEnum):
 
 
 RULE = (
-    f"Another reading makes *no difference* where the {LEVEL:.0%} interval of its paired difference from the book's "
-    f"reading lies within ±{MARGIN} mAP. Otherwise it is *better* where the interval lies above 0, *worse* where it "
-    "lies below 0, and we *cannot tell* where it does neither. A question *carries the result* where one of its other "
-    "readings is better or worse, and *makes no difference* where none of them makes one."
+    f"A reading makes *no difference* if the {LEVEL:.0%} interval of its paired difference from the book's reading "
+    f"lies within ±{MARGIN} mAP. Otherwise it is *better* if the interval lies above 0, *worse* if it lies below 0, "
+    "and in all other cases we *cannot tell*. A question *matters* if at least one of its readings is better or worse; "
+    "it makes *no difference* if none of its readings makes one."
 )
 MARKS = {
     Outcome.BETTER: {"color": PALETTE[2], "marker": "o"},
@@ -41,7 +42,7 @@ MARKS = {
 
 
 def outcome(effect: Estimate, margin: float = MARGIN) -> Outcome:
-    """``RULE``, of the difference of another reading from the book's."""
+    """``RULE`` applied to the difference between a reading and the book's."""
     if SAME.judge(effect, margin) == Verdict.HOLDS:
         return Outcome.SAME
     if BETTER.judge(effect, margin) == Verdict.HOLDS:
@@ -50,7 +51,7 @@ def outcome(effect: Estimate, margin: float = MARGIN) -> Outcome:
 
 
 def of_the_book(results: Results, readings: Sequence[Reading] = READINGS) -> dict[str, str]:
-    """The reading that the book took of each question: the one whose runs are those of the row it is compared with."""
+    """The book's reading of each question: the one whose runs equal those of its base row."""
     seed = results.seeds[0]
     return {
         r.question: r.name
@@ -60,9 +61,9 @@ def of_the_book(results: Results, readings: Sequence[Reading] = READINGS) -> dic
 
 
 def differences(results: Results, readings: Sequence[Reading] = READINGS) -> pd.DataFrame:
-    """A row for each reading that is not the book's: its mAP, its paired difference with the interval, the outcome.
+    """One row per reading that is not the book's: its mAP, its paired difference with the interval, the outcome.
 
-    The question with the largest difference comes first, and within a question the reading with the largest.
+    Questions are sorted by their largest difference, and readings within a question likewise.
     """
     book = of_the_book(results, readings)
     rows = []
@@ -83,53 +84,47 @@ def differences(results: Results, readings: Sequence[Reading] = READINGS) -> pd.
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """``differences`` as the page prints it."""
+    """``differences`` in the form that the page prints."""
     named = table.assign(reading=table["question"] + ": " + table["reading"]).drop(columns="question")
     return named.set_index("reading")
 
 
 def sorted_out(table: pd.DataFrame) -> dict[str, list[str]]:
-    """The questions by what they do: "carries", "same" and "unknown", each in the order of the table."""
-    found: dict[str, list[str]] = {"carries": [], "same": [], "unknown": []}
+    """The questions that "matter", make the "same", or are "unknown", each in the order of the table."""
+    found: dict[str, list[str]] = {"matter": [], "same": [], "unknown": []}
     for question, part in table.groupby("question", sort=False):
         outcomes = set(part["outcome"])
         decided = outcomes & {Outcome.BETTER, Outcome.WORSE}
-        found["carries" if decided else "same" if outcomes == {Outcome.SAME} else "unknown"].append(question)
+        found["matter" if decided else "same" if outcomes == {Outcome.SAME} else "unknown"].append(question)
     return found
 
 
 def answer(table: pd.DataFrame) -> str:
-    """Which questions carry the result, and which make no difference, in a few sentences."""
+    """Which questions matter and which make no difference, in a few sentences."""
     kinds = sorted_out(table)
-    total = sum(map(len, kinds.values()))
+    questions = f"{counted(sum(map(len, kinds.values())), 'question')} that the paper leaves open"
     parts = []
-    if carries := kinds["carries"]:
+    if matter := kinds["matter"]:
         decided = table[table["outcome"].isin([Outcome.BETTER, Outcome.WORSE])].drop_duplicates("question")
         named = [
-            f"{r['question']} ({r['reading']} in place of {r['in place of']}: {r['difference']:+.4f} "
+            f"{r['question']} ({r['reading']} instead of {r['instead of']}: {r['difference']:+.4f} "
             f"[{r['low']:+.4f}, {r['high']:+.4f}])"
             for _, r in decided.head(SHOWN).iterrows()
         ]
-        rest = f"; then {_listed(carries[SHOWN:])}" if carries[SHOWN:] else ""
-        count = "all" if len(carries) == total else str(len(carries))
-        verb = "carries" if len(carries) == 1 else "carry"
-        parts.append(f"Of {total} questions that the paper leaves open, {count} {verb} the result: {'; '.join(named)}")
-        parts[-1] += f"{rest}."
+        rest = f"; then {', '.join(matter[SHOWN:])}" if matter[SHOWN:] else ""
+        verb = "matters" if len(matter) == 1 else "matter"
+        parts.append(f"{len(matter)} of {questions} {verb}: {'; '.join(named)}{rest}.")
     else:
-        parts.append(f"Of {total} questions that the paper leaves open, none is seen to carry the result.")
+        parts.append(f"None of {questions} was shown to matter.")
     if kinds["same"]:
-        parts.append(f"No difference, whichever way they are read: {_listed(kinds['same'])}.")
+        parts.append(f"No reading makes a difference for {', '.join(kinds['same'])}.")
     if kinds["unknown"]:
-        parts.append(f"These seeds and persons cannot tell: {_listed(kinds['unknown'])}.")
+        parts.append(f"With these seeds and persons we cannot tell for {', '.join(kinds['unknown'])}.")
     return " ".join(parts)
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)
-
-
 def forest(table: pd.DataFrame) -> Figure:
-    """``differences`` as a forest plot, a group a question, each headed by the book's reading."""
+    """``differences`` as a forest plot: one group per question, headed by the book's reading."""
     groups = list(table.groupby("question", sort=False))
     lines = len(table) + 1.4 * len(groups)
     figure, axes = plt.subplots(figsize=(WIDTH, 1.3 + 0.27 * max(lines, 2)), layout="constrained")
@@ -137,7 +132,7 @@ def forest(table: pd.DataFrame) -> Figure:
     axes.axvline(0, color="0.35", linewidth=1)
     y, ticks, headings = 0.0, [], []
     for question, part in groups:
-        headings.append((y, f"{question}, instead of {part['in place of'].iloc[0]}:"))
+        headings.append((y, f"{question}, instead of {part['instead of'].iloc[0]}:"))
         for _, row in part.iterrows():
             y += 1
             mark = MARKS[Outcome(row["outcome"])]
@@ -152,7 +147,7 @@ def forest(table: pd.DataFrame) -> Figure:
     axes.set_ylim(max(y, 1) - 0.6, -0.8)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("difference in mAP at 100 from the book's reading")
+    axes.set_xlabel("mAP at 100 minus that of the book's reading")
     for kind, mark in MARKS.items():
         axes.plot([], [], linewidth=2.5, label=str(kind), **mark)
     figure.legend(loc="outside upper center", ncols=4, frameon=False)

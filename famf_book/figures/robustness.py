@@ -1,4 +1,4 @@
-"""Clips with ruined frames: how much mAP is lost as their share grows, and which aggregation loses less."""
+"""How much mAP is lost as the share of ruined frames grows, and which aggregation loses less."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from famf_book.plots import MUTED, PALETTE, VERDICT_COLOURS, WIDTH
+from famf_book.plots import MUTED, PALETTE, VERDICT_COLOURS, WIDTH, name_rows
 from famf_book.report import verdicts
 from famf_lib.evidence.bootstrap import difference, estimate
 from famf_lib.evidence.claims import MARGIN, Comparison
@@ -17,16 +17,16 @@ from famf_lib.experiments.catalogue import FAMF
 from famf_lib.experiments.results import Results
 
 KINDS = {"poor": "poor faces", "stranger": "strangers"}
-"""What a ruined face is replaced by, in words."""
+"""What replaces a ruined face, in words."""
 
 PAIRS = (
     ("AttentionVLAD + MMA", "NetVLAD + MMA"),
     ("AttentionVLAD + MLMA", "NetVLAD + MLMA"),
     ("AttentionVLAD + MLMA", "Mean pooling + Concat"),
 )
-"""Who should lose less than whom. Mean pooling has one token and no other fusion in Table 1."""
+"""Which row should lose less than which. In Table 1, mean pooling is only combined with Concat."""
 
-# Colour says which aggregation, the line which fusion.
+# Colour shows the aggregation, line style the fusion.
 COLOURS = {
     "Mean pooling": PALETTE[7],
     "NetVLAD": PALETTE[1],
@@ -35,17 +35,17 @@ COLOURS = {
     "AttentionVLAD": PALETTE[0],
 }
 LINES = {"Concat": ":", "MMA": "--", "MLMA": "-"}
-SHOWN = 12  # names in a legend
+SHOWN = 12  # names in the legend
 
 
 def kinds(results: Results) -> list[str]:
-    """The kinds of ruin that were asked for."""
+    """The kinds of ruined faces in the results."""
     asked = set(results.answers["ruined"]["kind"])
     return [kind for kind in KINDS if kind in asked]
 
 
 def shares(results: Results) -> list[float]:
-    """The shares of ruined faces, from none."""
+    """The shares of ruined faces in the results, ascending from 0."""
     return sorted(float(s) for s in results.answers["ruined"]["share"].unique())
 
 
@@ -62,18 +62,18 @@ def levels(results: Results) -> pd.DataFrame:
 
 
 def loss(results: Results, label: str, kind: str, share: float) -> Float[np.ndarray, "S P"]:
-    """AP of each person with whole clips, less that with ruined ones."""
+    """AP of each person with intact clips minus AP with ruined ones."""
     whole = results.answer("ruined", label, "ap", kind=kind, share=shares(results)[0])
     return whole - results.answer("ruined", label, "ap", kind=kind, share=share)
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """The loss of the other less that of AttentionVLAD, paired by seed and person, at every share above the least."""
+    """The loss of the other row minus that of AttentionVLAD, paired by seed and person, at every share above 0."""
     return [
         Comparison(
             f"{ours} loses less than {other}",
             f"{share:.0%} {KINDS[kind]}",
-            f"loss of {other} less that of {ours}",
+            f"loss of {other} minus loss of {ours}",
             None,
             difference(loss(results, other, kind, share), loss(results, ours, kind, share)),
         )
@@ -84,33 +84,33 @@ def comparisons(results: Results) -> list[Comparison]:
 
 
 def answer(results: Results, compared: Sequence[Comparison]) -> str:
-    """What the most ruined clips cost each of the compared rows, and the verdicts."""
+    """The verdicts, and the loss of each compared row at the largest share of ruined faces, in sentences."""
     worst = shares(results)[-1]
     parts = [verdicts(compared)]
     for kind in kinds(results):
         lost = [
-            f"{label} loses {estimate(loss(results, label, kind, worst)).mean:.3f} of mAP"
+            f"{label} loses {estimate(loss(results, label, kind, worst)).mean:.3f} mAP"
             for label in dict.fromkeys(label for pair in PAIRS if FAMF.label in pair for label in pair)
         ]
-        parts.append(f"With {worst:.0%} {KINDS[kind]} {', '.join(lost)}.")
+        parts.append(f"With {worst:.0%} {KINDS[kind]}, {', '.join(lost)}.")
     return " ".join(parts)
 
 
 def shown(compared: Sequence[Comparison]) -> pd.DataFrame:
-    """``comparisons`` for a page: a row a case, a column a claim, in each the difference, its interval and verdict."""
+    """``comparisons`` as text, difference, interval and verdict: one row per case, one column per claim."""
     cells: dict[str, dict[str, str]] = {}
     for one in compared:
         e = one.ours
-        told = f"{e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}] {one.verdict}"
-        cells.setdefault(one.claim, {})[one.case] = told
-    return pd.DataFrame(cells).rename_axis("ruined")
+        text = f"{e.mean:+.3f} [{e.low:+.3f}, {e.high:+.3f}] {one.verdict}"
+        cells.setdefault(one.claim, {})[one.case] = text
+    return pd.DataFrame(cells).rename_axis("ruined faces")
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
 def levels_figure(table: pd.DataFrame) -> Figure:
-    """``levels``, a panel a kind: mAP against the share of ruined faces, a line a row, with intervals."""
+    """mAP against the share of ruined faces, from ``levels``: one panel per kind, one line per row, with intervals."""
     labels, across = list(table["label"].unique()), list(table["kind"].unique())
     figure, grid = plt.subplots(
         1, max(len(across), 1), figsize=(WIDTH, 3.9), layout="constrained", sharey=True, squeeze=False
@@ -141,9 +141,9 @@ def _look(label: str) -> dict[str, Any]:
 
 
 def losses_figure(compared: Sequence[Comparison]) -> Figure:
-    """Which row loses less: ``comparisons``, a panel a claim, coloured by verdict.
+    """``comparisons`` as a dot plot, one panel per claim, coloured by verdict.
 
-    Positive where the first row of the claim loses less. The grey band is too small a difference to speak of.
+    Positive where the first row of the claim loses less. Differences in the grey band are negligible.
     """
     panels = list(dict.fromkeys(one.claim for one in compared))
     cases = list(dict.fromkeys(one.case for one in compared))
@@ -164,11 +164,9 @@ def losses_figure(compared: Sequence[Comparison]) -> Figure:
             axes.plot([one.ours.low, one.ours.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="round")
             axes.scatter(one.ours.mean, y, s=34, color=colour, zorder=3)
         axes.set_title(claim.replace(" loses less than ", "\nloses less than\n"), fontsize=9)
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-    grid.flat[0].set_yticks(range(len(cases)), cases)
-    grid.flat[0].set_ylim(len(cases) - 0.4, -0.6)
-    figure.supxlabel("mAP that the second loses and the first does not", fontsize=9.5)
+    for axes in grid.flat:
+        name_rows(axes, cases)
+    figure.supxlabel("loss in mAP of the second row minus that of the first", fontsize=9.5)
     for verdict, colour in VERDICT_COLOURS.items():
         grid.flat[0].plot([], [], color=colour, marker="o", linewidth=2.5, label=str(verdict))
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)

@@ -1,4 +1,4 @@
-"""How well a person is found by the number of clips that it was trained on."""
+"""How rank-1 and mAP depend on the number of training clips of a person."""
 
 from itertools import pairwise
 
@@ -9,25 +9,24 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from famf_book.plots import OURS, PALETTE, VERDICT_COLOURS, WIDTH
+from famf_book.plots import VERDICT_COLOURS, WIDTH, styles
 from famf_lib.evidence.bootstrap import difference, estimate
 from famf_lib.evidence.claims import BETTER, MARGIN, Verdict
 from famf_lib.experiments.results import Results
 
-LEAST = 5  # persons of a bin
-ENOUGH = 0.9  # a share of the clips that a user may want to be recognised
+LEAST = 5  # fewest persons in a bin
+ENOUGH = 0.9  # the rank-1 that we call enough
 MEASURES = {"rank-1": "rank-1", "mAP": "mAP at 100"}
-STYLES = ((PALETTE[1], "s"), (OURS, "o"))  # FAMF is the last row, and blue
 COLUMNS = ["row", "measure", "clips", "persons", "mean", "low", "high"]
 
 
 def trained(results: Results, label: str) -> Float[np.ndarray, "S P"]:
-    """Training clips of each person in each run; NaN where the gallery holds none of the person's clips."""
+    """The number of training clips of each person in each run; NaN for persons without a clip in the gallery."""
     return _by_person(results, label, "trained")
 
 
 def rank_1(results: Results, label: str) -> Float[np.ndarray, "S P"]:
-    """The share of a person's ranked clips that are recognised."""
+    """The share of each person's ranked clips that are recognised, in each run."""
     return _by_person(results, label, "right")
 
 
@@ -39,10 +38,10 @@ def _by_person(results: Results, label: str, column: str) -> Float[np.ndarray, "
 
 
 def bins(number: Float[np.ndarray, "S P"], least: int | float = LEAST) -> list[tuple[int, int]]:
-    """Bins of training clips, (first, last): 1, 2, 3–4, 5–8, … doubling, as far as there are any.
+    """Bins of the number of training clips as (first, last): 1, 2, 3–4, 5–8, …, doubling up to the largest number.
 
-    One that holds fewer than ``least`` persons, in the mean over the runs, is joined with the next, the last with the
-    one before.
+    A bin with fewer than ``least`` persons on average over the runs is merged with the next, the last one with the
+    previous.
     """
     known = number[~np.isnan(number)]
     if known.size == 0:
@@ -66,15 +65,14 @@ def _inside(number: Float[np.ndarray, "S P"], first: int, last: int) -> np.ndarr
 
 
 def name(first: int, last: int, most: int | float) -> str:
-    """A bin in words: 1, 3–4, and 17+ for the last."""
+    """The name of a bin: 1, 3–4, and 17+ for the last."""
     return f"{first}+" if last >= most and last > first else f"{first}" if first == last else f"{first}–{last}"
 
 
 def by_clips(results: Results) -> pd.DataFrame:
-    """Rank-1 and mAP of every row, by the number of training clips of the person.
+    """Rank-1 and mAP of every row by the number of training clips of the person.
 
-    Columns: row, measure, clips (the bin), persons (of a run, on average), mean, low, high (cut to 0..1, outside which
-    there is nothing).
+    Columns: row, measure, clips (the bin), persons (average per run), mean, low, high (both clipped to 0..1).
     """
     lines = []
     for label in results.labels:
@@ -85,7 +83,7 @@ def by_clips(results: Results) -> pd.DataFrame:
 
 
 def gains(results: Results, label: str, base: str) -> pd.DataFrame:
-    """What a row gains over another, paired. Columns: those of ``by_clips`` less row, and verdict (is it better?)."""
+    """The paired gain of a row over another. Columns as in ``by_clips`` without row, and the verdict of “better”."""
     lines = []
     for (measure, clips, persons, a), (*_, b) in zip(_binned(results, label), _binned(results, base), strict=True):
         e = difference(a, b)
@@ -94,7 +92,7 @@ def gains(results: Results, label: str, base: str) -> pd.DataFrame:
 
 
 def _binned(results: Results, label: str) -> list[tuple[str, str, float, Float[np.ndarray, "s p"]]]:
-    """(measure, bin, persons a run, values); the values are of the runs and the persons that the bin holds."""
+    """(measure, bin, persons per run, values); values of other persons are NaN, empty runs and persons are dropped."""
     number = trained(results, label)
     ranges = bins(number)
     found = []
@@ -107,17 +105,17 @@ def _binned(results: Results, label: str) -> list[tuple[str, str, float, Float[n
 
 
 def side_by_side(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """A line a bin: persons, and for each row the measure with its interval, as text."""
+    """One line per bin: the number of persons, and the measure of each row with its interval as text."""
     table = table[table["measure"] == measure]
-    told = [f"{t.mean:.3f} [{t.low:.3f}, {t.high:.3f}]" for t in table.itertuples(index=False)]
-    wide = table.assign(told=told).pivot(index="clips", columns="row", values="told")
+    cells = [f"{t.mean:.3f} [{t.low:.3f}, {t.high:.3f}]" for t in table.itertuples(index=False)]
+    wide = table.assign(cells=cells).pivot(index="clips", columns="row", values="cells")
     wide = wide.reindex(index=table["clips"].unique(), columns=table["row"].unique()).rename_axis(columns=None)
     wide.insert(0, "persons", [f"{n:g}" for n in table.drop_duplicates("clips")["persons"].round(1)])
     return wide.rename_axis("training clips")
 
 
 def enough(table: pd.DataFrame, row: str, wanted: float = ENOUGH) -> str | None:
-    """The first bin from which on every bin of a row has that rank-1 or more; None where there is none."""
+    """The first bin from which on every bin of a row has at least the wanted rank-1; None if there is none."""
     of = table[(table["row"] == row) & (table["measure"] == "rank-1")]
     below = (of["mean"] < wanted).to_numpy()
     first = int(np.flatnonzero(below).max()) + 1 if below.any() else 0
@@ -125,43 +123,42 @@ def enough(table: pd.DataFrame, row: str, wanted: float = ENOUGH) -> str | None:
 
 
 def answer(table: pd.DataFrame, gained: pd.DataFrame, row: str, base: str, name: str = "") -> str:
-    """How many clips are enough for a row, and who gains by it over another, in sentences."""
+    """How many clips are enough for a row, and for which bins it gains over another, in sentences."""
     of = table[(table["row"] == row) & (table["measure"] == "rank-1")]
     few, many = of.iloc[0], of.iloc[-1]
 
-    def told(line: pd.Series) -> str:
+    def interval(line: pd.Series) -> str:
         return f"{line['mean']:.1%} [{line['low']:.1%}, {line['high']:.1%}]"
 
     clips = "clip" if few["clips"] == "1" else "clips"
-    text = f"Persons of {few['clips']} training {clips} have rank-1 {told(few)} with {name or row}"
-    text += f", those of {many['clips']} {told(many)}. " if len(of) > 1 else ". "
+    text = f"The rank-1 of {name or row} is {interval(few)} for persons with {few['clips']} training {clips}"
+    text += f" and {interval(many)} for those with {many['clips']}. " if len(of) > 1 else ". "
     found = enough(table, row)
-    share = f"{ENOUGH:.0%} of a person's clips"
     text += (
-        f"On average {share} are recognised from the bin of {found} on. "
+        f"It reaches {ENOUGH:.0%} with {found} clips. "
         if found
-        else f"No number of clips that there is suffices to recognise {share}, on average. "
+        else f"It does not reach {ENOUGH:.0%} with any number of training clips. "
     )
     ap = gained[gained["measure"] == "mAP"]
     loses = ap["high"] < 0
     ways = {
         "it gains mAP with {} training clips": ap["verdict"] == str(Verdict.HOLDS),
-        "with {} training clips we cannot tell": ap["verdict"] == str(Verdict.CANNOT_TELL),
-        "with {} it gains nothing to speak of": (ap["verdict"] == str(Verdict.DOES_NOT_HOLD)) & ~loses,
-        "with {} it loses": loses,
+        "we cannot tell for {} training clips": ap["verdict"] == str(Verdict.CANNOT_TELL),
+        "its gain is negligible with {} training clips": (ap["verdict"] == str(Verdict.DOES_NOT_HOLD)) & ~loses,
+        "it loses mAP with {} training clips": loses,
     }
-    told_of = [way.format(" or ".join(ap["clips"][chosen])) for way, chosen in ways.items() if chosen.any()]
-    return f"{text}Over {base}, {'; '.join(told_of)}."
+    told_of = [way.format(", ".join(ap["clips"][chosen])) for way, chosen in ways.items() if chosen.any()]
+    return f"{text}Compared with {base}, {'; '.join(told_of)}."
 
 
 def levels_figure(table: pd.DataFrame) -> Figure:
-    """``by_clips``: rank-1 above, mAP below, a line a row, over the bins."""
+    """Rank-1 (above) and mAP (below) by bin, from ``by_clips``: one line per row."""
     figure, panels = plt.subplots(2, 1, figsize=(WIDTH, 5.6), layout="constrained", sharex=True)
     names = list(table["clips"].unique())
     rows = list(table["row"].unique())
     for axes, (measure, label) in zip(panels, MEASURES.items(), strict=True):
         for n, row in enumerate(rows):
-            colour, marker = STYLES[(len(STYLES) - len(rows) + n) % len(STYLES)]
+            colour, marker = styles(rows)[row]
             of = table[(table["row"] == row) & (table["measure"] == measure)]
             x = of["clips"].map(names.index).to_numpy(dtype=float) + 0.16 * (n - (len(rows) - 1) / 2)
             axes.plot(x, of["mean"], color=colour, linewidth=1, alpha=0.5)
@@ -177,7 +174,7 @@ def levels_figure(table: pd.DataFrame) -> Figure:
 
 
 def gains_figure(table: pd.DataFrame) -> Figure:
-    """``gains`` in mAP over the bins, coloured by verdict; the grey band is too small a gain to speak of."""
+    """The gain in mAP by bin, from ``gains``, coloured by verdict. Gains in the grey band are negligible."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2), layout="constrained")
     table = table[table["measure"] == "mAP"]
     axes.axhspan(0, MARGIN, color="0.5", alpha=0.15, linewidth=0)

@@ -1,4 +1,4 @@
-"""The ledger as a page shows it: verdicts by claim and dataset, every part, and what did not come out as claimed."""
+"""The ledger of claims on a page: verdicts by claim and dataset, and every part of each claim."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,13 @@ from famf_book.plots import VERDICT_COLOURS, WIDTH
 from famf_book.report import is_the_papers
 from famf_lib.evidence.claims import Verdict
 from famf_lib.evidence.ledger import Entry
+from famf_lib.support.wording import counted
 
 NOT_TESTED = "—"
 
 
 def matrix(entries: Sequence[Entry]) -> pd.DataFrame:
-    """The verdict in words, a row a claim ("1. FAMF over the others"), a column a dataset."""
+    """The verdicts in words: one row per claim ("1. FAMF over the others"), one column per dataset."""
     table: dict[str, dict[str, str]] = {}
     for entry in entries:
         name = f"{entry.claim.number}. {entry.claim.short}"
@@ -25,7 +26,7 @@ def matrix(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def parts(entries: Sequence[Entry]) -> pd.DataFrame:
-    """A row a part of a claim on a dataset: what was measured, the effect with its interval, rule and verdict."""
+    """One row per part of a claim on a dataset: what was measured, the effect with its interval, rule and verdict."""
     columns = [
         "claim", "dataset", "part", "effect", "paper", "ours", "low", "high", "seeds", "persons", "margin", "rule",
         "verdict", "small", "command",
@@ -55,29 +56,35 @@ def parts(entries: Sequence[Entry]) -> pd.DataFrame:
 
 
 def counts(entries: Sequence[Entry]) -> str:
-    """How many claims hold (and which), do not hold, or cannot be told, dataset by dataset, in a sentence each."""
+    """One sentence per dataset: how many claims hold (and which), do not hold, or are inconclusive."""
     sentences = []
     for dataset in dict.fromkeys(entry.dataset for entry in entries):
         tested = [entry for entry in entries if entry.dataset == dataset and entry.verdict]
         found = [entry.verdict for entry in tested]
         if found:
-            told = {v: f"{found.count(v)} {_plural(v, found.count(v))}" for v in Verdict}
-            held = [entry for entry in tested if entry.verdict == Verdict.HOLDS]
-            if numbers := [f"no. {e.claim.number}{', below the margin' if e.small else ''}" for e in held]:
-                told[Verdict.HOLDS] += f" ({'; '.join(numbers)})"
-            sentences.append(f"On {dataset}, of {len(found)} claims, {', '.join(told.values())}.")
+            held, failed, unclear = (found.count(verdict) for verdict in Verdict)
+            which = "; ".join(
+                f"no. {entry.claim.number}{', below the margin' if entry.small else ''}"
+                for entry in tested
+                if entry.verdict == Verdict.HOLDS
+            )
+            sentences.append(
+                f"On {dataset}, {held} of {counted(len(found), 'claim')} {'holds' if held == 1 else 'hold'}"
+                f"{f' ({which})' if which else ''}, {failed} {'does' if failed == 1 else 'do'} not hold, and {unclear} "
+                f"{'is' if unclear == 1 else 'are'} inconclusive."
+            )
     if {"8a", "8b"} <= {entry.claim.number for entry in entries if entry.verdict}:
-        sentences.append("Claim 8 counts as two.")
+        sentences.append("Claim 8 counts as two, 8a and 8b.")
     return " ".join(sentences)
 
 
 def reach(names: Sequence[str]) -> str:
-    """How far verdicts on these datasets reach, in a sentence or two."""
+    """What verdicts on these datasets say about the paper's data, in a sentence or two."""
     own = [name for name in names if is_the_papers(name)]
     if not own:
         return (
-            "The paper's own data are not among the datasets. A claim that does not hold here was not shown to be "
-            "wrong there; it was shown not to carry over to these data with these settings."
+            "The paper's own data are not among the datasets. A claim that does not hold here may still be right for "
+            "the paper's data: what we show is that it does not carry over to these data with these settings."
         )
     said = (
         f"On {', '.join(own)} the claims are tested on the paper's own data. The settings are the "
@@ -85,20 +92,14 @@ def reach(names: Sequence[str]) -> str:
     )
     if len(own) < len(names):
         said += (
-            " A claim that does not hold on other data was not shown to be wrong on the paper's; it was shown not to "
-            "carry over to them with these settings."
+            " A claim that does not hold on other data may still be right for the paper's: what we show is that it "
+            "does not carry over to them with these settings."
         )
     return said
 
 
-def _plural(verdict: Verdict, number: int) -> str:
-    one = {Verdict.HOLDS: "holds", Verdict.DOES_NOT_HOLD: "does not hold", Verdict.CANNOT_TELL: "cannot be told"}
-    many = {Verdict.HOLDS: "hold", Verdict.DOES_NOT_HOLD: "do not hold", Verdict.CANNOT_TELL: "cannot be told"}
-    return (one if number == 1 else many)[verdict]
-
-
 def draw(table: pd.DataFrame) -> Figure:
-    """``matrix`` as coloured fields; the verdict stands in each, so that no colour has to be told apart."""
+    """``matrix`` as coloured cells. Each names its verdict, so the figure can be read without colour."""
     rows, columns = table.shape
     figure, axes = plt.subplots(figsize=(WIDTH, 0.7 + 0.42 * max(rows, 1)), layout="constrained")
     colours = {str(verdict): colour for verdict, colour in VERDICT_COLOURS.items()}

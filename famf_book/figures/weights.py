@@ -1,7 +1,7 @@
-"""The weights of faces, Fig. 3: which clips are looked at, and how the weight goes with what makes a face easy.
+"""Face weights (paper's Figure 3): the clips that are shown, and how weights depend on traits of the faces.
 
-All traits are turned so that more of them is an easier face (``traits.SIGNS``): a rising line, or a positive
-correlation, says that easier faces weigh more, as the paper has it.
+The sign of each trait is set so that larger means an easier face (``traits.SIGNS``): a rising line or a positive
+correlation means that easier faces get more weight, as the paper says.
 """
 
 from collections.abc import Sequence
@@ -26,36 +26,36 @@ from famf_lib.experiments.run_store import Run
 from famf_lib.support.wording import counted
 
 EASIER = {
-    "norm": "longer in vector",
-    "quality": "better in quality",
-    "size": "larger",
-    "blur": "less blurred",
-    "darkness": "better lit",
-    "occlusion": "less occluded",
-    "turned": "less turned",
+    "norm": "longer vectors",
+    "quality": "higher quality",
+    "size": "larger size",
+    "blur": "less blur",
+    "darkness": "better light",
+    "occlusion": "less occlusion",
+    "turned": "more frontal pose",
 }
-"""Every trait in words, in the direction that makes a face easier."""
+"""Every trait in words, in the direction of easier faces."""
 
-SPREADS = (0.5, 0.7, 0.9, 1.0)  # quantiles of the spread of quality: an ordinary clip, and ever more varied ones
-LEAST = 6  # faces of a clip that is shown
+SPREADS = (0.5, 0.7, 0.9, 1.0)  # quantiles of the spread of quality within a clip
+LEAST = 6  # fewest faces of a clip that is shown
 
-# A training whose steps are too small to move a float32: what it leaves behind is the start.
+# The steps of this training are too small to change a float32, so the model keeps its initial weights.
 NO_STEP = {"epochs": 1, "lr": 1e-30, "lr_aggregation": 1e-30}
 
 MEANING = {
-    "none": "The tokens are the sums of Eq. (3): a face of weight 0.5 enters them with half of what a face of weight 1 "
-    "brings, and one close to 0 hardly at all. A common factor of all weights means nothing, since the layers behind "
-    "can undo it.",
-    "cluster": "Here each cluster's sum is scaled to unit length before φ, so a face counts against the other faces of "
-    "its cluster: the weight says how loud its clusters are, not how much of the face gets through. Only ratios of "
-    "weights mean something: the layers behind can undo a common factor.",
-    "whole": "Here the K tokens are scaled together to unit length behind φ: a common factor of all weights cancels "
-    "exactly, and only ratios of weights mean something. “Close to 1” has no meaning of its own.",
-    "cluster+whole": "Here each cluster's sum is scaled to unit length before φ and all tokens together behind it. A "
-    "face counts against the other faces of its cluster; a common factor of all weights cancels exactly. Only ratios "
-    "of weights mean something, and “close to 1” has no meaning of its own.",
+    "none": "The tokens are the sums of Eq. (3): a face of weight 0.5 contributes half as much as a face of weight 1, "
+    "and a face of weight close to 0 hardly anything. A common factor of all weights has no meaning, because the next "
+    "layer can undo it.",
+    "cluster": "Here the sum of each cluster is normalised to unit length before φ, so a face competes with the other "
+    "faces of its cluster: its weight is that of its clusters, not its own contribution. Only ratios of weights have a "
+    "meaning, because the next layer can undo a common factor.",
+    "whole": "Here all K tokens together are normalised to unit length after φ, so a common factor of all weights "
+    "cancels. Only ratios of weights have a meaning; that a weight is close to 1 has none.",
+    "cluster+whole": "Here the sum of each cluster is normalised to unit length before φ, and all tokens together "
+    "after it. A face competes with the other faces of its cluster, and a common factor of all weights cancels. Only "
+    "ratios of weights have a meaning; that a weight is close to 1 has none.",
 }
-"""What a weight can mean, by the normalisation of the aggregation."""
+"""How to read the weights, by the normalisation of the aggregation."""
 
 
 # --- a few clips, face by face ---------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip and the weights of its faces. ``rows`` are their positions among all faces, the lightest first."""
+    """A clip and the weights of its faces. ``rows`` are their positions among all faces, in ascending weight."""
 
     clip: int
     rows: Int[np.ndarray, " n"]
@@ -72,40 +72,41 @@ class Clip:
 
     @property
     def rho(self) -> float:
-        """Rank correlation of weight and quality in the clip; NaN where either is constant."""
+        """The rank correlation of weight and quality in the clip; NaN if either is constant."""
         known = ~np.isnan(self.quality)
         return _spearman(self.quality[known], self.weights[known])
 
     def note(self) -> str:
-        """How weight and quality go together in the clip, in two short lines."""
-        return "no correlation" if np.isnan(self.rho) else f"with quality\n{self.rho:+.2f}"
+        """``rho`` as a note below the name of the clip."""
+        return "no correlation" if np.isnan(self.rho) else f"weight, quality:\nρ = {self.rho:+.2f}"
 
     def spaced(self, number: int) -> Int[np.ndarray, " m"]:
-        """The places in ``rows`` of at most ``number`` faces, evenly spaced in the order of weight, both ends in."""
+        """The positions in ``rows`` of at most ``number`` faces, evenly spaced by rank of weight, with both ends."""
         return np.unique(np.linspace(0, len(self.rows) - 1, min(number, len(self.rows))).round().astype(int))
 
 
 def rule(seed: int) -> str:
-    """How ``clips`` chooses, and what is shown of a clip, in words."""
+    """How ``clips`` selects, and what is shown of each clip, in sentences."""
     quantiles = ", ".join(f"{100 * q:.0f}" for q in SPREADS)
     return (
-        f"From the run of seed {seed}. The rule, so that nobody picks: the ranked clips of known persons with {LEAST} "
-        "faces or more are sorted by how much the quality of their faces differs (its standard deviation); those at "
-        f"the percentiles {quantiles} are shown, each of another person. Of a clip the lightest and the heaviest face "
-        "stand at the ends, the others evenly between them in the order of weight. At the left is the rank correlation "
-        "of weight and quality over all faces of the clip: positive where easier faces weigh more."
+        f"The weights are from the run with seed {seed}. The clips are selected by a rule: the ranked clips of known "
+        f"persons with {LEAST} faces or more are sorted by the standard deviation of the quality of their faces, and "
+        f"the clips at percentiles {quantiles} are shown, each of a different person. In each clip, the faces with the "
+        "lowest and the highest weight are at the ends, the others evenly spaced by rank of weight between them. The "
+        "note on the left is the rank correlation of weight and quality over all faces of the clip; it is positive if "
+        "easier faces get more weight."
     )
 
 
 def clips(run: Run, clipset: ClipSet, spreads: Sequence[float] = SPREADS, least: int = LEAST) -> list[Clip]:
-    """Ranked clips chosen by a rule, with the weights that the model of a run gives their faces.
+    """Ranked clips selected by a rule, with the weights that the model of a run gives to their faces.
 
-    The ranked clips of known persons with ``least`` faces or more stand in the order of how much the quality of their
-    faces differs (its standard deviation). Those at the quantiles ``spreads`` are taken; where that person was taken
-    before, the next less varied clip of another.
+    The ranked clips of known persons with ``least`` faces or more are sorted by the standard deviation of the quality
+    of their faces. Those at the quantiles ``spreads`` are selected, or the next less varied clip if that person was
+    selected before.
 
     Raises:
-        ValueError: the run was recorded elsewhere: its weights are not here.
+        ValueError: the run is recorded, so its model is not here.
     """
     model, parts = run.model(clipset), run.split(clipset)
     quality = traits(clipset)["quality"].to_numpy()
@@ -125,14 +126,14 @@ def clips(run: Run, clipset: ClipSet, spreads: Sequence[float] = SPREADS, least:
 
 
 def _at_quantiles(candidates: Sequence[tuple[float, int, int]], quantiles: Sequence[float]) -> list[int]:
-    """The clips at the quantiles of (spread, clip, person), each of another person where there is one."""
+    """The clips at the quantiles of (spread, clip, person), each of a different person if there is one."""
     ordered = sorted(candidates)
     taken: dict[int, int] = {}  # clip by person
     for quantile in quantiles:
         at = round(quantile * (len(ordered) - 1))
-        there = next(((clip, person) for _, clip, person in ordered[at::-1] if person not in taken), None)
-        if ordered and there:
-            taken[there[1]] = there[0]
+        found = next(((clip, person) for _, clip, person in ordered[at::-1] if person not in taken), None)
+        if ordered and found:
+            taken[found[1]] = found[0]
     return list(taken.values())
 
 
@@ -146,7 +147,7 @@ def _spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
 
 
 def untrained(results: Results, clipset: ClipSet, device: torch.device) -> Results:
-    """The same models as they are before the first step of training, asked for their weights: what chance gives."""
+    """The weights of the same models before training, as a baseline."""
     specs = {}
     for key, run in results.runs.items():
         training = type(run.spec.training)(**(run.spec.training.model_dump() | NO_STEP))
@@ -158,7 +159,7 @@ def untrained(results: Results, clipset: ClipSet, device: torch.device) -> Resul
 
 
 def told(results: Results) -> list[str]:
-    """The traits that the data tell, in the order of ``EASIER``. Quality is left out where it is the norm."""
+    """The traits in the results, in the order of ``EASIER``, without quality if it equals the norm."""
     table = results.answers["weights"]
     there = {trait: of.drop(columns="trait").reset_index(drop=True) for trait, of in table.groupby("trait")}
     if "quality" in there and "norm" in there and there["quality"].equals(there["norm"]):
@@ -167,10 +168,10 @@ def told(results: Results) -> list[str]:
 
 
 def correlations(results: Results) -> pd.DataFrame:
-    """How the weight goes with each trait: Spearman's correlation within a person, averaged over persons and seeds.
+    """Spearman's correlation of weight and trait within a person, averaged over persons and seeds.
 
-    A row a label and trait. Columns: label, trait, mean, low, high, and seeds, the mean of each seed. Positive where
-    easier faces weigh more; missing where the weight or the trait is constant in all persons.
+    One row per label and trait. Columns: label, trait, mean, low, high, and seeds, the mean of each seed. Positive if
+    easier faces get more weight; NaN if the weight or the trait is constant within all persons.
     """
     rows = []
     for label in results.labels:
@@ -178,14 +179,14 @@ def correlations(results: Results) -> pd.DataFrame:
             rho = SIGNS[trait] * results.answer("weights", label, "rho", trait=trait)
             rows.append({"label": label, "trait": trait} | _told(_sure(rho)) | {"seeds": _by_seed(rho)})
     table = pd.DataFrame(rows, columns=["label", "trait", "mean", "low", "high", "seeds"])
-    table[["low", "high"]] = table[["low", "high"]].clip(-1, 1)  # with two seeds Student's t reaches farther
+    table[["low", "high"]] = table[["low", "high"]].clip(-1, 1)  # Student's t can exceed these limits with two seeds
     return table
 
 
 def by_fifths(results: Results, label: str) -> pd.DataFrame:
-    """The mean weight of a person's faces by fifths of each trait, from the hardest fifth of all faces to the easiest.
+    """The mean weight of a person's faces in each fifth of all faces by trait, from the hardest to the easiest.
 
-    A row a trait and fifth (1 the hardest). Columns: trait, fifth, mean, low, high, seeds (the mean of each seed).
+    One row per trait and fifth (1 is the hardest). Columns: trait, fifth, mean, low, high, seeds (mean of each seed).
     """
     rows = []
     for trait in told(results):
@@ -197,9 +198,9 @@ def by_fifths(results: Results, label: str) -> pd.DataFrame:
 
 
 def _sure(values: Float[np.ndarray, "S P"]) -> Estimate | None:
-    """The estimate over the seeds that have a value: ties may leave a fifth empty, a constant weight no correlation."""
-    there = values[~np.isnan(values).all(axis=1)]
-    return estimate(there) if len(there) else None
+    """The estimate over the seeds that have a value; a fifth may be empty, or a correlation undefined."""
+    known = values[~np.isnan(values).all(axis=1)]
+    return estimate(known) if len(known) else None
 
 
 def _told(one: Estimate | None) -> dict[str, float]:
@@ -212,47 +213,47 @@ def _by_seed(values: Float[np.ndarray, "S P"]) -> list[float]:
 
 
 def shown(table: pd.DataFrame, blind: pd.DataFrame | None = None) -> pd.DataFrame:
-    """``correlations`` for a page: a row a trait, a column a method, and the first method's models untrained."""
+    """``correlations`` as text: one row per trait, one column per method, and the first method before training."""
 
-    def words(one: pd.Series) -> str:
+    def text(one: pd.Series) -> str:
         return "" if np.isnan(one["mean"]) else f"{one['mean']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
 
-    columns = {label: list(of.apply(words, axis=1)) for label, of in table.groupby("label", sort=False)}
+    columns = {label: list(of.apply(text, axis=1)) for label, of in table.groupby("label", sort=False)}
     if blind is not None and len(table):
         first = blind[blind["label"] == table["label"].iloc[0]]
-        columns[f"{table['label'].iloc[0]}, untrained"] = list(first.apply(words, axis=1))
-    index = pd.Index([EASIER[t] for t in table["trait"].unique()], name="weighs more if")
+        columns[f"{table['label'].iloc[0]}, untrained"] = list(first.apply(text, axis=1))
+    index = pd.Index([EASIER[t] for t in table["trait"].unique()], name="correlation with")
     return pd.DataFrame(columns, index=index)
 
 
 def answer(table: pd.DataFrame, label: str, blind: pd.DataFrame | None = None) -> str:
-    """What the correlations say of a method in two or three sentences; seeds may contradict each other."""
+    """The correlations of a method, and in how many seeds the main one is positive, in sentences."""
     ours = table[(table["label"] == label) & table["mean"].notna()].set_index("trait")
     if ours.empty:
-        return f"{label} gives all faces of a person the same weight."
+        return f"{label} gives the same weight to all faces of a person."
     more, less = ours["low"] > 0, ours["high"] < 0
-    found = [
-        f"faces weigh {way} that are {', '.join(EASIER[trait] for trait in ours.index[which])}"
-        for way, which in (("more", more), ("less", less))
-        if which.any()
-    ]
+    found = []
+    for way, which in (("more", more), ("less", less)):
+        if which.any():
+            *names, last = (EASIER[trait] for trait in ours.index[which])
+            found.append(f"faces with {', '.join(names)}{' and ' * bool(names)}{last} get {way} weight")
     if open_ := int((~more & ~less).sum()):
         which = f"{open_} of {len(ours)} traits" if found else f"all {len(ours)} traits"
         which = which if len(ours) > 1 else "the one trait"
         found.append(f"for {which} the interval contains 0")
-    text = f"With {label} {'; '.join(found)}."
+    text = f"With {label}, {'; '.join(found)}."
     main = "quality" if "quality" in ours.index else ours.index[0]
     seeds = np.array(ours["seeds"][main])
     one = ours.loc[main]
     text += (
-        f" The rank correlation of weight and {'quality' if main == 'quality' else 'length of the vector'} within a "
-        f"person is {one['mean']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}], and positive in {(seeds > 0).sum()} of "
+        f" Within a person, the rank correlation of weight and {'quality' if main == 'quality' else 'vector length'} "
+        f"is {one['mean']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}], and it is positive in {(seeds > 0).sum()} of "
         f"{counted(len(seeds), 'seed')}"
     )
     if blind is not None:
         before = blind[(blind["label"] == label) & (blind["trait"] == main)].iloc[0]
         text += (
-            f"; before training it is {before['mean']:+.2f} [{before['low']:+.2f}, {before['high']:+.2f}], and "
+            f"; before training, it is {before['mean']:+.2f} [{before['low']:+.2f}, {before['high']:+.2f}], and "
             f"positive in {(np.array(before['seeds']) > 0).sum()}"
         )
     return text + "."
@@ -260,11 +261,11 @@ def answer(table: pd.DataFrame, label: str, blind: pd.DataFrame | None = None) -
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
-ACROSS = 4  # panels side by side
+ACROSS = 4  # panels per line
 
 
 def fifths_figure(table: pd.DataFrame) -> Figure:
-    """``by_fifths`` as small multiples: the mean with its interval, and a thin line a seed."""
+    """The mean weight by fifth, from ``by_fifths``: one panel per trait, with intervals and a thin line per seed."""
     names = list(table["trait"].unique())
     lines = max(1, -(-len(names) // ACROSS))
     figure, grid = plt.subplots(
@@ -280,7 +281,7 @@ def fifths_figure(table: pd.DataFrame) -> Figure:
         if n >= len(names):
             axes.axis("off")
             continue
-        # Where ties leave a fifth empty there is nothing to draw.
+        # Ties may leave a fifth empty.
         of = table[(table["trait"] == names[n]) & table["mean"].notna()]
         for seed in np.array(list(of["seeds"])).T:
             axes.plot(of["fifth"], seed, color=OURS, alpha=0.35, linewidth=0.9, zorder=2)
@@ -294,7 +295,7 @@ def fifths_figure(table: pd.DataFrame) -> Figure:
     grid.flat[0].set_xlim(0.6, FIFTHS + 0.4)
     seeds = np.ravel(list(table["seeds"])).astype(float)
     if np.isfinite(seeds).any():
-        # The seeds give the range: the interval of two or three seeds may be far longer, and is cut off.
+        # The range is that of the seeds: intervals of two or three seeds may be far longer and are cut off.
         low, high = np.nanmin(seeds), np.nanmax(seeds)
         room = max(0.25 * (high - low), 0.02)
         grid.flat[0].set_ylim(low - room, high + room)
@@ -304,7 +305,7 @@ def fifths_figure(table: pd.DataFrame) -> Figure:
 
 
 def correlations_figure(table: pd.DataFrame, blind: pd.DataFrame | None = None) -> Figure:
-    """``correlations``, a panel a method: the mean with its interval, every seed, and untrained models as squares."""
+    """``correlations``, one panel per method: mean with interval, every seed, and untrained models as squares."""
     labels, names = list(table["label"].unique()), list(table["trait"].unique())
     figure, grid = plt.subplots(
         max(1, -(-len(labels) // ACROSS)),

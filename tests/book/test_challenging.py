@@ -1,4 +1,4 @@
-"""The challenging cases: who is of which kind, by hand; the comparison, against known lengths; the page, executed."""
+"""The challenging cases: kinds by hand, the comparison for known norms, and the executed page."""
 
 from io import BytesIO
 
@@ -32,7 +32,7 @@ def made(faces: list[dict], person=None, counts=None, norms=None, own=True) -> C
 
 
 def real(faces: list[tuple], heights: list[float]) -> ClipSet:
-    """Faces with the makers' labels: occlusion, illumination, pose."""
+    """Faces with labels of the dataset: occlusion, illumination, pose."""
     table = pd.DataFrame(faces, columns=["occlusion", "illumination", "pose"])
     table = table.assign(path=[f"{n}.jpg" for n in range(len(faces))], y1=0.0, y2=heights)
     clips = pd.DataFrame({"name": ["clip"], "person": ["ann"], "split": None, "group": None})
@@ -87,7 +87,7 @@ def unlabelled(**columns) -> ClipSet:
     return ClipSet.build(np.ones((faces, 3)), np.array([faces]), clips, face_table=pd.DataFrame(columns))
 
 
-def test_kinds_of_faces_of_which_boxes_and_scores_are_told():
+def test_kinds_of_faces_with_boxes_and_scores():
     heights = [39.5, 40, 79, 80, 200, 200, np.nan, 200, 200, 30, 200]
     scores = [50, 51, 52, 90, 53, -10, 91, np.nan, 92, 93, 94]
     clipset = unlabelled(y1=np.full(11, 7.0), y2=7 + np.array(heights), quality=scores, path="a")
@@ -104,13 +104,14 @@ def test_kinds_of_faces_of_which_boxes_and_scores_are_told():
     assert np.isnan(challenging.sharpness_of(clipset)).all()
     lots = challenging.chosen(clipset, table, 3, seed=2)
     assert list(lots) == [CLEAR, "small", "poor"] and lots["poor"].tolist() == [5]
-    assert "not told" in challenging.caveat(clipset) and "scores" in challenging.method(clipset, table)
+    assert "no labels of occlusion" in challenging.caveat(clipset)
+    assert "scores" in challenging.method(clipset, table)
 
 
 @pytest.mark.parametrize(
     ("scores", "poor"),
     [
-        (range(11), [0, 1]),  # the tenth lies on a score
+        (range(11), [0, 1]),  # the quantile equals a score
         ([5, 5, 5, 6, 7, 8], [0, 1, 2]),
         ([5, 5, 5], []),
     ],
@@ -130,13 +131,13 @@ def test_equal_scores_are_rated_alike(scores, poor):
         ({"frame": [1, 2]}, [CLEAR]),
     ],
 )
-def test_kinds_that_nothing_tells_are_left_out(columns, kinds):
+def test_undefined_kinds_are_left_out(columns, kinds):
     clipset = unlabelled(**columns)
     table = challenging.kinds(clipset)
     assert list(table) == kinds
     found = challenging.summary(clipset, table)
     if kinds == [CLEAR]:
-        assert table[CLEAR].isna().all() and "tell nothing" in challenging.answer(found)
+        assert table[CLEAR].isna().all() and "neither boxes nor scores" in challenging.answer(found)
     else:
         assert [of(table, row) for row in (0, 1)] == [{kinds[0]}, {CLEAR}]
     assert len(challenging.shown(found)) == len(kinds)
@@ -155,7 +156,7 @@ def test_sharpness_is_the_variance_of_the_laplacian():
     assert challenging.sharpness(Image.new("RGB", (90, 90), "grey")) == 0
 
 
-def test_sharpness_is_measured_where_a_picture_has_the_pixels(monkeypatch, tmp_path):
+def test_sharpness_is_measured_in_large_enough_pictures(monkeypatch, tmp_path):
     monkeypatch.setenv("FAMF_DATA", str(tmp_path))
     clipset = real([("NONE", "HIGH", "FRONTAL")] * 3, [120, 79, 120])
     drawn = [portraits.portrait("person-0001", blur=blur) for blur in (0.0, 0.0, 0.7)]
@@ -170,26 +171,26 @@ def test_sharpness_is_measured_where_a_picture_has_the_pixels(monkeypatch, tmp_p
             contents[path] = file.getvalue()
         return contents
 
-    assert np.isnan(challenging.sharpness_of(clipset)).all()  # the pictures are not here
+    assert np.isnan(challenging.sharpness_of(clipset)).all()  # the pictures are not on this machine
     monkeypatch.setattr(imfdb, "absence", lambda: None)
     monkeypatch.setattr(imfdb, "archive", lambda: "the archive")
     monkeypatch.setattr(imfdb, "pictures", read)
     found = challenging.sharpness_of(clipset)
-    assert asked == [("the archive", {"0.jpg", "2.jpg"})]  # one pass, and no picture more than needed
+    assert asked == [("the archive", {"0.jpg", "2.jpg"})]  # one pass, and only the pictures needed
     assert np.isnan(found[1]) and found[0] == pytest.approx(challenging.sharpness(drawn[0]), rel=0.1)
     assert found[2] < 0.3 * found[0]
     assert np.isnan(challenging.sharpness_of(made([{}] * 3))).all()
 
 
-# --- the lots --------------------------------------------------------------------------------------------------------
+# --- the random sample -----------------------------------------------------------------------------------------------
 
 
-def test_faces_are_drawn_by_lot_one_a_person():
+def test_faces_are_drawn_at_random_one_per_person():
     dark = {"darkness": 0.9}
     faces = [dark] * 40 + [dark | {"blur": 0.9}] * 4 + [dark] * 6
     person = [f"p{n // 2}" for n in range(10)] + [None]
     own = np.ones(50, bool)
-    own[:8] = False  # all faces of p0 are somebody else's
+    own[:8] = False  # the faces of p0 show somebody else
     clipset = made(faces, person=person, counts=[4] * 10 + [10], own=own)
     table = challenging.kinds(clipset)
     lots = challenging.chosen(clipset, table, 3, seed=1)
@@ -201,14 +202,14 @@ def test_faces_are_drawn_by_lot_one_a_person():
     again = challenging.chosen(clipset, table, 3, seed=1)["light"]
     assert (again == lots["light"]).all()
     drawn = {int(row) for seed in range(60) for row in challenging.chosen(clipset, table, 3, seed)["light"]}
-    assert drawn == set(range(8, 40))  # every face has its chance: none is picked
+    assert drawn == set(range(8, 40))  # every face can be drawn
 
 
 # --- the lengths -----------------------------------------------------------------------------------------------------
 
 
 def test_the_comparison_is_within_persons():
-    """One person's vectors are ten times as long as the other's; dark faces are a fifth and two fifths shorter."""
+    """The vectors of one person are ten times as long; dark faces are shorter by a fifth and by two fifths."""
     dark = {"darkness": 0.9}
     faces = [*[dark] * 3, *[{}] * 5] * 2 + [dark] * 2 + [{}] * 9  # the third person has too few dark faces
     norms = [7.0, 8.0, 64.0, 1.0, 10.0, 10.0, 11.0, 12.0] + [60.0, 55.0, 70.0, *[100.0] * 5] + [1.0] * 11
@@ -234,14 +235,14 @@ def table_of(**ends: tuple[float, float]) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("ends", "said"),
     [
+        ({"light": (-0.3, -0.2), "blur": (-0.2, -0.1)}, r"^Faces of every kind .*weak light −25.0% .*, blurred −15.0%"),
         (
-            {"light": (-0.3, -0.2), "blur": (-0.2, -0.1)},
-            r"^Yes, of every kind: .*in weak light −25.0% .*, blurred −15.0%",
+            {"light": (-0.3, -0.2), "pose": (-0.1, 0.2)},
+            r"^Faces of 1 of 2 kinds .*contains 0 for faces that are turned away",
         ),
-        ({"light": (-0.3, -0.2), "pose": (-0.1, 0.2)}, r"^For 1 of 2 kinds: .*open for faces that are turned away"),
-        ({"light": (0.1, 0.2)}, r"^No kind .*They are longer for faces that are in weak light \+15.0% \[\+10.0%"),
+        ({"light": (0.1, 0.2)}, r"^No kind .*longer for faces that are in weak light \+15.0% \[\+10.0%"),
         ({"small": (np.nan, np.nan)}, "^Too few persons"),
-        ({}, "^These data tell nothing of their faces"),
+        ({}, "^These data have neither boxes nor scores"),
     ],
 )
 def test_the_answer_follows_the_intervals(ends, said):
@@ -258,7 +259,7 @@ def test_tables_and_figure_of_any_size(count):
     figure = challenging.kinds_figure(found)
     figure.canvas.draw()
     said = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert said == ["all faces of the kind", "of this kind alone"]
+    assert said == ["all faces of the kind", "only of this kind"]
     challenging.kinds_figure(found.iloc[:0]).canvas.draw()  # no kind at all
     plt.close("all")
     assert challenging.answer(found)
@@ -278,12 +279,12 @@ def test_the_page_on_synthetic_persons(tmp_path):
 
 
 def test_hard_faces_of_real_films():
-    """On real faces: the lots have the labels they should have, and the smallest faces the shortest vectors."""
+    """The drawn faces have the right labels, and the smallest faces have the shortest vectors."""
     if reason := imfdb.absence():
         pytest.skip(reason)
     clipset = datasets.load("imfdb")
     faces = clipset.face_columns()
-    table = challenging.kinds(clipset, np.ones(len(faces)))  # all as sharp: to measure them would take too long here
+    table = challenging.kinds(clipset, np.ones(len(faces)))  # equally sharp: measuring takes too long here
     lots = challenging.chosen(clipset, table, 20, seed=3)
     assert (faces["illumination"].iloc[lots["light"]] == "BAD").all() and len(lots["light"]) == 20
     assert faces["pose"].iloc[lots["pose"]].isin(["LEFT", "RIGHT", "UP", "DOWN"]).all()

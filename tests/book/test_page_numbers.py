@@ -158,9 +158,9 @@ def check(shown, name, found):
             assert one.sentence() in text, f"{one.name}: another sentence than the ledger's"
             seen.add(one.name)
     order = sorted(found.labels, key=lambda label: -found.mean_ap().loc[label].mean())
-    place = re.compile(r"([^.(:]+?)\)? comes out (first|number \d+) of (\d+) rows, with mAP (\S+) \[(\S+), (\S+)\]")
+    place = re.compile(r"([^.(:]+?)\)? ranks (\d+)(?:st|nd|rd|th) of (\d+) rows, with mAP (\S+) \[(\S+), (\S+)\]")
     for label, ranked, of, *level in place.findall(text):
-        label, number = label.removeprefix("** ").strip(), int(ranked.replace("first", "1").removeprefix("number "))
+        label, number = label.removeprefix("** ").strip(), int(ranked)
         expected = [rows[label]["ours"], *interval(estimate(found.ap(label))).split(" … ")]
         assert level == expected, f"{label}: not what the store has"
         above = order.index(label)  # a page may leave rows out of the count, and those above it with them
@@ -203,7 +203,7 @@ def other_verdict(shown):
 
 
 def other_place(shown):
-    shown.texts[0] = re.sub(r"comes out (first|number \d)", "comes out number 9", shown.texts[0])
+    shown.texts[0] = re.sub(r"ranks \d(st|nd|rd|th)", "ranks 9th", shown.texts[0])
 
 
 def invented_row(shown):

@@ -1,8 +1,9 @@
-"""Pictures of faces: which picture belongs to which face, and the figure of them."""
+"""Pictures of faces: which picture belongs to which face, and their figure."""
 
 import base64
 import re
 from io import BytesIO
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,12 +17,6 @@ from famf_book.pictures import PIXELS, Strip, faces_of, fitted, light, sheet
 from famf_lib.data import imfdb, synthetic
 from famf_lib.data.clipset import ClipSet
 from famf_lib.support.files import sources
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 def as_bytes(images) -> list[bytes]:
@@ -55,7 +50,7 @@ def test_a_synthetic_face_is_drawn_with_its_own_numbers():
     found = as_bytes(faces_of("synthetic", clipset, rows))
     assert found[1] == expected(0, "ann") and found[2] == expected(4, "bob") and found[3] == expected(3, "bob")
     assert found[4] == expected(2, "clip 1")  # a stranger, who is the same in all of the noise clip
-    # Somebody else: not the person, and in a clip of nobody another one each time.
+    # Somebody else: not the person, and in a noise clip somebody else each time.
     beside, nobody = faces_of("synthetic", clipset, [1, 5]), faces_of("synthetic", clipset, [6, 7])
     assert as_bytes(beside)[0] != expected(1, "ann") and as_bytes(beside)[1] != expected(5, "bob")
     assert as_bytes(nobody) == [expected(6, "clip 3, face 6"), expected(7, "clip 3, face 7")]
@@ -95,7 +90,7 @@ def test_a_real_face_has_its_own_picture(made_up_films):
     assert faces_of("imfdb", clipset, []) == []
 
 
-def test_where_there_are_no_pictures_a_sentence_says_why(made_up_films, tmp_path):
+def test_a_sentence_says_why_there_are_no_pictures(made_up_films, tmp_path):
     _, clipset = made_up_films
     assert pictures.absence("imfdb") is None and pictures.absence("synthetic") is None
     (tmp_path / "imfdb" / imfdb.ARCHIVE).unlink()
@@ -104,8 +99,8 @@ def test_where_there_are_no_pictures_a_sentence_says_why(made_up_films, tmp_path
 
 
 @pytest.mark.parametrize("size", [(8, 11), (96, 120), (300, 90), (50, 400)])
-def test_a_picture_is_cut_around_its_middle(size):
-    """A small one shows its own pixels: no value is there that was not there before."""
+def test_a_picture_is_cropped_around_its_centre(size):
+    """A small one is enlarged without new values."""
     whole = Image.open(BytesIO(picture(3, size)))
     cut = fitted(whole)
     assert cut.size == PIXELS and cut.mode == "RGB"
@@ -139,10 +134,10 @@ def bare(**columns) -> ClipSet:
     return ClipSet.build(np.ones((3, 5)), np.array([2, 1]), clips, face_table=pd.DataFrame(columns, index=range(3)))
 
 
-def test_a_face_without_a_picture_has_a_card_with_what_is_told_of_it(monkeypatch):
+def test_a_face_without_a_picture_has_a_card(monkeypatch):
     monkeypatch.setattr(pictures, "absence", lambda dataset: None)
     frames = {"frame": [7, 11, 13], "y1": [1.0, 2.5, 3.0], "y2": [48.0, np.nan, 20.0], "quality": [-10.25, 90, np.nan]}
-    clipset = bare(**frames, x1=0.0, x2=1.0, path="a.jpg")  # a path of something else than IMFDB
+    clipset = bare(**frames, x1=0.0, x2=1.0, path="a.jpg")  # a path that is not of IMFDB
     assert faces_of("mine", clipset, [2, 0, 1]) == [
         "frame 13\n17 px high",
         "frame 7\n47 px high\nquality −10.2",
@@ -150,11 +145,11 @@ def test_a_face_without_a_picture_has_a_card_with_what_is_told_of_it(monkeypatch
     ]
     assert faces_of("mine", bare(), [0]) == [""] and faces_of("mine", clipset, []) == []
     told = pictures.origin("mine", clipset, [1, 0])
-    assert "no pictures" in told and told.endswith("from above, `two`, `one`.")
+    assert "no pictures" in told and told.endswith("from top to bottom, `two`, `one`.")
     assert "IMFDB" in pictures.origin("imfdb", clipset) and "clips" not in pictures.origin("mine", clipset)
 
 
-def test_cards_stand_where_pictures_would():
+def test_cards_are_placed_like_pictures():
     figure = sheet([Strip("a", ["frame 7\nquality 90"] * 3, ["1", "2", "3"])])
     assert words(figure) == ["a", *("frame 7\nquality 90", "1", "frame 7\nquality 90", "2", "frame 7\nquality 90", "3")]
     cards = figure.axes[0].patches
@@ -173,18 +168,15 @@ def words(figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts if text.get_text()]
 
 
-def test_a_sheet_without_faces():
+def test_a_sheet_with_one_face_or_none():
     assert words(sheet([])) == ["no faces to show"]
     assert words(sheet([Strip("dark", [])])) == ["dark", "no such face"]
     assert words(sheet([Strip("dark", [], total=5)])) == ["dark", "no such face", "+ 5"]
-
-
-def test_a_sheet_of_one_face():
     figure = sheet([Strip("clip", FACES[:1], ["0.73"])])
     assert words(figure) == ["clip", "0.73"] and len(figure.axes[0].images) == 1
 
 
-def test_a_sheet_shows_what_there_is_room_for_and_says_how_many_are_left():
+def test_a_sheet_shows_what_fits_and_counts_the_rest():
     figure = sheet([Strip("a", FACES, [f"{n}" for n in range(31)]), Strip("b", FACES[:5])], columns=3, lines=2)
     assert words(figure) == ["a", *"012345", "+ 25", "b"]
     images = figure.axes[0].images
@@ -194,10 +186,8 @@ def test_a_sheet_shows_what_there_is_room_for_and_says_how_many_are_left():
     assert len(set(lefts.round(6))) == 3 and len(set(tops.round(6))) == 4
     wide, high = figure.get_size_inches()
     assert (places[:, :2] >= 0).all() and (places[:, 1] <= wide).all() and (places[:, 2] <= high).all()
-    for i in range(len(places)):  # no picture lies on another
-        for j in range(i):
-            beside = places[i, 0] >= places[j, 1] or places[j, 0] >= places[i, 1]
-            assert beside or places[i, 3] >= places[j, 2] or places[j, 3] >= places[i, 2]
+    for a, b in combinations(places, 2):  # no pictures overlap
+        assert a[0] >= b[1] or b[0] >= a[1] or a[3] >= b[2] or b[3] >= a[2]
     assert "+ 99,994" in words(sheet([Strip("many", FACES, total=100_000)]))
 
 
@@ -213,18 +203,20 @@ def test_nothing_is_cut_off(count, columns):
         assert box.x0 >= whole.x0 and box.x1 <= whole.x1 and box.y0 >= whole.y0 and box.y1 <= whole.y1
 
 
-@pytest.mark.parametrize("asked", [{"columns": 0}, {"lines": 0}])
-def test_a_sheet_without_room_is_refused(asked):
-    with pytest.raises(ValueError, match="expected 1 or more"):
-        sheet([Strip("a", FACES)], **asked)
+@pytest.mark.parametrize(
+    ("strip", "options", "sentence"),
+    [
+        (Strip("a", FACES), {"columns": 0}, "expected 1 or more"),
+        (Strip("a", FACES), {"lines": 0}, "expected 1 or more"),
+        (Strip("a", FACES[:3], ["1", "2"]), {}, "'a': found 2 texts for 3 pictures"),
+    ],
+)
+def test_a_sheet_with_bad_arguments_is_an_error(strip, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sheet([strip], **options)
 
 
-def test_text_is_one_for_each_picture():
-    with pytest.raises(ValueError, match="'a': found 2 for 3 pictures"):
-        sheet([Strip("a", FACES[:3], ["1", "2"])])
-
-
-def test_the_page_gets_small_pictures_and_the_same_ones():
+def test_the_page_gets_small_jpegs_of_the_same_pictures():
     drawn = [portraits.portrait(f"person {n}") for n in range(5)]
     svg = light(sheet([Strip("faces", drawn)], columns=5)).data
     embedded = re.findall(r"data:image/(\w+);base64,([A-Za-z0-9+/=]+)", svg)

@@ -49,13 +49,13 @@ def test_recording_gives_the_numbers_back(results_folder, tiny, few):
             assert all(np.isnan(v) or v == round(v, 5) for v in again[column].tolist())
     results.record(fresh, "table-1", "synthetic", "quick", "famf run table-1")
     assert {one.name: one.read_bytes() for one in results_folder.iterdir()} == written, "the same bytes again"
-    assert report.beside_recording(fresh, recorded) == "All 2 runs give the numbers that were recorded."
+    assert report.beside_recording(fresh, recorded) == "All 2 runs reproduce the recorded numbers."
     key = next(iter(fresh.runs))
     content = json.loads(path.read_text())
     content["runs"][0]["ap"] = [0.0] * len(content["runs"][0]["ap"])
     path.write_text(json.dumps(content))
     told = report.beside_recording(fresh, results.find_recording("table-1", "synthetic", "quick"))
-    assert told.startswith("Of 2 runs 1 differ") and f"seed {key[1]}" in told
+    assert told.startswith("1 of 2 runs differ") and f"seed {key[1]}" in told
     assert "Recorded" in report.where_from(recorded) and "famf run table-1" in report.where_from(recorded)
 
 
@@ -76,7 +76,7 @@ def test_clips_are_split_by_the_protocol_asked_for(results_folder, tiny, few, mo
     few(TABLE_1[0], probes=())
     found = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu", "random")
     (run,) = found.runs.values()
-    assert run.spec.protocol == "random" and "dealt anew" in report.protocol("synthetic", found)
+    assert run.spec.protocol == "random" and "a new split" in report.protocol("synthetic", found)
     (usual,) = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu").runs.values()
     assert usual.spec.protocol == "given" and usual.key != run.key
     results.record(found, "table-1", "imfdb", "standard", "a command")

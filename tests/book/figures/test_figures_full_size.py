@@ -1,4 +1,4 @@
-"""The page of the paper's full size says what the floor and the records say, with the record of a GPU or without."""
+"""The page on the paper's full size shows the roofline and the records, with or without that of a GPU."""
 
 import importlib.util
 import json
@@ -18,8 +18,11 @@ def parts():
     return full_size.work()
 
 
-def told(device="cpu", **changed):
-    """A record as the benchmark writes it: part n has a floor of n + 1 s and takes twice that."""
+def record(device="cpu", **changed):
+    """A record as the benchmark writes it: part n takes at least n + 1 s and was measured at twice that."""
+    parts = [{"part": name, "floor here": n + 1.0, "measured": 2.0 * (n + 1)} for n, name in enumerate(NAMES)]
+    origin = {"commit": "0123456789abcdef", "versions": {"torch": "2.13.0"}}
+    hardware = {"processor": "Some CPU", "cores": 2, "gpu": "Some GPU"}
     return {
         "command": "python benchmarks/full_size.py",
         "device": device,
@@ -27,107 +30,83 @@ def told(device="cpu", **changed):
         "precision": "bfloat16",
         "size": {"batch": 4096, "steps": 1200},
         "machine": {"training": 5e14, "float32": 4e13, "memory": 3e12},
-        "parts": [
-            {"part": name, "flops": 1, "bytes": 1, "float32": False, "floor here": n + 1.0, "measured": 2.0 * (n + 1)}
-            for n, name in enumerate(NAMES)
-        ],
+        "parts": parts,
         "step": {"batch": 512, "seconds": 3.0, "host": 0.0123, "a training of these": 90_000.0},
         "training": None,
         "table 1": None,
-        "origin": {
-            "commit": "0123456789abcdef",
-            "versions": {"torch": "2.13.0"},
-            "hardware": {"processor": "Some CPU", "cores": 2, "gpu": "Some GPU"},
-        },
+        "origin": origin | {"hardware": hardware},
     } | changed
 
 
 def of_gpu():
     way = {"seconds": 61.0, "an epoch": 0.7, "before": 5.0}
     training = {"captured": way, "launched": way | {"seconds": 83.0}, "evaluation": 11.0}
-    return told("cuda", training=training, **{"table 1": {"seconds": 540.0, "runs": 35}})
+    return record("cuda", training=training, **{"table 1": {"seconds": 540.0, "runs": 35}})
 
 
-def test_the_floor_is_that_of_the_design(parts):
-    """Worked out by hand once: 2.2 PFLOP, 2.5 TB of the optimiser at 1,130 steps, about 4 s in all."""
+def test_roofline_is_that_computed_by_hand(parts):
+    """2.2 PFLOP, 2.5 TB of the optimiser at 1,130 steps, about 4 s in total."""
     table = full_size.floor_table(parts)
     assert table["TFLOP"].sum() == pytest.approx(2200, rel=0.05)
     assert table.loc["optimiser", "GB"] == pytest.approx(2500 * 1200 / 1130, rel=0.05)
     assert table["least"].sum() == pytest.approx(4, abs=0.5) and table["share"].sum() == pytest.approx(1)
-    assert table["share"].idxmax() == "classifier" and table.loc["classifier", "decided by"] == "products"
-    assert table.loc["optimiser", "decided by"] == "bytes"
+    assert table["share"].idxmax() == "classifier" and table.loc["classifier", "limited by"] == "compute"
+    assert table.loc["optimiser", "limited by"] == "memory"
     assert full_size.total(table, "least") == pytest.approx(sum(one.seconds(H200) for one in parts.values()))
 
 
-def test_larger_batches_move_the_weights_less_often(parts):
+def test_larger_batches_update_the_weights_less_often(parts):
     smaller = full_size.work(batch=1024)
     assert smaller["optimiser"].bytes == pytest.approx(57 / 15 * parts["optimiser"].bytes)
     assert smaller["classifier"].flops == pytest.approx(parts["classifier"].flops, rel=1e-3)
 
 
-def test_a_row_that_is_not_there_gives_its_sentence():
+def test_an_unknown_row_is_an_error():
     with pytest.raises(ValueError, match=r"^row: 'Luck' is not known, expected one of Mean pooling \+ Concat, NetVLAD"):
         full_size.work("Luck")
 
 
-def test_without_a_gpu_the_page_says_so(parts):
-    text = full_size.answer(parts, told(), None)
-    assert "No GPU was at hand" in text and "2 cores of Some CPU would take 25.0 h" in text
-    assert "classifier" in text and "on an H200" in text
+def test_the_answer_with_and_without_a_gpu(parts):
+    text = full_size.answer(parts, record(), None)
+    assert "No GPU was available" in text and "2 cores of Some CPU would take 25.0 h" in text
+    assert "for the classifier" in text and "On an H200" in text
     assert "No GPU" in full_size.answer(parts, None, None)
-
-
-def test_what_a_gpu_gave_stands_beside_its_own_floor(parts):
     text = full_size.answer(parts, None, of_gpu())
-    assert "Recorded on Some GPU: 72.0 s, 2.0 times its floor there. Table 1 whole, 35 trainings: 9.0 min." in text
+    assert "Recorded on Some GPU: 72.0 s, 2.0 times the roofline there. All 35 runs of Table 1: 9.0 min." in text
     ways = full_size.ways(of_gpu())
     assert list(ways.index) == ["captured", "kernel by kernel"] and ways.loc["kernel by kernel", "training"] == "83.0 s"
 
 
-def test_a_record_is_told_with_where_it_comes_from():
-    text = full_size.where_from(told())
-    for part in (
-        "`python benchmarks/full_size.py`",
-        "`0123456789ab`",
-        "2 cores of Some CPU",
-        "500 TFLOP/s",
-        "3,000 GB/s",
-    ):
-        assert part in text
-    assert "Some GPU" in full_size.where_from(told("cuda"))
-
-
-def test_parts_beside_their_floor():
-    table = full_size.measured(told())
+def test_a_record_has_its_origin_and_parts():
+    text = full_size.where_from(record())
+    origin = ["`python benchmarks/full_size.py`", "`0123456789ab`", "2 cores of Some CPU", "500 TFLOP/s", "3,000 GB/s"]
+    assert all(part in text for part in origin)
+    assert "Some GPU" in full_size.where_from(record("cuda"))
+    table = full_size.measured(record())
     assert list(table.index) == list(full_size.SPOKEN.values()) and (table["ratio"] == 2).all()
     shown = full_size.shown(table)
-    assert shown.loc["sampling", "least"] == "2.0 s" and shown.loc["sampling", "ratio"] == "2.0 ×"
+    assert shown.loc["gathering of batches"].tolist() == ["2.0 s", "4.0 s", "2.0 ×"]
 
 
-def test_launching_says_both_sides(parts):
-    text = full_size.launching(parts, told(), 4096)
+def test_time_to_launch_and_to_compute_a_step(parts):
+    text = full_size.launching(parts, record(), 4096)
     assert "1,200 steps" in text and "12.3 ms" in text
     step = sum(parts[name].seconds(H200) for name in NAMES if name not in ("draw", "evaluation")) / 1200
-    assert f"{1000 * step:.1f} ms for one at the least" in text
+    assert f"needs at least {1000 * step:.1f} ms for each" in text
     assert "host" not in full_size.launching(parts, None, 4096)
     small = sum(parts[name].seconds(H200) for name in ("sampling", "aggregation", "fusion", "loss"))
-    assert f"softmax and loss, have a floor of {small:.2f} s in all" in text
+    assert f"softmax and loss, need at least {small:.2f} s together" in text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(0.0004, "0.40 ms"), (0.0123, "12 ms"), (0.17, "0.17 s"), (61.0, "61.0 s"), (120.0, "2.0 min"), (7200.0, "2.0 h")],
-)
-def test_times_in_words(seconds, expected):
-    assert full_size.spoken(seconds) == expected
+def test_times_in_readable_units():
+    times = {0.0004: "0.40 ms", 0.0123: "12 ms", 0.17: "0.17 s", 61.0: "61.0 s", 120.0: "2.0 min", 7200.0: "2.0 h"}
+    assert {seconds: full_size.spoken(seconds) for seconds in times} == times
 
 
-def test_figure_has_a_circle_a_part_and_a_dot_where_it_was_measured(parts):
-    for records, panels in (([], 1), ([told()], 2), ([told(), of_gpu()], 2)):
+def test_figure_has_a_circle_per_part_and_a_dot_if_it_was_measured(parts, rows_of):
+    for records, panels in (([], 1), ([record()], 2), ([record(), of_gpu()], 2)):
         figure = full_size.figure(parts, records)
-        figure.canvas.draw()
-        assert len(figure.axes) == panels
-        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(full_size.SPOKEN.values())
+        assert rows_of(figure) == list(full_size.SPOKEN.values()) and len(figure.axes) == panels
         for axes in figure.axes:
             drawn = [c.get_offsets() for c in axes.collections if hasattr(c, "get_sizes") and len(c.get_offsets())]
             assert all(len(points) == len(NAMES) for points in drawn)
@@ -135,19 +114,11 @@ def test_figure_has_a_circle_a_part_and_a_dot_where_it_was_measured(parts):
     assert any(c.get_offsets()[1].tolist() == [4.0, 1.0] for c in measured if len(c.get_offsets()) == len(NAMES))
 
 
-# --- The benchmark ---
-
-
-@pytest.fixture
-def benchmark():
+def test_the_benchmark_writes_what_the_page_reads(tiny, monkeypatch, results_folder, capsys):
+    """With all steps that it does on a GPU, at the size of the quick profile."""
     place = importlib.util.spec_from_file_location("full_size_benchmark", ROOT / "benchmarks" / "full_size.py")
-    module = importlib.util.module_from_spec(place)
-    place.loader.exec_module(module)
-    return module
-
-
-def test_the_benchmark_writes_what_the_page_reads(benchmark, tiny, monkeypatch, results_folder, capsys):
-    """All that it does on a GPU, at the size of the quick profile."""
+    benchmark = importlib.util.module_from_spec(place)
+    place.loader.exec_module(benchmark)
     monkeypatch.setattr("sys.argv", ["full_size.py", "--quick", "--device", "cpu"])
     monkeypatch.setitem(EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", TABLE_1[-1:]))
     benchmark.main()
@@ -158,5 +129,5 @@ def test_the_benchmark_writes_what_the_page_reads(benchmark, tiny, monkeypatch, 
     assert content["training"]["launched"]["seconds"] > 0 and 0 < content["training"]["mean_ap"] < 1
     assert list(full_size.ways(content).index) == ["captured", "kernel by kernel"]
     assert content["table 1"]["runs"] == 1 and content["table 1"]["read"] == 0
-    assert "takes" in full_size.launching(full_size.work(), content, 4096)
+    assert "Launching" in full_size.launching(full_size.work(), content, 4096)
     assert content["command"] in full_size.where_from(content)

@@ -1,4 +1,4 @@
-"""The weights of faces: the rule for the clips, the tables from the probe's answers, and the figures of them."""
+"""Face weights: the rule that selects clips, the tables from the answers of the probe, and their figures."""
 
 import itertools
 
@@ -24,7 +24,7 @@ PERSONS, SEEDS = 7, 3
 
 @pytest.fixture
 def asked(made_results):
-    """Results of two rows with made-up answers to the probe, and a few of them missing."""
+    """Results of two rows with made-up answers of the probe, some of them NaN."""
     results = made_results({"A + MLMA": 0.5, "B + Concat": 0.5}, seeds=SEEDS, persons=PERSONS)
     rng = np.random.default_rng(11)
     rows = []
@@ -40,31 +40,28 @@ def asked(made_results):
 
 
 def naive(table, label, trait, column):
-    """The mean over seeds of the mean over the persons who have a value."""
+    """The mean over seeds of the mean over the persons with a value."""
     of = table[(table["label"] == label) & (table["trait"] == trait)]
     return np.mean([part[column].dropna().sum() / part[column].count() for _, part in of.groupby("seed")])
 
 
-@pytest.mark.parametrize(("trait", "sign"), [("quality", 1), ("norm", 1), ("blur", -1)])
-def test_correlations_are_positive_where_easier_faces_weigh_more(asked, trait, sign):
-    table = weights.correlations(asked).set_index(["label", "trait"])
-    for label in asked.labels:
-        one = table.loc[label, trait]
-        assert one["mean"] == pytest.approx(sign * naive(asked.answers["weights"], label, trait, "rho"))
-        assert np.mean(one["seeds"]) == pytest.approx(one["mean"])
-        assert -1 <= one["low"] <= one["mean"] <= one["high"] <= 1
+def test_correlations_are_positive_if_easier_faces_get_more_weight(asked):
+    for one in weights.correlations(asked).itertuples():
+        sign = -1 if one.trait == "blur" else 1
+        assert one.mean == pytest.approx(sign * naive(asked.answers["weights"], one.label, one.trait, "rho"))
+        assert np.mean(one.seeds) == pytest.approx(one.mean) and -1 <= one.low <= one.mean <= one.high <= 1
 
 
 def test_fifths_run_from_hard_to_easy(asked):
-    table = weights.by_fifths(asked, "A + MLMA").set_index(["trait", "fifth"])["mean"]
-    told = asked.answers["weights"]
+    fifths, answers = weights.by_fifths(asked, "A + MLMA"), asked.answers["weights"]
+    table = fifths.set_index(["trait", "fifth"])["mean"]
     for n in range(1, 6):
-        assert table["quality", n] == pytest.approx(naive(told, "A + MLMA", "quality", f"fifth {n}"))
+        assert table["quality", n] == pytest.approx(naive(answers, "A + MLMA", "quality", f"fifth {n}"))
         if n != 4:
-            assert table["blur", n] == pytest.approx(naive(told, "A + MLMA", "blur", f"fifth {6 - n}"))
-    assert np.isnan(table["blur", 4])  # the second from below is empty, the fourth when turned
-    figure = weights.fifths_figure(weights.by_fifths(asked, "A + MLMA"))
-    blur = next(axes for axes in figure.axes if axes.get_title() == "less blurred")
+            assert table["blur", n] == pytest.approx(naive(answers, "A + MLMA", "blur", f"fifth {6 - n}"))
+    assert np.isnan(table["blur", 4])  # the second is empty, the fourth with the sign changed
+    figure = weights.fifths_figure(fifths)
+    blur = next(axes for axes in figure.axes if axes.get_title() == "less blur")
     assert all(list(line.get_xdata()) == [1, 2, 3, 5] for line in blur.lines)
 
 
@@ -77,7 +74,7 @@ def test_a_seed_without_any_value_is_left_out(asked):
     assert np.isnan(one["seeds"][1]) and not np.isnan(one["seeds"][0])
 
 
-def test_quality_that_is_the_norm_is_shown_once(asked):
+def test_quality_equal_to_the_norm_is_left_out(asked):
     assert weights.told(asked) == ["norm", "quality", "blur"]
     table = asked.answers["weights"]
     norm = table[table["trait"] == "norm"]
@@ -86,7 +83,7 @@ def test_quality_that_is_the_norm_is_shown_once(asked):
 
 
 def told_table(**means):
-    """Correlations of one row with intervals of ±0.1 and two seeds that are at the interval's ends."""
+    """Correlations of one row with intervals of ±0.1 and two seeds at their ends."""
     rows = [
         {"label": "A", "trait": t, "mean": m, "low": m - 0.1, "high": m + 0.1, "seeds": [m - 0.1, m + 0.1]}
         for t, m in means.items()
@@ -94,25 +91,17 @@ def told_table(**means):
     return pd.DataFrame(rows, columns=["label", "trait", "mean", "low", "high", "seeds"])
 
 
-def test_answer_says_which_traits_and_in_how_many_seeds():
-    text = weights.answer(told_table(norm=0.3, quality=0.05, blur=-0.4), "A")
-    assert (
-        "With A faces weigh more that are longer in vector; faces weigh less that are less blurred; for 1 of 3 traits"
-        in text
-    )
-    assert "weight and quality within a person is +0.05 [-0.05, +0.15], and positive in 1 of 2 seeds." in text
-
-
-def test_answer_says_when_nothing_is_found_and_what_chance_gives():
+def test_answer_and_table():
+    text = weights.answer(told_table(norm=0.3, size=0.2, quality=0.05, blur=-0.4), "A")
+    assert "With A, faces with longer vectors and larger size get more weight; faces with less blur get less" in text
+    assert "for 1 of 4 traits the interval contains 0" in text
+    assert "weight and quality is +0.05 [-0.05, +0.15], and it is positive in 1 of 2 seeds." in text
     text = weights.answer(told_table(norm=0.02, blur=-0.03), "A", told_table(norm=-0.3, blur=0.2))
     assert "for all 2 traits the interval contains 0" in text
-    assert "length of the vector" in text and "before training it is -0.30 [-0.40, -0.20], and positive in 0" in text
+    assert "vector length" in text and "before training, it is -0.30 [-0.40, -0.20], and positive in 0" in text
     assert "same weight" in weights.answer(told_table(norm=np.nan), "A")
-
-
-def test_shown_has_a_row_a_trait_and_the_untrained_beside():
     shown = weights.shown(told_table(norm=0.3, blur=-0.4), told_table(norm=0.0, blur=np.nan))
-    assert list(shown.index) == ["longer in vector", "less blurred"]
+    assert list(shown.index) == ["longer vectors", "less blur"]
     assert list(shown["A"]) == ["+0.30 [+0.20, +0.40]", "-0.40 [-0.50, -0.30]"]
     assert list(shown["A, untrained"]) == ["+0.00 [-0.10, +0.10]", ""]
 
@@ -124,41 +113,36 @@ def test_shown_has_a_row_a_trait_and_the_untrained_beside():
     st.lists(st.tuples(st.floats(0, 9), st.integers(0, 4)), max_size=30),
     st.lists(st.floats(0, 1), max_size=6),
 )
-def test_each_clip_shown_is_of_another_person(given, quantiles):
+def test_each_clip_is_of_a_different_person(given, quantiles):
     candidates = [(spread, clip, person) for clip, (spread, person) in enumerate(given)]
     chosen = weights._at_quantiles(candidates, quantiles)
     persons = [given[clip][1] for clip in chosen]
     assert len(set(persons)) == len(persons) <= len(quantiles)
-    assert chosen == weights._at_quantiles(candidates[::-1], quantiles)  # the order of the clips decides nothing
+    assert chosen == weights._at_quantiles(candidates[::-1], quantiles)  # whatever the order of the clips
     if quantiles and candidates:
         assert chosen[0] == sorted(candidates)[round(quantiles[0] * (len(candidates) - 1))][1]
 
 
-def test_a_person_taken_before_makes_room_for_the_next_less_varied_clip():
+def test_the_next_less_varied_clip_follows_if_a_person_was_selected_before():
     candidates = [(0.1, 10, 0), (0.2, 11, 1), (0.3, 12, 2), (0.4, 13, 2), (0.5, 14, 2)]
     assert weights._at_quantiles(candidates, (0.5, 1.0)) == [12, 11]
     assert weights._at_quantiles(candidates, (0.0, 0.25, 0.75, 1.0)) == [10, 11, 13]  # nobody is left for the last
 
 
-@pytest.mark.parametrize(
-    ("faces", "number", "expected"), [(13, 5, [0, 3, 6, 9, 12]), (3, 5, [0, 1, 2]), (1, 5, [0]), (11, 2, [0, 10])]
-)
-def test_faces_shown_are_evenly_spaced_with_both_ends(faces, number, expected):
-    clip = weights.Clip(0, np.arange(faces), np.arange(faces) / faces, np.arange(faces) / 2)
-    assert list(clip.spaced(number)) == expected
-
-
-def test_rank_correlation_of_a_clip():
+def test_spacing_and_rank_correlation_of_a_clip():
+    for faces, number, expected in ((13, 5, [0, 3, 6, 9, 12]), (3, 5, [0, 1, 2]), (1, 5, [0]), (11, 2, [0, 10])):
+        clip = weights.Clip(0, np.arange(faces), np.arange(faces) / faces, np.arange(faces) / 2)
+        assert list(clip.spaced(number)) == expected
     quality, weight = np.array([3.0, 1, 4, 1, 5, 9, 2]), np.array([0.2, 0.7, 0.1, 0.8, 0.2, 0.8, 0.1])
     clip = weights.Clip(0, np.arange(7), weight, quality)
     assert clip.rho == pytest.approx(np.corrcoef(rankdata(quality), rankdata(weight))[0, 1])
-    assert clip.note() == f"with quality\n{clip.rho:+.2f}"
+    assert clip.note() == f"weight, quality:\nρ = {clip.rho:+.2f}"
     even = weights.Clip(0, np.arange(7), np.full(7, 0.5), quality)
     assert np.isnan(even.rho) and even.note() == "no correlation"
 
 
 @pytest.fixture
-def clipset(made_up, tmp_path):
+def clipset(made_up):
     return made_up(persons=5, clips=12, seed=3)
 
 
@@ -197,10 +181,10 @@ def test_untrained_models_are_the_start_of_the_trained_ones(clipset):
     start = train.build(specs["A", 1].model, clipset, 5, seed=1)
     left = found.runs["A", 1].model(clipset).state_dict()
     for name, value in start.named_parameters():
-        torch.testing.assert_close(left[name], value, rtol=0, atol=1e-29, msg=name)  # a bias of 0 is one that moves
+        torch.testing.assert_close(left[name], value, rtol=0, atol=1e-29, msg=name)  # a bias of 0 can still change
     ends = {key: run.model(clipset).state_dict()["aggregation.centres"] for key, run in trained.items()}
     assert not torch.equal(ends["A", 1], left["aggregation.centres"])
-    # k-means has looked at the faces: its centres are means of faces, and lie among them.
+    # k-means centres are means of faces and lie among them.
     centres = found.runs["k-means", 1].model(clipset).state_dict()["aggregation.centres"]
     assert float(torch.cdist(centres, clipset.faces.float()).min(dim=1).values.max()) < 2.0
     assert set(found.answers["weights"]["label"]) == {"A", "k-means"}
@@ -210,43 +194,6 @@ def test_untrained_models_are_the_start_of_the_trained_ones(clipset):
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def many(labels, traits):
-    rows = [
-        {"label": f"row {n} + MLMA", "trait": t, "mean": 0.1, "low": -0.2, "high": 0.4, "seeds": [0.0, 0.2]}
-        for n in range(labels)
-        for t in traits
-    ]
-    return pd.DataFrame(rows, columns=["label", "trait", "mean", "low", "high", "seeds"])
-
-
-@pytest.mark.parametrize(("labels", "traits"), [(0, 0), (1, 1), (4, 7), (13, 41)])
-def test_correlations_of_any_number(labels, traits):
-    names = (list(weights.EASIER) + [f"trait {n}" for n in range(41)])[:traits]
-    table = many(labels, names)
-    figure = weights.correlations_figure(table, table if labels > 1 else None)
-    figure.canvas.draw()
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles == [f"row {n}\n+ MLMA" for n in range(labels)]
-    assert len(figure.axes[0].get_yticks()) == traits
-
-
-@pytest.mark.parametrize("traits", [0, 1, 7, 37])
-def test_fifths_of_any_number(traits):
-    names = (list(weights.EASIER) + [f"trait {n}" for n in range(37)])[:traits]
-    rows = [
-        {"trait": t, "fifth": n, "mean": 0.5, "low": 0.4, "high": 0.6, "seeds": [0.45, 0.55]}
-        for t in names
-        for n in range(1, 6)
-    ]
-    table = pd.DataFrame(rows, columns=["trait", "fifth", "mean", "low", "high", "seeds"])
-    figure = weights.fifths_figure(table)
-    figure.canvas.draw()
-    assert len([axes for axes in figure.axes if axes.get_title()]) == traits
-    lone = weights.fifths_figure(table.head(1))
-    lone.canvas.draw()
-
-
-def test_nothing_to_correlate_is_drawn_as_nothing():
-    weights.correlations_figure(told_table(norm=np.nan, blur=0.2)).canvas.draw()
-    nothing = told_table(norm=np.nan).assign(fifth=1, seeds=[[np.nan, np.nan]])
-    weights.fifths_figure(nothing).canvas.draw()
+def test_missing_values_are_not_drawn(rows_of):
+    rows_of(weights.correlations_figure(told_table(norm=np.nan, blur=0.2)))
+    rows_of(weights.fifths_figure(told_table(norm=np.nan).assign(fifth=1, seeds=[[np.nan, np.nan]])))
