@@ -47,12 +47,12 @@ def sweep(
     profile = checked_profile(profile)
     numbers = checked_seeds(seeds) if seeds else None
     tasks = sweep.grid(experiments or list(EXPERIMENTS), dataset or ["synthetic"], profile, numbers)
-    executed = sweep.pages(tasks, pages, profile, numbers) if pages else []
+    executed = sweep.pages(tasks, pages) if pages else {}
     with sweep.cluster(scheduler, workers, device, wait=wait, say=say) as (client, kind):
-        made = sweep.sweep(tasks, client, kind, executed, wait=wait, say=say)
+        made = sweep.sweep(tasks, client, kind, executed, profile, wait=wait, say=say)
     made = made.sort_values(["dataset", "experiment"], kind="stable")
     rows = made.groupby(["dataset", "experiment", "label"], sort=False)["mean_ap"].agg(["count", "mean"])
     rows.columns = ["runs", "mAP"]
     typer.echo(rows.to_string(float_format="{:.4f}".format))
-    for page in executed:
-        typer.echo(page.out)
+    for page in executed.values():
+        typer.echo(page)
