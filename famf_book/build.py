@@ -33,10 +33,9 @@ NOT_USED = (
     "famf_book.cli",
     "famf_book.commands",
     "famf_book.extensions",
-    "famf_book.build",
-    "famf_book.generated",
-    "famf_book.pages",
-)  # by any notebook
+    __name__,
+)  # by any notebook: a test checks it
+CRASH = re.compile(r"[\w.]*(Error|Exception): \S")  # the last line of a traceback
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "trusted", "language_info", "kernelspec")
 
 
@@ -246,11 +245,13 @@ def _docstrings() -> str:
 
 
 def _problems(log: Path, source: Path) -> str:
-    """The first warning or error of Sphinx, and how many there are."""
-    lines = log.read_text().replace(f"{source}/", "").splitlines()
-    found = [line for line in lines if "WARNING:" in line or "ERROR:" in line] or lines[-1:]
+    """The first warning or error of Sphinx and the number of all; of a crash, the exception or the last line."""
+    lines = [line for line in log.read_text().replace(f"{source}/", "").splitlines() if line.strip(" =")]
+    found = [line for line in lines if "WARNING:" in line or "ERROR:" in line]
+    if not found:
+        found = ([line for line in lines if CRASH.match(line)] or lines or ["it wrote nothing"])[-1:]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{found[0] if found else 'it says nothing'}{more}."
+    return f"{found[0]}{more}."
 
 
 @contextmanager

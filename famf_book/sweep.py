@@ -100,7 +100,7 @@ def sweep(
 ) -> pd.DataFrame:
     """Does the tasks, and executes each notebook of ``executed`` (see ``pages``) once its runs are done.
 
-    While the cluster has no worker, ``say`` gets a message from time to time, and after ``wait`` minutes the sweep ends.
+    While the cluster has no worker, ``say`` gets a message now and then, and after ``wait`` minutes the sweep ends.
 
     Returns one line per row and seed of the grid: dataset, experiment, label, seed, key (of the run), mean_ap.
 

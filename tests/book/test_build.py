@@ -1,5 +1,6 @@
 """The build of the book: what is executed again, what is refused, and that the last good book stays."""
 
+import ast
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
+import grimp
 import nbformat
 import pytest
 import yaml
@@ -98,6 +100,10 @@ def write(path: Path, *cells) -> None:
     nbformat.write(new_notebook(cells=list(cells), metadata=KERNEL), path)
 
 
+def replace_in(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
 def write_yaml(path: Path, content) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
@@ -154,6 +160,26 @@ def untouched(monkeypatch):
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def modules_of_notebooks() -> set[str]:
+    """The modules of this project that notebooks of the book import, at any depth."""
+    graph, imported = grimp.build_graph("famf_book", "famf_lib", "famf_video"), set()
+    for path in (ROOT / "book").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
+                if isinstance(node, ast.Import):
+                    imported |= {name.name for name in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    imported |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+    imported &= graph.modules
+    return imported.union(*map(graph.find_upstream_modules, imported))
+
+
+def test_what_does_not_make_a_page_out_of_date_is_used_by_no_notebook():
+    used = modules_of_notebooks()
+    assert {"famf_book.report", "famf_book.notebooks", "famf_lib.training.train"} <= used
+    assert not [name for name in used if f"{name}.".startswith(tuple(f"{name}." for name in book.NOT_USED))]
 
 
 def staged(root: Path, page: str):
@@ -632,6 +658,10 @@ def refuse_to_render(command, *args, **kwargs):
         (
             lambda root: (root / "book" / "intro.md").write_text("# Introduction\n\n{numref}`nothing`\n"),
             r"Sphinx refuses the book: book/intro\.md:3: WARNING.*nothing.*sphinx\.log",
+        ),
+        (
+            lambda root: replace_in(root / "_config.yml", "famf_book.extensions.api", "famf_book.extensions.none"),
+            r"Sphinx refuses the book: sphinx.errors.ExtensionError: Could not import extension famf_book.extensions.none",
         ),
     ],
 )
