@@ -1,4 +1,4 @@
-"""From notebooks and prose to the book: what is out of date is executed, then Sphinx renders all of it.
+"""Builds the book: executes the notebooks that are out of date, then renders all pages with Sphinx.
 
 In ``_build/``: ``executed/`` (each page with outputs, and what decided them), ``source/`` (what Sphinx reads),
 ``html/`` (the book), ``reports/`` (the notebook that failed, the log of Sphinx).
@@ -33,10 +33,9 @@ NOT_USED = (
     "famf_book.cli",
     "famf_book.commands",
     "famf_book.extensions",
-    "famf_book.build",
-    "famf_book.generated",
-    "famf_book.pages",
-)  # by any notebook
+    __name__,
+)  # by any notebook: a test checks it
+CRASH = re.compile(r"[\w.]*(Error|Exception): \S")  # the last line of a traceback
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "trusted", "language_info", "kernelspec")
 
 
@@ -52,24 +51,24 @@ def build(
     only: Iterable[str] | None = None,
     timeout: int | None = None,
 ) -> Path:
-    """Executes what is out of date, renders the book, and puts it in place of the last one if all went well.
+    """Executes what is out of date, renders the book, and replaces the last book if all went well.
 
     Args:
         root: the checkout, with ``_config.yml``, ``_toc.yml`` and ``book/``.
-        parameters: for every notebook that declares them.
-        further: datasets that the book is to show besides those that ``book/pages.yml`` has.
-        absent: the reason why a page cannot be made here, or None. Such a page is left out.
-        inputs: what decides the outputs of a page besides its notebook and the library, such as fingerprints of data;
-            whatever JSON can hold.
-        data: the datasets that a page was made from, each with its name, profile, fingerprint and, where it is here,
-            its persons, clips and faces; asked after the execution, for the page that tells of it.
-        prepare: is called for every page that will be executed, one after another, before the first of them is: for
-            long work that shows its progress and uses every core.
-        only: the pages to bring up to date; the others stay as they were executed last, and new ones are left out.
-        timeout: the limit for a cell, in seconds.
+        parameters: given to every notebook that declares them.
+        further: datasets to show in addition to those of ``book/pages.yml``.
+        absent: returns the reason why a page cannot be made here, or None. A page with a reason is left out.
+        inputs: returns what decides the outputs of a page besides its notebook and the library, such as fingerprints
+            of data, as JSON can hold it.
+        data: returns the datasets that a page was made from, each with its name, profile, fingerprint and, if it is
+            here, its persons, clips and faces. It is called after the execution, for the page about the execution.
+        prepare: called for each page that will be executed, one after another, before any is executed: for long work
+            that shows its progress and uses every core.
+        only: the pages to bring up to date; other pages stay as they were last executed, and new ones are left out.
+        timeout: the limit for one cell, in seconds.
 
     Returns: the first page of the book.
-    Raises: NotebookError, of which BookError is one; ``_build/html`` is then what it was.
+    Raises: NotebookError, such as BookError; ``_build/html`` then stays as it was.
     """
     root = Path(root).resolve()
     place = root / "_build"
@@ -132,7 +131,8 @@ def _executed(
     data: Callable[[Page], list[dict[str, Any]]],
     timeout: int | None,
 ) -> dict[str, dict[str, Any]]:
-    """Executes pages side by side, a kernel a core: most of a page is one thread that draws. Returns their records."""
+    """Executes pages in parallel, one kernel per core, and returns their records. Drawing takes most of the time and
+    uses one thread."""
     side_by_side = min(len(outdated), cpu_count())
     with ThreadPoolExecutor(max(side_by_side, 1)) as pool, notebooks.unwatched(side_by_side > 1):
         futures = {
@@ -142,7 +142,7 @@ def _executed(
         try:
             return {futures[future]: future.result() for future in as_completed(futures)}
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # those under way come to their end
+            pool.shutdown(cancel_futures=True)  # pages that are being executed are finished
             raise
 
 
@@ -174,7 +174,7 @@ def _execute(
 
 
 def _record(place: Path, page: Page) -> dict[str, Any] | None:
-    """What is known about the last execution of a page, if it is still there."""
+    """The record of the last execution of a page, if its outputs still exist."""
     executed = place / "executed" / f"{page.name}.ipynb"
     try:
         return json.loads(executed.with_suffix(".json").read_text()) if executed.exists() else None
@@ -183,7 +183,7 @@ def _record(place: Path, page: Page) -> dict[str, Any] | None:
 
 
 def _without_outputs(notebook: Any) -> Any:
-    """What its author wrote, without what execution and editors leave behind."""
+    """The cells and metadata that the author wrote, without what execution and editors add."""
 
     def kept(metadata: dict) -> dict:
         return {key: value for key, value in metadata.items() if key not in VOLATILE}
@@ -193,13 +193,13 @@ def _without_outputs(notebook: Any) -> Any:
 
 
 def _render(place: Path) -> None:
-    """Renders ``source/`` and puts the result in place of ``html/``, unless that is what it would become again."""
+    """Renders ``source/`` and replaces ``html/`` with the result, unless it would be the same."""
     source, html = place / "source", place / "html"
     files = {str(path.relative_to(source)): path for path in source.rglob("*") if path.is_file()}
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     versions = {package: version(package) for package in RENDERERS}
     state = _hash([hashes, sys.version, versions, _docstrings(), launch_buttons.repository()])
-    stamp = ".state"  # inside, so that it is swapped in together with what it describes
+    stamp = ".state"  # inside html/, so that both are replaced at once
     if (html / stamp).is_file() and (html / stamp).read_text() == state:
         _say("pages", "unchanged")
         return
@@ -213,20 +213,21 @@ def _render(place: Path) -> None:
 
 
 def _size(html: Path) -> str:
-    """How heavy the pages are, without what the theme and the formulas bring along once for all of them."""
+    """The sizes of pages and pictures, without the files of the theme and MathJax, which all pages share."""
     pages = sorted((path.stat().st_size, path.stem) for path in (html / "book").glob("*.html"))
     pictures = sum(path.stat().st_size for path in (html / "_images").glob("*"))
     if not pages:
         return "no page"
     largest, name = pages[-1]
-    said = f"{len(pages)} pages of {pages[len(pages) // 2][0] / 1e3:.0f} kB in the median, the largest {name} with"
-    return f"{said} {largest / 1e3:.0f} kB; pictures {pictures / 1e6:.1f} MB in all"
+    median = pages[len(pages) // 2][0]
+    sizes = f"median {median / 1e3:.0f} kB, largest {largest / 1e3:.0f} kB ({name})"
+    return f"{len(pages)} pages, {sizes}; {pictures / 1e6:.1f} MB of pictures"
 
 
 def sphinx(source: Path, out: Path, builder: str, log: Path) -> None:
-    """Renders ``source`` into the new folder ``out``, strictly. ``builder`` is one of Jupyter Book's.
+    """Renders ``source`` into the new folder ``out``; every warning is an error. ``builder`` is one of Jupyter Book's.
 
-    Raises: BookError: its first problem. The log has them all.
+    Raises: BookError with the first problem; the log has all of them.
     """
     log.parent.mkdir(exist_ok=True)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build"]
@@ -240,22 +241,24 @@ def sphinx(source: Path, out: Path, builder: str, log: Path) -> None:
 
 
 def _docstrings() -> str:
-    """Of the library as it is written: the API pages show them, and no fingerprint of its code has them."""
+    """Hash of the source files with their docstrings, which the API pages show and code fingerprints leave out."""
     files = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _problems(log: Path, source: Path) -> str:
-    """The first warning or error of Sphinx, and how many there are."""
-    lines = log.read_text().replace(f"{source}/", "").splitlines()
-    found = [line for line in lines if "WARNING:" in line or "ERROR:" in line] or lines[-1:]
+    """The first warning or error of Sphinx and how many more there are; after a crash, the exception or last line."""
+    lines = [line for line in log.read_text().replace(f"{source}/", "").splitlines() if line.strip(" =")]
+    found = [line for line in lines if "WARNING:" in line or "ERROR:" in line]
+    if not found:
+        found = ([line for line in lines if CRASH.match(line)] or lines or ["it wrote nothing"])[-1:]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return f"{found[0] if found else 'it says nothing'}{more}."
+    return f"{found[0]}{more}."
 
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """One build at a time."""
+    """Lets one build run at a time; another one waits."""
     held = FileLock(lock)
     try:
         held.acquire(timeout=0)

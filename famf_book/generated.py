@@ -1,4 +1,4 @@
-"""The pages that the build writes itself: every notebook with its parameters, and how the book was executed."""
+"""Writes two pages: every notebook with its parameters, and how the book was executed."""
 
 import json
 import re
@@ -13,12 +13,12 @@ from famf_book.pages import EXECUTION, PARAMETERS, Page, title
 
 
 def texts(root: Path, every: list[Page], records: dict[str, dict], left_out: dict[str, str]) -> dict[str, str]:
-    """The files that the build adds to the book, by their paths. Nothing is executed for them.
+    """The files that the build adds to the book, by path.
 
-    ``records`` says of each page of this book how it was executed, ``left_out`` of each other why it is not there.
+    ``records`` says how each page of this book was executed, ``left_out`` why other pages are missing.
     """
     made = [page for page in every if page.name in records]
-    records = {page.name: records[page.name] for page in made}  # in the book's order, whichever was executed first
+    records = {page.name: records[page.name] for page in made}  # in the order of the book
     return {
         f"{PARAMETERS}.md": _parameters_page(root, every, left_out),
         f"{EXECUTION}.md": _execution_page(made, records, left_out),
@@ -27,14 +27,13 @@ def texts(root: Path, every: list[Page], records: dict[str, dict], left_out: dic
 
 
 def _parameters_page(root: Path, every: list[Page], left_out: dict[str, str]) -> str:
-    """Every notebook: its pages, its parameters, and the commands that make its pages."""
+    """The page about notebooks: their pages, their parameters, and the commands that make the pages."""
     lines = [
         "# Every notebook and its parameters",
         "",
-        "Each page of results is a notebook that papermill executed with the values of its parameters. The commands",
-        "make the pages again; `-p name value` sets another value, `-y 'name: [1, 2]'` a list. A name that a notebook",
-        f"does not have stops it. [How this book was executed]({Path(EXECUTION).name}.md) says what ran when, and on",
-        "what.",
+        "Each page of results is a notebook that papermill executed with these parameters. The commands repeat the",
+        "pages; `-p name value` sets another value, `-y 'name: [1, 2]'` a list. An unknown name is an error.",
+        f"[How this book was executed]({Path(EXECUTION).name}.md) says what ran when and on which machine.",
         "",
     ]
     for notebook in dict.fromkeys(page.notebook for page in every):
@@ -63,7 +62,7 @@ def _parameters_page(root: Path, every: list[Page], left_out: dict[str, str]) ->
 
 
 def _command(path: Path, given: dict[str, Any]) -> str:
-    """What executes a notebook with these values."""
+    """The command that executes a notebook with these values."""
     words = ["papermill", str(path), "out.ipynb", "-k", "python3"]
     for name, value in given.items():
         words += ["-p", name, value] if isinstance(value, str) else ["-y", f"{name}: {json.dumps(value)}"]
@@ -71,7 +70,7 @@ def _command(path: Path, given: dict[str, Any]) -> str:
 
 
 def _execution_page(made: list[Page], records: dict[str, dict], left_out: dict[str, str]) -> str:
-    """What was executed when, for how long, where, with what and on which data."""
+    """The page about the execution: when, how long, on which machine, with which versions and data."""
     machines: list[dict] = []
     data: list[dict] = []
     rows = []
@@ -79,7 +78,7 @@ def _execution_page(made: list[Page], records: dict[str, dict], left_out: dict[s
         record = records[page.name]
         machine = record["hardware"] | record["versions"]
         machines += [machine] * (machine not in machines)
-        used = record.get("data", [])  # absent from what an older build left
+        used = record.get("data", [])  # records of older builds have none
         data += [one for one in used if one not in data]
         defaults = {parameter.name: parameter.default for parameter in notebooks.parameters(page.notebook)}
         profile = (defaults | record["parameters"]).get("profile")
@@ -100,7 +99,7 @@ def _execution_page(made: list[Page], records: dict[str, dict], left_out: dict[s
     for row in rows:
         row["data"] = "<br>".join(called[data.index(one)] for one in row["data"]) or "none"
     total = sum(records[page.name]["seconds"] for page in made)
-    # What is the same for all pages is said once: a narrow screen has no room for it.
+    # A value that all pages share is given once, to save a column on narrow screens.
     same = {
         name: rows[0][name]
         for name in ("profile", "data", "machine", "commit")
@@ -112,9 +111,9 @@ def _execution_page(made: list[Page], records: dict[str, dict], left_out: dict[s
         "",
         f"{len(made)} pages of this book are notebooks, executed by papermill in {total:.1f} s. A page is executed",
         "again when its notebook, its parameters, its data, the library or a version changes; the times are those of",
-        "its last execution. Results that were computed before are read, so a short time may stand on a longer one.",
-        f"Below a page stand the [parameters]({Path(PARAMETERS).name}.md) that were given another value than their",
-        "default; the profile, the data and the machine have tables or columns of their own.",
+        "its last execution. Stored results are read, so a short time does not include the training. Under each page",
+        f"are the [parameters]({Path(PARAMETERS).name}.md) whose values differ from their defaults; profile, data and",
+        "machine are shown separately.",
         "",
     ]
     if same:
@@ -129,7 +128,7 @@ def _execution_page(made: list[Page], records: dict[str, dict], left_out: dict[s
         ]
         lines += _table(["data, profile", *columns], rows, "famf-facts famf-whole")
         if any("clips" not in one for one in data):
-            lines += ["Data without sizes are not on this machine: what is shown of them was recorded.", ""]
+            lines += ["Data without sizes are not on this machine: their results were recorded elsewhere.", ""]
     if machines:
         names = list(dict.fromkeys(name for machine in machines for name in machine))
         rows = [[name, *(_fact(machine.get(name)) for machine in machines)] for name in names]
@@ -149,7 +148,7 @@ def _table(head: list[str], rows: list[list[str]], kinds: str) -> list[str]:
 
 
 def _called(data: list[dict]) -> list[str]:
-    """The names of datasets, numbered where one name stands for several."""
+    """The names of datasets, numbered where several have the same name."""
     names = [one["name"] for one in data]
     return [name if names.count(name) == 1 else f"{name} ({names[:n].count(name)})" for n, name in enumerate(names, 1)]
 
@@ -164,7 +163,7 @@ def _apart(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 
 
 def _python(value: Any) -> str:
-    """A value as Python writes it, a long text shortened."""
+    """A value as Python source, long text shortened."""
     return (
         json.dumps(textwrap.shorten(value, 60, placeholder=" …"), ensure_ascii=False)
         if isinstance(value, str)
@@ -177,10 +176,10 @@ def _fact(value: Any) -> str:
 
 
 def _code(text: str) -> str:
-    """Text as code in a table, whose cells end at a bar even there."""
+    """Text as code in a table cell, with bars escaped."""
     return f"`{text}`".replace("|", r"\|") if text else ""
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Text with the characters escaped that Markdown would interpret."""
     return re.sub(r"([\\`*_{}\[\]<>|$])", r"\\\1", text)

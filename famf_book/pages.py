@@ -1,4 +1,4 @@
-"""What the book is made of: its pages, its table of contents, and the folder that Sphinx reads.
+"""The pages of the book, its table of contents, and the folder that Sphinx reads.
 
 ``book/pages.yml`` lists the pages that are made from notebooks, in the order of their execution::
 
@@ -6,15 +6,15 @@
       notebook: table-1.ipynb          # in book/
     table-1-imfdb:
       notebook: table-1.ipynb
-      parameters: {dataset: imfdb}     # win over those that hold for the whole book
-      title: "Table 1 on real faces"   # in place of the notebook's first heading
+      parameters: {dataset: imfdb}     # override those of the whole book
+      title: "Table 1 on real faces"   # replaces the notebook's first heading
 
 A page is published as ``book/<page>``, and that is its name in ``_toc.yml``. Where one notebook makes several pages,
 its labels must differ from page to page: write ``{{page}}`` into them, in text cells and in the metadata of cells, as
 in ``(rows-of-{{page}})=`` or ``"mystnb": {"figure": {"name": "fig-{{page}}"}}``. It becomes the name of the page.
 
-A build may ask for further pages, those of other datasets (``Further``). They stand in neither file: the page of a
-dataset is made as the first page of its notebook is, and lies under that one in the table of contents.
+A build may ask for the pages of further datasets (``Further``), which neither file lists: such a page is made like the
+first page of its notebook, and is placed under it in the table of contents.
 """
 
 import json
@@ -32,9 +32,9 @@ from famf_book.notebooks import NotebookError
 from famf_lib.support.files import written_whole
 
 PARAMETERS, EXECUTION = "book/parameters", "book/execution"
-GENERATED = (PARAMETERS, EXECUTION)  # the pages that the build itself writes, see ``generated``
+GENERATED = (PARAMETERS, EXECUTION)  # pages that the build writes, see ``generated``
 PLACEHOLDER = "{{page}}"
-BESIDE = ("README.md", "CONTRIBUTING.md", "LICENSE", "data/README.md")  # what pages of book/ may include from elsewhere
+BESIDE = ("README.md", "CONTRIBUTING.md", "LICENSE", "data/README.md")  # files that pages of book/ may include
 
 
 class BookError(NotebookError):
@@ -43,9 +43,9 @@ class BookError(NotebookError):
 
 @dataclass(frozen=True)
 class Page:
-    """A page made from a notebook. ``parameters`` are those given to it, ``values`` with its defaults for the rest.
+    """A page made from a notebook. ``parameters`` are the values given to it; ``values`` adds its defaults.
 
-    ``under`` is the page below which it stands where ``_toc.yml`` does not name it.
+    ``under`` is the page that it is placed under where ``_toc.yml`` does not name it.
     """
 
     name: str
@@ -58,9 +58,9 @@ class Page:
 
 @dataclass(frozen=True)
 class Further:
-    """A dataset that the book is to show besides those of ``book/pages.yml``, and what titles call it.
+    """A dataset to show in addition to those of ``book/pages.yml``; ``called`` is its name in titles.
 
-    ``serves`` says whether a notebook with a parameter ``dataset`` has something to show of it.
+    ``serves`` says whether a notebook with a parameter ``dataset`` has something to show for it.
     """
 
     dataset: str
@@ -69,12 +69,12 @@ class Further:
 
 
 def pages(root: Path, parameters: dict[str, Any], further: Sequence[Further] = ()) -> list[Page]:
-    """The pages of ``book/pages.yml``, each with the ``parameters`` that its notebook declares and its own, checked.
+    """The pages of ``book/pages.yml``, with checked parameters: their own, and those of ``parameters`` they declare.
 
-    For each dataset of ``further`` they are joined by a page of every notebook that has a parameter ``dataset``, unless
-    there is that page already, and it becomes one of the ``datasets`` of every page that has several.
+    Each dataset of ``further`` adds a page for every notebook with a parameter ``dataset``, unless that page exists,
+    and is added to every list ``datasets``.
 
-    Raises: NotebookError at the first thing that is wrong, before anything is executed.
+    Raises: NotebookError at the first problem, before anything is executed.
     """
     listed = _yaml(root / "book" / "pages.yml")
     made, declared_anywhere = [], set()
@@ -116,14 +116,14 @@ def pages(root: Path, parameters: dict[str, Any], further: Sequence[Further] = (
         for label in _labels(notebook) if used[page.notebook] > 1 else ():
             if PLACEHOLDER not in label:
                 raise BookError(
-                    f"{page.notebook} makes {used[page.notebook]} pages, so its label {label!r} would be there as "
-                    f"often: write {PLACEHOLDER} into it, as in {label}-{PLACEHOLDER}."
+                    f"{page.notebook} makes {used[page.notebook]} pages, so its label {label!r} would not be unique: "
+                    f"write {PLACEHOLDER} into it, as in {label}-{PLACEHOLDER}."
                 )
     return made
 
 
 def _with(made: list[Page], root: Path, further: Further) -> list[Page]:
-    """The pages with those of a further dataset, each behind the last one of its notebook."""
+    """The pages, with those of a further dataset, each after the last page of its notebook."""
     added = [_showing(page, further.dataset) for page in made]
     for notebook in dict.fromkeys(page.notebook for page in made):
         of_it = [page for page in added if page.notebook == notebook]
@@ -148,7 +148,7 @@ def _with(made: list[Page], root: Path, further: Further) -> list[Page]:
 
 
 def _showing(page: Page, dataset: str) -> Page:
-    """The page with a dataset more, if it is one that shows several."""
+    """The page, with the dataset added if it shows several."""
     if dataset in (several := page.values.get("datasets", [dataset])):
         return page
     own = {"datasets": [*several, dataset]}
@@ -156,9 +156,9 @@ def _showing(page: Page, dataset: str) -> Page:
 
 
 def table_of_contents(root: Path, every: list[Page]) -> dict[str, Any]:
-    """``_toc.yml``, with the pages that lie ``under`` another as its last sections.
+    """``_toc.yml``, with the pages placed ``under`` another one as its last sections.
 
-    Raises: BookError if it names what is not there, or leaves out a page that the build makes.
+    Raises: BookError if it names a page that does not exist, or leaves out one that the build makes.
     """
     toc = _yaml(root / "_toc.yml")
     for page in every:
@@ -183,7 +183,7 @@ def table_of_contents(root: Path, every: list[Page]) -> dict[str, Any]:
 
 
 def _files(toc: Any) -> Iterator[str]:
-    """The documents that a table of contents names, without endings."""
+    """The documents that a table of contents names, without file extensions."""
     if isinstance(toc, dict):
         for key, value in toc.items():
             if key in ("root", "file"):
@@ -207,7 +207,7 @@ def _document(file: str) -> str:
 
 
 def pruned(toc: Any, absent: set[str]) -> Any:
-    """The table of contents without some documents; what lay under one moves up, and a part without any goes."""
+    """The table of contents without the absent documents: their sections move up, and empty parts are removed."""
     if isinstance(toc, dict):
         return {key: kept for key, value in toc.items() if (kept := pruned(value, absent)) != []}
     if not isinstance(toc, list):
@@ -222,7 +222,7 @@ def pruned(toc: Any, absent: set[str]) -> Any:
 
 
 def stage(root: Path, toc: Any, made: list[Page], texts: dict[str, str]) -> None:
-    """Gathers what Sphinx reads in ``_build/source``; ``texts`` are files to add, by their paths."""
+    """Collects in ``_build/source`` what Sphinx reads; ``texts`` are files to add, by path."""
     import nbformat
 
     with written_whole(root / "_build" / "source") as new:
@@ -242,7 +242,7 @@ def stage(root: Path, toc: Any, made: list[Page], texts: dict[str, str]) -> None
 
 
 def title(page: Page) -> str:
-    """What the page is called: its own title, or the first heading of its notebook, or its name."""
+    """The title of the page: its own, or the first heading of its notebook, or its name."""
     notebook = notebooks.read(page.notebook)
     if page.title is None and (place := _heading(notebook)):
         return notebook.cells[place[0]].source.splitlines()[place[1]].removeprefix("# ").strip()
@@ -250,7 +250,7 @@ def title(page: Page) -> str:
 
 
 def _named(notebook: Any, page: Page) -> Any:
-    """The notebook with the page's title for its first heading, and the page's name in its labels."""
+    """The notebook with the page's title as its first heading and the page's name in its labels."""
     import nbformat
 
     if page.title and (place := _heading(notebook)):
@@ -259,7 +259,7 @@ def _named(notebook: Any, page: Page) -> Any:
         lines[line] = f"# {page.title}"
         notebook.cells[cell].source = "\n".join(lines)
     for cell in notebook.cells:
-        # A page opens with its answer: parameters are folded, those given stand in the command that repeats the page.
+        # A page opens with its answer: parameters are folded, and its last command shows the values given.
         tags = cell.metadata.get("tags", [])
         folded = ["remove-cell"] * ("injected-parameters" in tags) + ["hide-input"] * ("parameters" in tags)
         if folded:
@@ -281,7 +281,7 @@ def _heading(notebook: Any) -> tuple[int, int] | None:
 
 
 def _labels(notebook: Any) -> Iterator[str]:
-    """Labels that other pages can refer to: ``(label)=`` and ``:name: label`` in text, names of figures in metadata."""
+    """Labels that pages can refer to: ``(label)=`` and ``:name: label`` in text, names of figures in metadata."""
     for cell in notebook.cells:
         if name := cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
             yield name

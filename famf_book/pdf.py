@@ -1,4 +1,4 @@
-"""The built book as one PDF: all pages as one, printed by the browser that is there."""
+"""Prints the built book, all pages as one, to a PDF with an installed browser."""
 
 import os
 import shutil
@@ -9,12 +9,12 @@ from famf_book.build import BookError, alone, sphinx
 from famf_lib.support.files import written_whole
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge", "chrome")
-PATIENCE = 60_000  # milliseconds of its own clock that the browser gives formulas and pictures
-TIMEOUT = 900  # seconds of ours
+PATIENCE = 60_000  # milliseconds, on the clock of the browser, for formulas and pictures to load
+TIMEOUT = 900  # seconds, on our clock
 
 
 def browser() -> str:
-    """The browser that prints: ``$CHROMIUM``, or the first of the known ones.
+    """The browser that prints: ``$CHROMIUM``, or the first of ``BROWSERS`` that is installed.
 
     Raises: BookError if there is none.
     """
@@ -27,9 +27,9 @@ def browser() -> str:
 
 
 def pdf(root: Path) -> Path:
-    """Prints the book as it was built last into ``_build/famf.pdf``.
+    """Prints the last book that was built to ``_build/famf.pdf``.
 
-    Raises: BookError: no browser, no book, or one of them fails; an older PDF then stays.
+    Raises: BookError: there is no browser or no book, or one of them fails; an older PDF then stays.
     """
     program, place = browser(), Path(root).resolve() / "_build"
     out = place / "famf.pdf"
@@ -39,7 +39,7 @@ def pdf(root: Path) -> Path:
         with written_whole(out) as new:
             pages = new.parent / "pages"
             sphinx(place / "source", pages, "singlehtml", place / "reports" / "singlehtml.log")
-            # The builder writes its links as from the top of the folder, and the page further down.
+            # The builder writes links relative to the top of the folder, but puts the page into a subfolder.
             (page,) = (found for found in pages.glob("*/*.html") if not found.parent.name.startswith("_"))
             _print(program, page.rename(pages / "book.html"), new)
     return out

@@ -1,10 +1,10 @@
-"""A sweep: the runs, probes and notebooks of many experiments as tasks of a Dask cluster.
+"""Runs, probes and notebooks of many experiments as tasks of a Dask cluster.
 
-Dask says who does what, and gives the task of a worker that was lost to another one. What is done lies in the store,
-where a run is trained once whoever asks (see ``runs``): asked for again, an interrupted sweep goes on.
+Dask hands the tasks out, and gives the task of a lost worker to another one. Results lie in the run store, where every
+run is trained once (see ``run_store``), so the same sweep goes on where an interrupted one stopped. joblib's Dask
+backend does not fit: it waits for ever for a task that killed its workers, and a task that fails ends the others.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -36,63 +36,46 @@ if TYPE_CHECKING:
     from distributed import Client
 
 TIMEOUT = "10s"  # for a scheduler to answer
-EVERY = 60.0  # seconds between two sentences on what a sweep waits for
-DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # code that a worker runs first
-RETRIES = 2  # of a task that failed; one whose worker was lost is given to another in any case
+POLL = 0.1  # seconds between two looks at the tasks
+EVERY = 60.0  # seconds between two messages while no worker is there
+IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # in a worker: the sweep answers it
+RETRIES = 2  # of a task that failed; the task of a lost worker is given to another one in any case
+
+Say = Callable[[str], None]
 
 
 class SweepError(ValueError):
-    """A grid with nothing in it, a cluster that cannot be used, or tasks that failed."""
+    """An empty grid, a cluster that cannot be used, or tasks that failed."""
 
 
 @dataclass
 class Task:
-    """A run with all that is asked of it, and the rows (experiment, label) of the grid that it stands for.
-
-    ``clips`` are the folder and the fingerprint of the ClipSet.
-    """
+    """One run with its probes, and the rows (experiment, label) of the grid that it belongs to."""
 
     dataset: str
-    clips: tuple[Path, str]
+    clipset: ClipSet
     spec: RunSpec
     probes: set[str] = field(default_factory=set)
     rows: list[tuple[str, str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Page:
-    """A notebook to execute on a dataset, when the runs of its experiment are there."""
-
-    experiment: str
-    dataset: str
-    out: Path
-    parameters: dict[str, Any]
-
-    @property
-    def notebook(self) -> Path:
-        return ROOT / "book" / f"{self.experiment}.ipynb"
-
-
 def grid(
     experiments: Sequence[str], on: Sequence[str], profile: Profile, seeds: Sequence[int] | None = None
 ) -> list[Task]:
-    """The runs of experiments on datasets, each once: experiments share rows. ``seeds`` are by default the book's.
-
-    An experiment that has nothing to see on a dataset is left out there.
+    """The runs of experiments on datasets, each once although experiments share rows; by default with the book's seeds.
 
     Raises:
         DatasetAbsent: a dataset is not here.
-        ValueError: an experiment or a dataset is not known; nothing is left.
+        ValueError: an experiment or a dataset is unknown, or no experiment has anything to show on any dataset.
     """
     tasks: dict[tuple[str, str], Task] = {}
     chosen = [get_experiment(name) for name in experiments]
     for dataset in on:
-        clipset = datasets.load(dataset, profile)
-        clips = clipset.folder, clipset.fingerprint
         source, used = datasets.get(dataset), setting(dataset, profile)
-        for experiment in (e for e in chosen if e.serves(source)):
+        clipset = source.load(profile)
+        for experiment in (one for one in chosen if one.serves(source)):
             for (label, _), spec in specs(experiment.variants, source, used, seeds or experiment.seeds).items():
-                task = tasks.setdefault((dataset, spec.model_dump_json()), Task(dataset, clips, spec))
+                task = tasks.setdefault((dataset, spec.model_dump_json()), Task(dataset, clipset, spec))
                 task.probes |= set(experiment.probes)
                 task.rows.append((experiment.name, label))
     if not tasks:
@@ -100,125 +83,105 @@ def grid(
     return list(tasks.values())
 
 
-def pages(tasks: Sequence[Task], folder: Path, profile: Profile, seeds: Sequence[int] | None = None) -> list[Page]:
-    """The notebooks of the grid, to be left with their outputs in a folder."""
-    shown = dict.fromkeys((experiment, task.dataset) for task in tasks for experiment, _ in task.rows)
-    return [
-        Page(
-            experiment,
-            dataset,
-            folder.resolve() / f"{experiment}-{dataset}.ipynb",
-            {"dataset": dataset, "profile": profile, "seeds": list(seeds or get_experiment(experiment).seeds)},
-        )
-        for experiment, dataset in shown
-    ]
+def pages(tasks: Sequence[Task], folder: Path) -> dict[tuple[str, str], Path]:
+    """Where the executed notebooks of the grid go, by dataset and experiment."""
+    shown = dict.fromkeys((task.dataset, name) for task in tasks for name, _ in task.rows)
+    return {(dataset, name): folder.resolve() / f"{name}-{dataset}.ipynb" for dataset, name in shown}
 
 
 def sweep(
     tasks: Sequence[Task],
     client: "Client",
     device: str,
-    executed: Sequence[Page] = (),
+    executed: dict[tuple[str, str], Path] | None = None,
+    profile: Profile = "standard",
     *,
     wait: float | None = None,
-    say: Callable[[str], None] = lambda sentence: None,
+    say: Say = lambda sentence: None,
 ) -> pd.DataFrame:
-    """Does the tasks and then the pages that stand on them.
+    """Does the tasks, and executes each notebook of ``executed`` (see ``pages``) once its runs are done.
 
-    While no worker is there ``say`` is told so, and after ``wait`` minutes of it the sweep ends.
+    While the cluster has no worker, ``say`` gets a message now and then, and after ``wait`` minutes the sweep ends.
 
-    Returns a line a row and seed of the grid: dataset, experiment, label, seed, key (of the run), mean_ap.
+    Returns one line per row and seed of the grid: dataset, experiment, label, seed, key (of the run), mean_ap.
 
     Raises:
-        SweepError: tasks failed, or were lost with the cluster, or nobody is there to do them; the others are done.
+        SweepError: tasks failed (the others are done), or there is no worker.
     """
     options = {"retries": RETRIES} | ({"resources": {"GPU": 1}} if device == "cuda" else {})
-    runs = {}
+    runs = []
     for task in tasks:
-        arguments = task.spec, sorted(task.probes), *task.clips, device, store()
-        runs[client.submit(_run, *arguments, key=_key("run", *arguments), **options)] = task
+        clips = task.clipset.folder, task.clipset.fingerprint
+        runs.append(client.submit(_run, task.spec, sorted(task.probes), *clips, device, store(), **options))
     futures = list(runs)
-    for page in executed:
-        stands_on = [f for f, t in runs.items() if t.dataset == page.dataset and page.experiment in dict(t.rows)]
-        arguments = page.notebook, page.out, page.parameters | {"device": device}, store()
-        futures.append(client.submit(_page, *arguments, stands_on, key=_key("page", *arguments), **options))
+    for (dataset, name), out in (executed or {}).items():
+        needed = {
+            run: task.spec.seed
+            for run, task in zip(runs, tasks, strict=True)
+            if task.dataset == dataset and name in dict(task.rows)
+        }
+        seeds = list(dict.fromkeys(needed.values()))
+        given = {"dataset": dataset, "profile": profile, "seeds": seeds, "device": device}
+        futures.append(client.submit(_page, name, out, given, store(), list(needed), **options))
     try:
-        _wait(futures, _Patience(client, wait, say))
-        made = client.gather(list(runs))
+        _finish(futures, client, wait, say)
+        made = client.gather(runs)
     except BaseException:
-        client.cancel(futures)  # those under way come to their end
+        client.cancel(futures)  # those that are running come to their end
         raise
     return pd.DataFrame(
-        {"dataset": t.dataset, "experiment": e, "label": label, "seed": t.spec.seed, "key": key, "mean_ap": mean_ap}
-        for t, (key, mean_ap) in zip(runs.values(), made, strict=True)
-        for e, label in t.rows
+        {"dataset": task.dataset, "experiment": name, "label": label, "seed": task.spec.seed, "key": key, "mean_ap": ap}
+        for task, (key, ap) in zip(tasks, made, strict=True)
+        for name, label in task.rows
     )
 
 
-def _key(kind: str, *arguments: Any) -> str:
-    """What Dask calls a task: whoever asks for the same one gets the same."""
-    return f"{kind}-{hashlib.sha256(repr(arguments).encode()).hexdigest()[:16]}"
-
-
-def _wait(futures: Sequence, patience: "_Patience") -> None:
-    from distributed import as_completed
-
-    failed, coming = [], as_completed(futures)
+def _finish(futures: Sequence, client: "Client", minutes: float | None, say: Say) -> None:
+    looked = time.monotonic()
     with progress("sweep", len(futures)) as bar:
-        while left := coming.count():
-            if not coming.has_ready():
-                patience.worker()
-                time.sleep(0.05)
-                continue
-            future = next(coming)
-            if future.status != "finished":
-                failed.append(future)
-            bar.to(len(futures) - left + 1, f"{len(failed)} failed" if failed else "")
-    if failed:
-        error = failed[0].exception() if failed[0].status == "error" else "the scheduler was lost"
+        while running := sum(not future.done() for future in futures):
+            failed = sum(future.done() and future.status != "finished" for future in futures)
+            bar.to(len(futures) - running, f"{failed} failed" if failed else "")
+            if time.monotonic() - looked >= EVERY / 20:
+                _await_worker(client, minutes, say)
+                looked = time.monotonic()
+            time.sleep(POLL)
+    if bad := [future for future in futures if future.status != "finished"]:
+        error = bad[0].exception() if bad[0].status == "error" else "the scheduler was lost"
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SweepError(f"{len(failed)} of {len(futures)} tasks failed, the others are done; the first: {reason}")
+        raise SweepError(f"{len(bad)} of {len(futures)} tasks failed, the others are done; the first: {reason}")
 
 
-class _Patience:
-    """Waits for workers: says so now and then, and not for ever."""
+def _await_worker(client: "Client", minutes: float | None, say: Say) -> None:
+    """Returns when the cluster has a worker, at the latest after ``minutes``.
 
-    def __init__(self, client: "Client", minutes: float | None, say: Callable[[str], None]):
-        self.client, self.minutes, self.say = client, minutes, say
-        self.looked = float("-inf")
-        self.since: float | None = None  # when no worker was seen first
-        self.said = 0.0
-
-    def worker(self) -> bool:
-        """Whether one is there, looked for every few seconds.
-
-        Raises: SweepError, none is there and it was waited for long enough.
-        """
-        if time.monotonic() - self.looked < EVERY / 20:
-            return False
-        info = self.client.scheduler_info(n_workers=-1)
-        self.looked = now = time.monotonic()
-        if info["workers"]:
-            self.since = None
-            return True
-        if self.since is None:
-            self.since = self.said = now
-        where, expected = info["address"], f"expected one: dask worker {info['address']} --nthreads 1"
-        if self.minutes is not None and now - self.since >= 60 * self.minutes:
-            raise SweepError(f"--wait: no worker at {where} for {self.minutes:g} minutes, {expected}")
-        if now - self.said >= (EVERY if self.said > self.since else EVERY / 6):  # one that died may soon be back
-            self.said = now
-            self.say(f"no worker at {where} for {(now - self.since) / 60:.1f} minutes, {expected}; still waiting")
-        return False
+    Raises:
+        SweepError: it has none.
+    """
+    where, waited, pause = client.scheduler.address, 0.0, EVERY / 6  # a worker that died may soon be back
+    limit = float("inf") if minutes is None else 60 * minutes
+    expected = f"expected one: dask worker {where} --nthreads 1"
+    while True:
+        pause = max(min(pause, limit - waited), 0.001)
+        try:
+            return client.wait_for_workers(1, timeout=pause)
+        except TimeoutError:
+            waited += pause
+        except OSError:
+            return  # the scheduler was lost, and the tasks with it
+        if waited >= limit:
+            raise SweepError(f"--wait: no worker at {where} for {minutes:g} minutes, {expected}")
+        say(f"no worker at {where} for {waited / 60:.1f} minutes, {expected}; still waiting")
+        pause = EVERY
 
 
-# --- what a worker does ----------------------------------------------------------------------------------------------
+# --- on a worker -----------------------------------------------------------------------------------------------------
 
 
 def _run(
     spec: RunSpec, probes: Sequence[str], folder: Path, fingerprint: str, device: str, place: Path
 ) -> tuple[str, float]:
-    """Key and mAP of a run, which afterwards lies in the store with the answers to its probes."""
+    """Makes a run, with the answers to its probes, in the store; returns its key and mAP."""
     _check_worker(place)
     where = pick_device(device)
     clipset = _opened(folder, fingerprint, where)
@@ -229,19 +192,17 @@ def _run(
     return run.key, run.mean_ap
 
 
-def _page(notebook: Path, out: Path, parameters: dict[str, Any], place: Path, runs: Sequence) -> None:
+def _page(experiment: str, out: Path, parameters: dict[str, Any], place: Path, runs: Sequence) -> None:
     _check_worker(place)
-    notebooks.execute(notebook, out, parameters, watched=False)
+    notebooks.execute(ROOT / "book" / f"{experiment}.ipynb", out, parameters, watched=False)
 
 
 def _check_worker(place: Path) -> None:
     from distributed import get_worker
 
     worker = get_worker()
-    if worker.state.nthreads != 1:  # the seed of PyTorch is one for all threads of a process
-        raise SweepError(
-            f"worker {worker.address}: {counted(worker.state.nthreads, 'thread')} found, expected --nthreads 1"
-        )
+    if (found := worker.state.nthreads) != 1:  # PyTorch has one seed for all threads of a process
+        raise SweepError(f"worker {worker.address}: {counted(found, 'thread')} found, expected --nthreads 1")
     if store() != place:
         raise SweepError(f"worker {worker.address}: its store is {store()}, expected FAMF_STORE to be {place}")
 
@@ -261,20 +222,19 @@ def cluster(
     device: str = "auto",
     *,
     wait: float | None = None,
-    say: Callable[[str], None] = lambda sentence: None,
+    say: Say = lambda sentence: None,
 ) -> Iterator[tuple["Client", str]]:
     """A client of the cluster, and the kind of device that its tasks use.
 
     Args:
-        scheduler: address of a scheduler, or the file that it wrote. By default a cluster of this machine begins and
-            ends here: one process a core, or one a GPU.
-        workers: of that cluster of this machine.
+        scheduler: address of a scheduler, or the file that it wrote. By default a cluster on this machine lives as
+            long as the context, with one process per core, or per GPU.
+        workers: number of processes of a cluster on this machine.
         device: auto is cuda where a worker offers a GPU.
-        wait: minutes for a first worker to come; by default for ever. ``say`` is told of the wait.
+        wait: minutes to wait for a first worker, by default without end; ``say`` gets messages meanwhile.
 
     Raises:
-        SweepError: Dask is not installed, the scheduler does not answer, no worker came, or none offers the GPU asked
-            for.
+        SweepError: Dask is not installed, the scheduler does not answer, there is no worker, or no GPU.
         ValueError: the device is not here.
     """
     if find_spec("distributed") is None:
@@ -286,50 +246,40 @@ def cluster(
         with _local(kind, workers) as here, Client(here) as client:
             yield client, kind
         return
-    address = _address(Path(scheduler)) if Path(scheduler).is_file() else scheduler
+    address = _address(scheduler)
     try:
         client = Client(address, timeout=TIMEOUT)
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError) as error:
         raise SweepError(f"--scheduler: {scheduler!r} does not answer, expected tcp://host:8786 or a file") from error
     with client:
-        patience = _Patience(client, wait, say)
-        while not patience.worker():
-            time.sleep(0.05)
+        _await_worker(client, wait, say)
         offered = client.scheduler_info(n_workers=-1)["workers"].values()
         gpu = any(worker["resources"].get("GPU") for worker in offered)
         if device == "cuda" and not gpu:
-            raise SweepError(
-                f"--scheduler: none of {counted(len(offered), 'worker')} offers a GPU, expected --resources GPU=1"
-            )
-        yield client, "cuda" if gpu and device == "auto" else "cpu" if device == "auto" else device
+            found = f"none of {counted(len(offered), 'worker')} offers a GPU"
+            raise SweepError(f"--scheduler: {found}, expected --resources GPU=1")
+        yield client, ("cuda" if gpu else "cpu") if device == "auto" else device
 
 
-def _address(file: Path) -> str:
-    """The address in the file that a scheduler wrote.
-
-    Raises:
-        SweepError: none did.
-    """
+def _address(scheduler: str) -> str:
+    if not Path(scheduler).is_file():
+        return scheduler
     try:
-        address = json.loads(file.read_bytes())["address"]
-        if isinstance(address, str):
-            return address
+        return str(json.loads(Path(scheduler).read_bytes())["address"])
     except (ValueError, LookupError, TypeError, RecursionError):
-        pass
-    raise SweepError(f"--scheduler: {file}: no address of a scheduler in it, expected the file that one wrote")
+        found = "no address of a scheduler in it, expected the file that one wrote"
+        raise SweepError(f"--scheduler: {scheduler}: {found}") from None
 
 
 def _local(device: str, workers: int) -> Any:
     from distributed import Nanny, Scheduler, SpecCluster
 
-    # What is memory-mapped is not a worker's own, and a limit would count it. Ctrl-C is for this process to answer.
-    options = {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL, "preload": [DEAF]}
+    # Memory-mapped clips are shared, but a memory limit would count them for every worker.
+    options = {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL, "preload": [IGNORE_CTRL_C]}
+    own: list[dict[str, Any]] = [{}] * cores()
     if device == "cuda":
         named = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
         own = [{"resources": {"GPU": 1}, "env": {"CUDA_VISIBLE_DEVICES": gpu}} for gpu in named.split(",")]
-    else:
-        own = [{}] * cores()
-    number = workers or len(own)
-    spec = {n: {"cls": Nanny, "options": options | own[n % len(own)]} for n in range(number)}
+    spec = {n: {"cls": Nanny, "options": options | own[n % len(own)]} for n in range(workers or len(own))}
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": ":0"}}
     return SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL)

@@ -47,13 +47,13 @@ def sweep(
     if wait is not None and not wait >= 0:
         raise ValueError(f"--wait: {wait} found, expected minutes, 0 or more")
     numbers = list(seeds) or None
-    tasks = sweep.grid(experiments or EXPERIMENTS, dataset or ["synthetic"], profile, numbers)
-    executed = sweep.pages(tasks, pages, profile, numbers) if pages else []
+    tasks = sweep.grid(experiments or list(EXPERIMENTS), dataset or ["synthetic"], profile, numbers)
+    executed = sweep.pages(tasks, pages) if pages else {}
     with sweep.cluster(scheduler, workers, device, wait=wait, say=say) as (client, kind):
-        made = sweep.sweep(tasks, client, kind, executed, wait=wait, say=say)
+        made = sweep.sweep(tasks, client, kind, executed, profile, wait=wait, say=say)
     made = made.sort_values(["dataset", "experiment"], kind="stable")
     rows = made.groupby(["dataset", "experiment", "label"], sort=False)["mean_ap"].agg(["count", "mean"])
     rows.columns = ["runs", "mAP"]
     typer.echo(rows.to_string(float_format="{:.4f}".format))
-    for page in executed:
-        typer.echo(page.out)
+    for page in executed.values():
+        typer.echo(page)

@@ -1,1 +1,1 @@
-"""Extensions of Sphinx that the book is rendered with."""
+"""Sphinx extensions of the book."""

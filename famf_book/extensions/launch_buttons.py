@@ -1,8 +1,8 @@
-"""Buttons that open a page's notebook in Binder or in Colab: an extension of Sphinx.
+"""Sphinx extension: buttons that open a page's notebook in Binder or Colab.
 
-The theme has such buttons, which name a notebook after its page; here several pages are made from one notebook, and the
-executed notebook of a page says from which. The repository is the one that was cloned, or ``$FAMF_REPOSITORY`` with
-``$FAMF_BRANCH``. A book that knows none on GitHub has no buttons, and no page loads anything before one is pressed.
+The theme's own buttons assume one notebook per page; here one notebook makes several pages, and the executed notebook
+of a page names it. The repository is the one that was cloned, or ``$FAMF_REPOSITORY`` with ``$FAMF_BRANCH``. Without a
+repository on GitHub there are no buttons. Nothing is loaded before a button is pressed.
 """
 
 import json
@@ -18,12 +18,12 @@ GITHUB = re.compile(r"(?:https://|(?:ssh://)?git@)github\.com[:/]([\w-]+/[\w.-]+
 
 
 def setup(app: Any) -> dict[str, bool]:
-    app.connect("html-page-context", _add, priority=600)  # behind the theme, which begins the list with 501
+    app.connect("html-page-context", _add, priority=600)  # after the theme, which starts the list at 501
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def repository(root: Path = ROOT) -> tuple[str, str] | None:
-    """OWNER/NAME on GitHub and the branch, or None."""
+    """OWNER/NAME on GitHub and the branch; None if there is no such repository."""
     command = ["git", "-C", str(root), "remote", "get-url", "origin"]
     try:
         url = os.environ.get("FAMF_REPOSITORY") or subprocess.run(command, capture_output=True, text=True).stdout
@@ -34,7 +34,7 @@ def repository(root: Path = ROOT) -> tuple[str, str] | None:
 
 
 def links(notebook: str, name: str, branch: str) -> dict[str, str]:
-    """Where a notebook of ``book/`` opens. Colab knows a single file: its notebook fetches the rest first."""
+    """Addresses that open a notebook of ``book/``. Colab opens a single file, which fetches the repository first."""
     return {
         "Binder": f"https://mybinder.org/v2/gh/{name}/{branch}?urlpath=lab/tree/book/{notebook}",
         "Colab": f"https://colab.research.google.com/github/{name}/blob/{branch}/binder/colab.ipynb",
@@ -46,9 +46,9 @@ def _add(app: Any, page: str, template: str, context: dict[str, Any], doctree: A
     if found is None or not source.exists():
         return
     notebook = json.loads(source.read_text())["metadata"]["papermill"]["input_path"]
-    told = {"Binder": "Open the notebook in Binder", "Colab": "Execute the page in Colab"}
+    tooltips = {"Binder": "Open the notebook in Binder", "Colab": "Execute the page in Colab"}
     buttons = [
-        {"type": "link", "text": kind, "tooltip": told[kind], "url": url, "icon": "fas fa-play"}
+        {"type": "link", "text": kind, "tooltip": tooltips[kind], "url": url, "icon": "fas fa-play"}
         for kind, url in links(notebook, *found).items()
     ]
     group = {"type": "group", "tooltip": "Run this page", "icon": "fas fa-rocket", "label": "launch-buttons"}

@@ -1,7 +1,7 @@
-"""Width and height of every picture in its page, so that nothing moves when it arrives: an extension of Sphinx.
+"""Sphinx extension: writes the width and height of every picture into its page, so that nothing moves when it loads.
 
-Sphinx and MyST-NB write pictures without. As attributes, not as style, a browser takes their ratio and a narrow page
-may shrink the picture.
+Sphinx and MyST-NB write neither. They are attributes rather than style, so that a narrow page can shrink the picture
+and keep its aspect ratio.
 """
 
 import re
@@ -20,7 +20,7 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 def sized(html: str, files: dict[str, Path]) -> str:
-    """The page with the size of its pictures, in CSS pixels, from the files by their names in the book."""
+    """The page with the sizes of its pictures, in CSS pixels; ``files`` has the pictures by their names in the book."""
 
     def with_size(found: re.Match) -> str:
         file = files.get(unquote(found[1]))

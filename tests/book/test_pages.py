@@ -56,7 +56,16 @@ def test_the_pages_of_the_book_are_in_order():
 
 def run(tmp_path, store, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "papermill", "table-1.ipynb", str(tmp_path / "out.ipynb"), "-k", "python3", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            "confidence.ipynb",
+            str(tmp_path / "out.ipynb"),
+            "-k",
+            "python3",
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         cwd=ROOT / "book",

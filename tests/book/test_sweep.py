@@ -79,7 +79,7 @@ def test_rows_that_experiments_share_are_one_task(kept):
     shared = [task for task in tasks if len(task.rows) == 2]
     assert [task.spec.seed for task in shared] == [3, 5]
     assert all(task.probes == {"attention", "answers"} for task in shared)
-    assert all(task.clips == (kept.folder, kept.fingerprint) for task in tasks)
+    assert all(task.clipset.fingerprint == kept.fingerprint for task in tasks)
 
 
 def test_seeds_are_the_experiments_unless_they_are_given(kept):
@@ -98,14 +98,6 @@ def test_an_experiment_with_nothing_to_see_is_left_out(made_up):
         sweep.grid(["table-2"], ["faces"], "quick", [1])
 
 
-def test_pages_are_the_notebooks_of_the_grid(kept, tmp_path):
-    tasks = sweep.grid(["attention", "confidence"], ["mine"], "quick", [3])
-    pages = sweep.pages(tasks, tmp_path, "quick", [3])
-    assert [page.out.name for page in pages] == ["attention-mine.ipynb", "confidence-mine.ipynb"]
-    for page in pages:
-        assert notebooks.check(page.notebook, page.parameters | {"device": "cpu"})["dataset"] == "mine"
-
-
 # --- what goes wrong ---
 
 
@@ -121,7 +113,7 @@ def client(request):
         yield client
 
 
-def test_a_task_that_fails_stops_no_other(kept, client, store, monkeypatch):
+def test_a_task_that_fails_stops_no_other(kept, tiny, client, store, monkeypatch):
     *others, last = EXPERIMENTS["weights"].variants
     broken = replace(last, aggregation_options={"groups": 7})  # which do not divide faces of 11 numbers
     monkeypatch.setitem(EXPERIMENTS, "weights", replace(EXPERIMENTS["weights"], variants=(*others, broken)))
@@ -131,17 +123,28 @@ def test_a_task_that_fails_stops_no_other(kept, client, store, monkeypatch):
     assert len(list(store.glob("runs/*/run.json"))) == 3
 
 
-def test_pages_come_when_their_runs_are_there(kept, client, store, tmp_path, monkeypatch):
+def test_pages_are_executed_after_their_runs(kept, tiny, client, store, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        notebooks,
-        "execute",
-        lambda notebook, out, given, watched: seen.append((out, given, len(list(store.glob("runs/*/run.json"))))),
-    )
-    tasks = sweep.grid(["attention"], ["mine"], "quick", [1])
-    sweep.sweep(tasks, client, "cpu", sweep.pages(tasks, tmp_path, "quick", [1]))
-    given = {"dataset": "mine", "profile": "quick", "seeds": [1], "device": "cpu"}
-    assert seen == [(tmp_path / "attention-mine.ipynb", given, 2)]
+
+    def execute(notebook, out, given, watched):
+        seen.append((out, notebooks.check(notebook, given), len(list(store.glob("runs/*/run.json")))))
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    tasks = sweep.grid(["attention"], ["mine"], "quick", [5, 3])
+    sweep.sweep(tasks, client, "cpu", sweep.pages(tasks, tmp_path), "quick")
+    given = {"dataset": "mine", "profile": "quick", "seeds": [5, 3], "device": "cpu"}
+    assert seen == [(tmp_path / "attention-mine.ipynb", given, 4)]
+
+
+def test_a_task_that_kills_its_workers_fails():
+    """As one that needs more memory than there is."""
+    import dask
+    import distributed  # noqa: F401 - its settings come first
+
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        with sweep.cluster(workers=1, device="cpu") as (client, _):
+            with pytest.raises(ValueError, match=r"^1 of 1 tasks failed, the others are done; the first: .*died"):
+                sweep._finish([client.submit(os._exit, 9)], client, None, print)
 
 
 @pytest.mark.parametrize("client", [2], indirect=True)
@@ -185,8 +188,8 @@ def scheduler(tmp_path):
 def test_without_workers_it_says_what_it_waits_for_and_ends_when_asked(kept, scheduler, monkeypatch):
     monkeypatch.setattr(sweep, "EVERY", 0.2)
     said = []
-    with pytest.raises(ValueError, match=r"^--wait: no worker at tcp://127\.0\.0\.1:\d+ for 0\.1 minutes, expected"):
-        with sweep.cluster(str(scheduler), wait=0.1, say=said.append):
+    with pytest.raises(ValueError, match=r"^--wait: no worker at tcp://127\.0\.0\.1:\d+ for 0\.02 minutes, expected"):
+        with sweep.cluster(str(scheduler), wait=0.02, say=said.append):
             pass
     assert len(said) > 1 and all("no worker at tcp://127.0.0.1" in sentence for sentence in said)
     done = CliRunner().invoke(
@@ -206,7 +209,7 @@ def test_after_the_only_worker_died_it_says_so_and_ends_when_asked(kept, schedul
             worker.kill()
             worker.wait()
             with pytest.raises(ValueError, match="^--wait: no worker at tcp://"):
-                sweep.sweep(tasks, client, kind, wait=0.1, say=said.append)
+                sweep.sweep(tasks, client, kind, wait=0.01, say=said.append)
     finally:
         worker.kill()
     assert said
