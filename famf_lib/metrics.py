@@ -144,8 +144,8 @@ class Ranking:
         persons = torch.arange(self.persons, device=self.scores.device)
         known = self.classes[self.classes >= 0]
         positives = torch.bincount(known, minlength=self.persons)
-        if len(positives) > self.persons:
-            raise ValueError(f"classes: {len(positives) - 1} found, expected less than {self.persons}, one per person")
+        if (last := len(positives) - 1) >= self.persons:
+            raise ValueError(f"classes: {last} found, expected at most {self.persons - 1} for {self.persons} persons")
         hits = self.classes[self.clips()] == persons[:, None]
         return Scores(average_precision(hits, positives).cpu(), float(self.correct) / max(len(known), 1))
 

@@ -200,44 +200,6 @@ def test_a_configuration_survives_json(aggregation, fusion):
     assert fusion != "mlma" or again.fusion_options["hidden"] == (5, 3)
 
 
-REFUSED = {
-    "hiden: no such key, expected one of aggregation, aggregation_options, fusion, fusion_options, modalities, "
-    "features, hidden, activation": {"hiden": 8},
-    "aggregation: 'vlad' is not known, expected one of mean, netvlad, ghostvlad, nextvlad, attentionvlad": {
-        "aggregation": "vlad"
-    },
-    "fusion: 'sum' is not known, expected one of concat, mma, mlma": {"fusion": "sum"},
-    "aggregation_options: NetVLAD has no option 'ghosts', expected one of clusters, normalisation, centres": {
-        "aggregation": "netvlad",
-        "aggregation_options": {"ghosts": 1},
-    },
-    "aggregation_options: NetVLAD has no option 'dim', expected one of clusters, normalisation, centres": {
-        "aggregation": "netvlad",
-        "aggregation_options": {"dim": 3},
-    },
-    "fusion_options: Concat has no option 'axis', expected none: it has no options": {
-        "fusion": "concat",
-        "fusion_options": {"axis": "source"},
-    },
-    "aggregation_options.clusters: 'eight' found; input should be a valid integer, unable to parse string as an "
-    "integer": {"aggregation_options": {"clusters": "eight"}},
-    "aggregation_options.normalisation: 'l2' found; input should be 'none', 'cluster', 'whole' or 'cluster+whole'": {
-        "aggregation_options": {"normalisation": "l2"}
-    },
-    "fusion_options.axis: 'both' found; input should be 'source' or 'target'": {"fusion_options": {"axis": "both"}},
-    "hidden: 0 found; input should be greater than or equal to 1": {"hidden": 0},
-    "features: 'l2' found; input should be 'raw' or 'unit'": {"features": "l2"},
-    "modalities: 'audio' found; input should be a valid tuple": {"modalities": "audio"},
-}
-
-
-@pytest.mark.parametrize("sentence", REFUSED)
-def test_a_bad_configuration_is_refused(sentence):
-    with pytest.raises(ValueError) as refusal:
-        ModelConfig(**REFUSED[sentence])
-    assert str(refusal.value) == sentence
-
-
 def test_configurations_that_mean_the_same_are_equal_and_frozen():
     options = {"aggregation_options": {"attention": "sigmoid", "clusters": 8}, "fusion_options": {"hidden": [128, 32]}}
     spelt = ModelConfig(**options, modalities=["audio", "body"])
@@ -247,19 +209,41 @@ def test_configurations_that_mean_the_same_are_equal_and_frozen():
         spelt.hidden = 3
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"aggregation_options": {"clusters": 0}}, r"aggregation_options\.clusters: 0 found; "),
-        ({"fusion": "mma", "fusion_options": {"penalty": -1.0}}, r"fusion_options\.penalty: -1.0 found; "),
-        ({"fusion": "mma", "fusion_options": {"penalty": float("nan")}}, r"fusion_options\.penalty: nan found; "),
+CLUSTERS = "expected one of clusters, normalisation, centres"
+NUMBER = "input should be a valid integer, unable to parse string as an integer"
+NORMALISATIONS = "input should be 'none', 'cluster', 'whole' or 'cluster+whole'"
+REFUSED = [
+    ({"hiden": 8}, "hiden: no such key, expected one of aggregation, aggregation_options, fusion, fusion_options, mod"),
+    ({"aggregation": "vlad"}, "aggregation: 'vlad' is not known, expected one of mean, netvlad, ghostvlad, nextvlad"),
+    ({"fusion": "sum"}, "fusion: 'sum' is not known, expected one of concat, mma, mlma"),
+    ({"hidden": 0}, "hidden: 0 found; input should be greater than or equal to 1"),
+    ({"features": "l2"}, "features: 'l2' found; input should be 'raw' or 'unit'"),
+    ({"modalities": "audio"}, "modalities: 'audio' found; input should be a valid tuple"),
+]  # fmt: skip
+REFUSED += [
+    ({"aggregation": "netvlad", "aggregation_options": options}, f"aggregation_options{sentence}")
+    for options, sentence in [
+        ({"ghosts": 1}, f": NetVLAD has no option 'ghosts', {CLUSTERS}"),
+        ({"dim": 3}, f": NetVLAD has no option 'dim', {CLUSTERS}"),
+        ({"clusters": "eight"}, f".clusters: 'eight' found; {NUMBER}"),
+        ({"clusters": 0}, ".clusters: 0 found; "),
+        ({"normalisation": "l2"}, f".normalisation: 'l2' found; {NORMALISATIONS}"),
     ]
-    + [
-        ({"fusion_options": {"hidden": hidden}}, r"fusion_options\.hidden: .* found; ")
-        for hidden in ((0, 3), (5,), (5, 3, 2), 5, ("a", 3))
-    ],
-    ids=str,
-)
-def test_a_value_of_the_wrong_type_or_range_is_refused(options, sentence):
-    with pytest.raises(ValueError, match=f"^{sentence}"):
+]
+REFUSED += [
+    ({"fusion": fusion, "fusion_options": options}, f"fusion_options{sentence}")
+    for fusion, options, sentence in [
+        ("concat", {"axis": "source"}, ": Concat has no option 'axis', expected none: it has no options"),
+        ("mlma", {"axis": "both"}, ".axis: 'both' found; input should be 'source' or 'target'"),
+        ("mma", {"penalty": -1.0}, ".penalty: -1.0 found; "),
+        ("mma", {"penalty": float("nan")}, ".penalty: nan found; "),
+        *(("mlma", {"hidden": hidden}, f".hidden: {hidden} found; ") for hidden in ((0, 3), (5,), (5, 3, 2), 5)),
+    ]
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), REFUSED, ids=str)
+def test_a_bad_configuration_is_refused(options, sentence):
+    with pytest.raises(ValueError) as refusal:
         ModelConfig(**options)
+    assert str(refusal.value).startswith(sentence)

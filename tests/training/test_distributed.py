@@ -47,11 +47,11 @@ def together(folder, command, *arguments, other=None, processes=2):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    said = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": str(processes)} for r in range(processes)]
     store = {"FAMF_STORE": os.environ["FAMF_STORE"]}
     started = [
-        context.Process(target=_process, args=(folder, store | said | rank, command, arguments, other))
+        context.Process(target=_process, args=(folder, store | address | rank, command, arguments, other))
         for rank in ranks
     ]
     for process in started:
@@ -82,7 +82,7 @@ def ended(processes):
     return [process.exitcode for process in processes]
 
 
-def said(folder, stream):
+def output(folder, stream):
     return "".join(path.read_text() for path in sorted(folder.glob(f"{stream} *")))
 
 
@@ -99,7 +99,7 @@ def train_twice():
 
 def test_two_processes_train_the_model_of_one(kept, tmp_path):
     with together(tmp_path, train_twice, str(kept.folder), str(tmp_path / "out.pt")) as processes:
-        assert ended(processes) == [0, 0], said(tmp_path, "err")
+        assert ended(processes) == [0, 0], output(tmp_path, "err")
     found = torch.load(tmp_path / "out.pt")
     alone = train.train(MODEL, SETTINGS, kept, split(kept, "given"), 1)
     assert found["losses"] == pytest.approx(alone.losses, rel=1e-4)
@@ -162,16 +162,16 @@ def test_a_lost_process_ends_all_with_a_sentence_and_the_training_goes_on_later(
     arguments = train_slowly, str(kept.folder), str(tmp_path)
     with together(tmp_path, *arguments) as processes:
         while not (tmp_path / "epochs").exists() or "2 " not in (tmp_path / "epochs").read_text():
-            assert all(process.is_alive() for process in processes), said(tmp_path, "err")
+            assert all(process.is_alive() for process in processes), output(tmp_path, "err")
             time.sleep(0.02)
         os.kill(processes[1].pid, signal.SIGKILL)
         (tmp_path / "go").touch()
         assert ended(processes) == [1, -signal.SIGKILL]
-    (sentence,) = [line for line in said(tmp_path, "err").splitlines() if line.startswith("famf: ")]
-    assert sentence.startswith("famf: a process was lost (") and "Traceback" not in said(tmp_path, "err")
+    (sentence,) = [line for line in output(tmp_path, "err").splitlines() if line.startswith("famf: ")]
+    assert sentence.startswith("famf: a process was lost (") and "Traceback" not in output(tmp_path, "err")
     assert (tmp_path / "checkpoint.pt").exists()
     with together(tmp_path, *arguments) as processes:
-        assert ended(processes) == [0, 0], said(tmp_path, "err")
+        assert ended(processes) == [0, 0], output(tmp_path, "err")
     epochs = [tuple(map(float, line.split())) for line in (tmp_path / "epochs").read_text().splitlines()]
     assert [epoch for epoch, _ in epochs] in ([1, 2, 2, 3], [1, 2, 3]), (
         "it began again"
@@ -182,7 +182,7 @@ def test_a_lost_process_ends_all_with_a_sentence_and_the_training_goes_on_later(
 
 def lose_the_clips():
     def nothing(*_):
-        raise ClipSetError("/there: not a ClipSet (No such file)")
+        raise ClipSetError("/folder: not a ClipSet (No such file)")
 
     distributed._open = nothing
 
@@ -191,7 +191,7 @@ def test_a_process_without_the_clips_ends_all_with_a_sentence(kept, tmp_path):
     arguments = train_twice, str(kept.folder), str(tmp_path / "out.pt")
     with together(tmp_path, *arguments, other=lose_the_clips) as processes:
         assert ended(processes) == [1, 1]
-    assert said(tmp_path, "err") == "famf: process 1: /there: not a ClipSet (No such file)\n"
+    assert output(tmp_path, "err") == "famf: process 1: /folder: not a ClipSet (No such file)\n"
 
 
 def join_late():
@@ -213,7 +213,7 @@ def end_at_once():
 def test_a_command_that_ends_at_once_waits_for_the_others_to_join(tmp_path):
     """The first process holds the addresses by which they join; without it they would fail with a traceback."""
     with together(tmp_path, end_at_once, str(tmp_path / "joined"), other=join_late) as processes:
-        assert ended(processes) == [0, 0], said(tmp_path, "err")
+        assert ended(processes) == [0, 0], output(tmp_path, "err")
 
 
 def test_a_single_process_of_torchrun_needs_no_group(monkeypatch):

@@ -9,10 +9,8 @@ from typer.testing import CliRunner
 
 from famf_book.cli import app
 from famf_lib.data.sampling import Batch
-from famf_lib.models.aggregation import AGGREGATIONS
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
-from famf_lib.models.fusion import FUSIONS
 from famf_lib.support.files import ROOT
 from famf_lib.training import checkpoint, onnx_export
 from famf_lib.training.checkpoint import Card, SavedModel
@@ -42,7 +40,7 @@ def ran(path, **inputs):
 
 @pytest.mark.parametrize(
     ("aggregation", "fusion"),
-    [*((aggregation, "mlma") for aggregation in AGGREGATIONS), *(("attentionvlad", f) for f in FUSIONS if f != "mlma")],
+    [("mean", "concat"), ("netvlad", "mma"), *((name, "mlma") for name in ("ghostvlad", "nextvlad", "attentionvlad"))],
 )
 def test_the_graph_gives_the_numbers_of_pytorch(aggregation, fusion, tmp_path):
     """Also for more clips and faces than in the export, with masked faces, a clip without faces and absent modalities.
@@ -53,7 +51,7 @@ def test_the_graph_gives_the_numbers_of_pytorch(aggregation, fusion, tmp_path):
     opened = made(modalities, aggregation=aggregation, fusion=fusion, features="unit" if fusion == "mma" else "raw")
     assert onnx(opened, tmp_path / "a.onnx") < 1e-5
     draw = np.random.default_rng(3)
-    mask, there = draw.random((9, 13)) < 0.6, {name: draw.random(9) < 0.5 for name in modalities}
+    mask, present = draw.random((9, 13)) < 0.6, {name: draw.random(9) < 0.5 for name in modalities}
     mask[4] = False
     faces = draw.normal(size=(9, 13, 16)).astype("float32")
     vectors = {name: draw.normal(size=(9, DIMS[name])).astype("float32") for name in modalities}
@@ -61,10 +59,10 @@ def test_the_graph_gives_the_numbers_of_pytorch(aggregation, fusion, tmp_path):
         tmp_path / "a.onnx",
         faces=np.where(mask[..., None], faces, 1e9).astype("float32"),
         mask=mask,
-        **{name: np.where(there[name][:, None], v, -1e9).astype("float32") for name, v in vectors.items()},
-        **{f"{name}.present": flags for name, flags in there.items()},
+        **{name: np.where(present[name][:, None], v, -1e9).astype("float32") for name, v in vectors.items()},
+        **{f"{name}.present": flags for name, flags in present.items()},
     )
-    tensors = [{name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in (vectors, there)]
+    tensors = [{name: torch.from_numpy(array) for name, array in arrays.items()} for arrays in (vectors, present)]
     batch = Batch(torch.from_numpy(faces), torch.from_numpy(mask), *tensors)
     with torch.inference_mode():
         logits, weights = opened.model(batch), opened.model.face_weights(batch)

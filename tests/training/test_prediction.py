@@ -22,7 +22,7 @@ from famf_lib.training.prediction import SCHEMA, PredictionError, fitting, predi
 
 
 def part(clips, rows):
-    """A ClipSet of some clips, built anew from their faces."""
+    """A new ClipSet of some of the clips."""
     offsets = clips.offsets.tolist()
     faces = [face for row in rows for face in range(offsets[row], offsets[row + 1])]
     return ClipSet.build(

@@ -111,19 +111,17 @@ def test_it_learns_true_labels_and_not_shuffled_ones(made_up, aggregation, preci
 
 def test_a_seed_repeats_a_training_and_another_one_does_not(clips, whole):
     again, other = (train(MODEL, BRIEF, *clips, seed=seed) for seed in (1, 2))
-    assert whole.losses == again.losses and equal(weights(whole.model), weights(again.model))
-    assert whole.losses != other.losses
+    assert whole.losses == again.losses != other.losses and equal(weights(whole.model), weights(again.model))
     scores = [evaluate(t.model, EvaluationConfig(faces=3), *clips, seed=1).ap for t in (whole, again)]
-    assert torch.equal(scores[0], scores[1])
+    assert torch.equal(*scores)
 
 
-def test_the_random_state_of_the_caller_is_neither_used_nor_changed(clips):
+def test_the_random_state_of_the_caller_is_neither_used_nor_changed(clips, whole):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = train(MODEL, brief(epochs=1), *clips, seed=1)
+    assert train(MODEL, BRIEF, *clips, seed=1).losses == whole.losses
     assert torch.equal(torch.rand(3), expected)
-    assert train(MODEL, brief(epochs=1), *clips, seed=1).losses == first.losses
 
 
 @pytest.mark.parametrize("stops", [(1,), (4,), (2, 3, 3)], ids=str)
@@ -333,13 +331,6 @@ def test_clips_with_probabilities_close_to_1_are_separated(clips, monkeypatch):
 # --- Bad input ---
 
 
-@pytest.mark.parametrize("name", ["abacus", "cuda:99", ""])
-def test_an_unavailable_device_is_refused(name):
-    assert pick_device("cpu") == CPU and pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match=rf"^device: '{name}' cannot be used here, expected auto or one of: cpu"):
-        pick_device(name)
-
-
 @pytest.mark.parametrize(
     ("asked", "instructions", "precision"),
     [
@@ -354,6 +345,13 @@ def test_an_unavailable_device_is_refused(name):
 def test_auto_is_bfloat16_on_processors_with_fast_products_of_it(monkeypatch, asked, instructions, precision):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
     assert precision_of(brief(precision=asked), CPU) == precision
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99", ""])
+def test_an_unavailable_device_is_refused(name):
+    assert pick_device("cpu") == CPU and pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match=rf"^device: '{name}' cannot be used here, expected auto or one of: cpu"):
+        pick_device(name)
 
 
 def test_an_infinite_loss_is_refused(clips):
@@ -371,13 +369,11 @@ def test_a_single_training_clip_is_refused(clips):
     ("make", "sentence"),
     [
         (lambda: brief(epoch=3), "epoch: no such key, expected one of epochs, decay_after, decay_every, batch_size,"),
-        (lambda: brief(epochs=0), "epochs: 0 found; input should be greater than or equal to 1"),
         (lambda: brief(batch_size=1), "batch_size: 1 found; input should be greater than or equal to 2"),
         (lambda: brief(lr=-1), "lr: -1 found; input should be greater than 0"),
         (lambda: brief(lr=math.nan), "lr: nan found; input should be a finite number"),
         (lambda: brief(faces=2.5), "faces: 2.5 found; input should be a valid integer, got a number with a fractional"),
         (lambda: brief(precision="half"), "precision: 'half' found; input should be 'auto', 'float32' or 'bfloat16'"),
-        (lambda: EvaluationConfig(k=0), "k: 0 found; input should be greater than or equal to 1"),
         (lambda: EvaluationConfig(rank_by="luck"), "rank_by: 'luck' found; input should be 'probability' or 'logit'"),
     ],
 )
