@@ -1,21 +1,21 @@
-"""Aggregation forward and backward: seconds and memory of this library's forms beside the forms of public code.
+"""Time and memory of aggregation, forward and backward: this library's forms compared with those of public code.
 
     python benchmarks/aggregation_kernels.py [--modules attentionvlad,netvlad] [--device cpu] [--record]
 
-The forms of one case take turns on one batch. ``residuals`` writes down every x_i − c_k, (B, N, K, D); ``loop`` goes
-through the clusters; ``products`` is two matrix products with autograd; ``chunks`` goes through the batch in chunks,
-with a gradient written by hand. On a GPU ``compiled`` is ``products`` in the hands of ``torch.compile``, and ``fused``
-three kernels of ``fused_residual_sums.py``. All have to give the same tokens and gradients. ``library`` is the one that
-the library takes. The faces want a gradient, but for the cases that say otherwise; and at the end come training steps
-of whole models, where they want none.
+All forms of a case run in turn on the same batch: ``residuals`` materialises x_i − c_k, (B, N, K, D); ``loop`` iterates
+over the clusters; ``products`` is two matrix products with autograd; ``chunks`` iterates over chunks of the batch, with
+a hand-written gradient. On a GPU ``compiled`` is ``products`` under ``torch.compile``, and ``fused`` is the three
+kernels of ``fused_residual_sums.py``. All must give the same tokens and gradients. ``library`` is the form that the
+library chooses. The faces need a gradient unless a case says otherwise. The last rows are training steps of whole
+models, in which they need none.
 
-Memory is what a step holds beyond its inputs, outputs and weights at its peak, counted tensor by tensor, so that it is
-the same on every machine. The floor is the longer of two times: moving the bytes that have to be moved (the faces read
-forward and backward, their gradient written, the tokens written and their gradient read) at the speed of a copy, and
-the operations of the matrix products at the speed of a large one, both measured here.
+Memory is the peak of a step beyond its inputs, outputs and weights, counted tensor by tensor and therefore the same on
+every machine. The floor is the longer of two times: moving the necessary bytes (faces read forward and backward, their
+gradient written, tokens written and their gradient read) at the speed of a copy, and the matrix products at the speed
+of a large product. Both speeds are measured here.
 
-On a CPU large tensors also cost what the system takes to hand out their memory anew in each step. How much of the gain
-that is, a process shows at the end that keeps its memory (``KEEPING``, for the allocator of Linux).
+On a CPU, part of the cost of large tensors is that the system allocates their memory again in each step. The rows
+``memory kept`` come from a process that keeps its memory (``KEEPING``, for the allocator of Linux).
 """
 
 import os
@@ -29,7 +29,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from famf_lib.data.sampling import Batch
 from famf_lib.data.synthetic import SIZES
 from famf_lib.experiments.catalogue import TABLE_1_MODALITIES
 from famf_lib.experiments.settings import BASE
@@ -40,7 +39,7 @@ from famf_lib.models.famf import FAMF
 from famf_lib.training.memory import Allocations
 
 D, N = 512, 24
-# The clips of a batch. NetVLAD and GhostVLAD are AttentionVLAD without φ, and have fewer cases.
+# B. NetVLAD and GhostVLAD are AttentionVLAD without φ, and have fewer cases.
 CLIPS = {
     "attentionvlad": (64, 1024, 4096),
     "netvlad": (64, 4096),
@@ -48,36 +47,33 @@ CLIPS = {
     "nextvlad": (64, 1024, 4096),
 }
 CLUSTERS = (8, 16, 64)
-GIVEN = ((8, 256), (8, 4096))  # (K, B) that are measured with faces that want no gradient as well
-MOST = 5 * 2**28  # bytes that residuals may take on a CPU; where there would be more, the first two forms are left out
-COMPILED = 1024  # clips from which on ``torch.compile`` is tried, which takes its time for each shape
-ROUNDS, BUDGET = 15, 3.0  # seconds a case
+GIVEN = ((8, 256), (8, 4096))  # (K, B) of the cases whose faces need no gradient
+MOST = 5 * 2**28  # bytes of residuals on a CPU; above this limit the first two forms are left out
+COMPILED = 1024  # the fewest clips for ``torch.compile``, which is slow for each new shape
+ROUNDS, BUDGET = 15, 3.0  # the budget is in seconds per case
 KEEPING = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**40))  # glibc; others ignore it
 
 Form = Callable[[Aggregation, Tensor], Tensor]
 
 
-def products(module: Aggregation, x: Tensor) -> Tensor:
-    with patch.object(aggregation, "residual_sums", sums("products")):
-        return module(x)
+def _with_sums(form: str) -> Form:
+    def aggregate(module: Aggregation, x: Tensor) -> Tensor:
+        with patch.object(aggregation, "residual_sums", sums(form)):
+            return module(x)
+
+    return aggregate
 
 
-def chunks(module: Aggregation, x: Tensor) -> Tensor:
-    with patch.object(aggregation, "residual_sums", sums("chunks")):
-        return module(x)
-
-
-def fused(module: Aggregation, x: Tensor) -> Tensor:
-    with patch.object(aggregation, "residual_sums", sums("fused")):
-        return module(x)
+products, chunks, fused = map(_with_sums, ("products", "chunks", "fused"))
 
 
 def fast_form(device: torch.device) -> str:
-    """The form that is made for a device. Not every system that has a GPU has Triton."""
+    """The form that is made for a device. Triton is not available on every system with a GPU."""
     return "fused" if device.type == "cuda" and find_spec("triton") else "chunks"
 
 
 def sums(form: str) -> Callable[..., Tensor]:
+    """The implementation of ``residual_sums``."""
     if form == "fused":
         from fused_residual_sums import fused_residual_sums  # imports Triton
 
@@ -108,7 +104,7 @@ def _weights(module: Aggregation, x: Tensor) -> tuple[Tensor, Tensor, Tensor | N
 
 
 def forms(module: Aggregation, clips: int, clusters: int, device: torch.device) -> dict[str, Form]:
-    """Those that fit: the first keeps the residuals for backward, and makes their product with α and its gradient."""
+    """The forms that fit in memory. ``residuals`` takes three tensors (B, N, K, D)."""
     wide = module.groups * module.width if isinstance(module, NeXtVLAD) else D
     large = 4 * clips * N * clusters * wide
     most = MOST if device.type == "cpu" else torch.cuda.mem_get_info(device)[0] // 2
@@ -119,7 +115,7 @@ def forms(module: Aggregation, clips: int, clusters: int, device: torch.device) 
         if fast_form(device) == "fused":
             found["fused"] = fused
     if device.type == "cuda" and clips >= COMPILED:
-        torch.compiler.reset()  # it gives up behind a number of shapes
+        torch.compiler.reset()  # it stops compiling after a number of shapes
         compiled = torch.compile(module, dynamic=False)
         found["compiled"] = lambda module, x: compiled(x)
     return found
@@ -132,9 +128,9 @@ def step(form: Form, module: Aggregation, x: Tensor, upstream: Tensor) -> list[T
 
 
 def memory(form: Form, module: Aggregation, x: Tensor, upstream: Tensor, expected: list[Tensor]) -> int:
-    """Bytes at the peak of a step, whose results have to be those expected."""
+    """The peak memory of a step in bytes. Its results must be those expected."""
     with Allocations() as held:
-        given = [tensor.detach() for tensor in (x, upstream, *module.parameters())]  # counted as soon as they are seen
+        given = [tensor.detach() for tensor in (x, upstream, *module.parameters())]  # counted from here on
         before = held.now
         results = step(form, module, x, upstream)
         del given
@@ -144,7 +140,7 @@ def memory(form: Form, module: Aggregation, x: Tensor, upstream: Tensor, expecte
 
 
 def machine(device: torch.device, quick: bool) -> dict[str, float]:
-    """Bytes a second of a copy, read and write together, and operations a second of a large matrix product."""
+    """The bytes per second of a copy, reading and writing, and the FLOP/s of a large matrix product."""
     numbers, side = (2**20, 256) if quick else (2**25, 2048) if device.type == "cpu" else (2**28, 8192)
     block, square = torch.rand(numbers, device=device), torch.rand(side, side, device=device)
     target, result = torch.empty_like(block), torch.empty_like(square)
@@ -157,9 +153,9 @@ def machine(device: torch.device, quick: bool) -> dict[str, float]:
 
 
 def floor(module: Aggregation, clips: int, given: bool, speed: dict[str, float]) -> dict[str, float]:
-    """Seconds. Forward makes two products of every face with K vectors, backward four, two of them for the faces.
+    """Seconds. Forward has two products of every face with K vectors; backward has four, two of them for the faces.
 
-    NeXtVLAD's layers make three each, and their faces' descriptors take the place of the faces.
+    Each layer of NeXtVLAD has three products, and its descriptors take the place of the faces.
     """
     kept, faces = module.tokens, clips * N
     moved = 4 * ((2 if given else 3) * faces * D + 2 * clips * kept * module.width)
@@ -202,14 +198,15 @@ def case(
 
 
 def kept(sizes: list[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
-    """Products and chunks of AttentionVLAD, for each (K, B), in a process that has to itself what it once had."""
+    """Products and chunks of AttentionVLAD for each (K, B), in a process that never returns memory to the system."""
     torch.set_num_threads(1)
     rows = []
     for clusters, clips in sizes:
         torch.manual_seed(0)
         module = AGGREGATIONS["attentionvlad"](D, clusters=clusters)
         x, upstream = torch.randn(clips, N, D, requires_grad=True), torch.randn(clips, clusters, D)
-        works = {form.__name__: lambda f=form: step(f, module, x, upstream) for form in (products, chunks)}  # noqa: B023
+        both = {"products": products, "chunks": chunks}
+        works = {name: lambda f=f: step(f, module, x, upstream) for name, f in both.items()}  # noqa: B023
         taken = common.in_turn(works, torch.device("cpu"), rounds, BUDGET)
         row = {"K": clusters, "B": clips, "seconds": common.medians(taken)}
         rows.append(row | {"products / chunks": common.ratio(taken["products"], taken["chunks"])})
@@ -218,23 +215,14 @@ def kept(sizes: list[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
 
 
 def training(profile: str, device: torch.device, rounds: int) -> dict[str, Any]:
-    """A step of AttentionVLAD + MLMA at the sizes of a profile, with products and with the form made for the device."""
+    """A step of AttentionVLAD + MLMA at the sizes of a profile, with products and with the fast form of the device."""
     size, base = SIZES[profile], BASE[profile]
+    dims, clips = dict.fromkeys(TABLE_1_MODALITIES, size.dim), base.training.batch_size
     torch.manual_seed(0)
-    model = FAMF(
-        ModelConfig(hidden=base.hidden, modalities=TABLE_1_MODALITIES),
-        size.dim,
-        dict.fromkeys(TABLE_1_MODALITIES, size.dim),
-        size.persons,
-    ).to(device)
-    clips, faces = base.training.batch_size, base.training.faces
-    batch = Batch(
-        torch.randn(clips, faces, size.dim, device=device),
-        None,
-        {m: torch.randn(clips, size.dim, device=device) for m in TABLE_1_MODALITIES},
-        {m: torch.ones(clips, dtype=torch.bool, device=device) for m in TABLE_1_MODALITIES},
-    )
-    classes = torch.randint(size.persons, (clips,), device=device)
+    with device:
+        model = FAMF(ModelConfig(hidden=base.hidden, modalities=TABLE_1_MODALITIES), size.dim, dims, size.persons)
+        batch = common.random_batch(clips, base.training.faces, size.dim, dims)
+        classes = torch.randint(size.persons, (clips,))
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-6, fused=True)
 
     def whole(form: str) -> None:

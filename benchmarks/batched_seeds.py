@@ -1,16 +1,16 @@
-"""S seeds of one model as one batched computation against one after the other: seconds a training step, on this device.
+"""Training S seeds of a model as one batched computation, compared with one after the other: seconds per step.
 
     python benchmarks/batched_seeds.py [--seeds 5] [--rounds 15] [--steps 6] [--record]
 
-A step is forward, backward and Adam on batches that lie ready. One after the other: each model makes ``--steps`` steps
-before the next has its turn, as runs do, so that its weights stay in the cache. Batched: the weights of all models are
-stacked and ``torch.vmap`` goes over them, so that every product is one batched product and Adam sees one long tensor
-a parameter; batch normalisation keeps the statistics of each model apart. That both make the same steps is checked
-before anything is timed. The two take turns, so that a machine whose speed drifts drifts for both. On a CPU seconds are
-those of the processor, of one thread: what else runs on the machine does not count.
+A step is forward, backward and Adam on batches that were sampled before. One after the other: each model makes
+``--steps`` steps before the next one's turn, so that its weights stay in the cache, as in runs. Batched: the weights of
+all models are stacked and ``torch.vmap`` maps over them, so that every product is one batched product and Adam updates
+one long tensor per parameter; batch normalisation keeps separate statistics per model. Before the timing the script
+checks that both make the same steps. The two run in turn, so that a change in the machine's speed affects both. On a
+CPU the seconds are CPU time of one thread, which excludes other programs.
 
-The last column is the same ratio for the matrix products of the classifier alone: what batching gains on them, whoever
-writes it.
+The last column is the same ratio for the matrix products of the classifier alone: the most that any batching gains
+there.
 """
 
 import copy
@@ -38,7 +38,7 @@ METHODS = (("mean", "concat"), ("netvlad", "mma"), ("attentionvlad", "mlma"))
 
 @dataclass(frozen=True)
 class Task:
-    """S models of one shape, and a batch with its classes for each."""
+    """S models of equal shape, each with its batch and classes."""
 
     training: TrainingConfig
     models: list[FAMF]
@@ -82,7 +82,7 @@ def adam(parameters: Iterable[tuple[str, torch.Tensor]], schedule: TrainingConfi
 
 
 def one_after_the_other(work: Task) -> Callable[[int], list[float]]:
-    """Makes that many steps of each model; returns the last loss of each."""
+    """A function that makes some steps of each model and returns the last loss of each."""
     models = copy.deepcopy(work.models)
     optimisers = [adam(model.named_parameters(), work.training) for model in models]
 
@@ -128,7 +128,7 @@ def batched(work: Task) -> Callable[[int], list[float]]:
 
 
 class _WithPenalty(torch.nn.Module):
-    """``functional_call`` lends the weights to one call only, and the penalty needs them as well."""
+    """Returns logits and penalty in one call, because ``functional_call`` lends the weights to one call only."""
 
     def __init__(self, model: FAMF):
         super().__init__()
@@ -146,7 +146,6 @@ def _stacked(values: list):
 
 def products(work: Task) -> tuple[Callable[[int], None], Callable[[int], None]]:
     """The products of the classifier, forward and backward, model by model and batched, in the step's precision."""
-    dtype = torch.float32
     with work.autocast():
         dtype = (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
     layers = [layer for layer in work.models[0].classifier if isinstance(layer, torch.nn.Linear)]
@@ -182,13 +181,13 @@ def products(work: Task) -> tuple[Callable[[int], None], Callable[[int], None]]:
 
 
 def check(first: Callable[[int], list[float]], second: Callable[[int], list[float]], tolerance: float) -> None:
-    """The losses before any step and after one of Adam have to be the same."""
+    """Checks that both have the same losses before any step and after one step of Adam."""
     for _ in range(2):
         torch.testing.assert_close(second(1), first(1), rtol=tolerance, atol=0)
 
 
 def measure(device: torch.device, quick: bool, seeds: int = 5, rounds: int = 5, steps: int = 3) -> dict[str, Any]:
-    warnings.filterwarnings("error", message=".*batching rule.*")  # vmap would fall back to a loop: no batching at all
+    warnings.filterwarnings("error", message=".*batching rule.*")  # raised where vmap would fall back to a loop
     numbers = range(1, (2 if quick else seeds) + 1)
     rows = []
     for profile in ("quick",) if quick else ("quick", "standard"):
@@ -213,7 +212,7 @@ def compared(
     rounds: int,
     steps: int,
 ) -> dict[str, float]:
-    """Seconds a step of all S models either way, and the ratios."""
+    """Seconds per step of all S models, both ways, and the ratios."""
     names = ("one after the other", "batched")
     works = dict(zip(names, (single, together), strict=True))
     taken = common.in_turn({name: lambda w=w: w(steps) for name, w in works.items()}, device, rounds)

@@ -1,10 +1,11 @@
-"""How hard the synthetic persons are: the ``identity_noise`` at which the official baseline has its published level.
+"""Calibrates the synthetic data: finds the ``identity_noise`` at which the official baseline reaches its published mAP.
 
     python benchmarks/calibrate_synthetic.py
 
-NetVLAD + MMA alone is trained, under the chosen setting of the standard profile, on data of other seeds than the book's
-own, which is never looked at. The level is interpolated; ``IDENTITY_NOISE`` of ``famf_lib.data.synthetic`` is the
-result, rounded to a tenth: two data seeds differ by more. The table goes to ``results/calibration-synthetic.json``.
+Only NetVLAD + MMA is trained, with the chosen setting of the standard profile, on data of other seeds than the book's,
+which the calibration never uses. The noise is interpolated and rounded to a tenth, because two data seeds differ by
+more; it is ``IDENTITY_NOISE`` of ``famf_lib.data.synthetic``. The table is written to
+``results/calibration-synthetic.json``.
 """
 
 import json
@@ -44,7 +45,7 @@ def main() -> None:
             levels[noise] = found
             print(f"identity_noise {noise}: mAP {np.mean(found):.4f}", flush=True)
     means = [float(np.mean(found)) for found in levels.values()]
-    at = float(np.interp(-TARGET, [-m for m in means], NOISE))  # the level falls as the noise grows
+    at = float(np.interp(-TARGET, [-m for m in means], NOISE))  # mAP falls as the noise grows
     print(f"{TARGET} at identity_noise {at:.3f}")
     result = {
         "command": "python benchmarks/calibrate_synthetic.py",

@@ -1,11 +1,11 @@
-"""Peak memory of a training step at the paper's full size against K, with and without residuals; counted and real.
+"""Peak memory of a training step at the paper's full size for several K, with and without residuals; counted and real.
 
     python benchmarks/cluster_memory.py [--real 8,64] [--device cpu] [--record]
 
-Counted is what ``famf_lib.training.memory`` works out for tensors without content, in float32. Real are the second step
-of a training: on a CPU the memory of a process of its own, less that of the libraries, and on a GPU what PyTorch's
-allocator held. ``--real`` names the K that are run, or ``none``: by default 8 and 64 on a CPU, which takes a minute for
-some of them, and all on a GPU. A case whose count does not fit in three quarters of the free memory is not run.
+The counted memory is that of ``famf_lib.training.memory`` in float32. The real memory is measured in the second step of
+a training: on a CPU that of a separate process minus that of the libraries, on a GPU that of PyTorch's allocator.
+``--real`` lists the K to run, or ``none``; the default is 8 and 64 on a CPU, which takes a minute for some of them, and
+all on a GPU. A case is not run if its count exceeds three quarters of the free memory.
 """
 
 import os
@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 
 from famf_book.figures.curves import FORMS, OURS_FORM, Size, paper_size, step_memory
-from famf_lib.data.sampling import Batch
 from famf_lib.models.famf import FAMF
 
 CLUSTERS = (8, 16, 32, 64)
@@ -25,7 +24,7 @@ REAL = {"cpu": "8,64", "cuda": "8,16,32,64"}
 
 
 def run(clusters: int, form: str, size: Size, device: str) -> tuple[float, int | None]:
-    """Wall seconds of a step whose optimiser has its state; on a GPU also the most that was held, in bytes."""
+    """The wall time of a step whose optimiser has its state, in seconds; on a GPU also the peak memory, in bytes."""
     place = torch.device(device)
     torch.manual_seed(0)
     options = size.model.aggregation_options | {"clusters": clusters}
@@ -39,12 +38,7 @@ def run(clusters: int, form: str, size: Size, device: str) -> tuple[float, int |
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
         clips = size.training.batch_size
-        given = Batch(
-            torch.randn(clips, size.training.faces, size.dim),
-            None,
-            {m: torch.randn(clips, d) for m, d in size.modality_dims.items()},
-            {m: torch.ones(clips, dtype=torch.bool) for m in size.modality_dims},
-        )
+        given = common.random_batch(clips, size.training.faces, size.dim, size.modality_dims)
         classes = torch.randint(size.persons, (clips,))
 
         def step() -> None:
@@ -80,7 +74,7 @@ def measure(device: torch.device, quick: bool, real: str = "auto") -> dict[str, 
     for form, used in counted.items():
         for clusters, peak in used.items():
             row = {"form": form, "residuals": form != OURS_FORM, "K": clusters, "counted (bytes)": int(peak)}
-            if quick:  # the memory of this process is no measure
+            if quick:  # the memory of this process would include much else
                 row |= {"seconds": run(clusters, form, size, str(device))[0]}
             elif str(clusters) in wanted and peak < 0.75 * free(device):
                 (taken, held), process = common.apart(run, clusters, form, size, str(device))

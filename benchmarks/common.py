@@ -1,4 +1,4 @@
-"""What all benchmarks share: their options, interleaved timing, and a record with its provenance."""
+"""What all benchmarks share: their options, timing in turn, and a record with the origin of the numbers."""
 
 import argparse
 import inspect
@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from peak import peak
 
+from famf_lib.data.sampling import Batch
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, written_whole
 from famf_lib.training.train import pick_device
 
-LEAST = 0.005  # seconds: faster work is called several times per round
+LEAST = 0.005  # seconds; faster functions are called several times per round
 
 
 def main(measure: Callable[..., dict[str, Any]]) -> None:
@@ -52,14 +53,24 @@ def command(script: str) -> str:
 
 
 def recorded(measure: Callable[..., dict[str, Any]], device: torch.device, quick: bool, **options: Any) -> dict:
-    """The result of ``measure``, with its provenance and the load of the machine before and after."""
+    """The result of ``measure``, with its origin and the load of the machine."""
     if device.type == "cpu":
-        torch.set_num_threads(1)  # as in the training of the run store
+        torch.set_num_threads(1)  # as in runs
     load, begin = os.getloadavg()[0], time.monotonic()
     result = measure(device, quick, **options)
-    origin = provenance.origin(ROOT, but="results")  # where make bench has just written the previous record
+    origin = provenance.origin(ROOT, but="results")  # make bench has just written the previous record there
     origin["load average"] = {"before": round(load, 2), "after": round(os.getloadavg()[0], 2)}
     return result | {"seconds in all": round(time.monotonic() - begin, 1), "origin": origin}
+
+
+def random_batch(clips: int, faces: int, dim: int, modality_dims: Mapping[str, int]) -> Batch:
+    """A batch of random vectors without masked faces or absent modalities, on the default device."""
+    return Batch(
+        torch.randn(clips, faces, dim),
+        None,
+        {name: torch.randn(clips, length) for name, length in modality_dims.items()},
+        {name: torch.ones(clips, dtype=torch.bool) for name in modality_dims},
+    )
 
 
 def say(row: Mapping[str, Any]) -> None:
@@ -73,12 +84,12 @@ def _leaves(row: Any) -> list:
 
 
 def now(device: torch.device) -> float:
-    """Seconds: on a CPU the processor time of all threads, so that other processes have little influence."""
+    """Seconds: on a CPU the CPU time of all threads, which other programs affect little."""
     return time.process_time() if device.type == "cpu" else wall(device)
 
 
 def wall(device: torch.device) -> float:
-    """Seconds of the clock, after a GPU has finished its queue."""
+    """Wall time in seconds; waits until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -94,11 +105,11 @@ def seconds(work: Callable[[], object], device: torch.device, calls: int = 1) ->
 def in_turn(
     works: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, budget: float = 1e9
 ) -> dict[str, list[float]]:
-    """Seconds per call of each, in interleaved rounds, so that a drift of the machine affects all of them.
+    """Seconds per call of each function, round by round, so that a change in the machine's speed affects all.
 
     Args:
-        rounds: how many are counted, after one warm-up round.
-        budget: seconds; fewer rounds are made if they would take longer, but at least three.
+        rounds: the number of rounds, after one that does not count.
+        budget: seconds; slow functions have fewer rounds, but at least three.
     """
     warm = {name: seconds(work, device) for name, work in works.items()}
     rounds = max(min(rounds, 3), min(rounds, int(budget / sum(warm.values()))))
@@ -115,18 +126,18 @@ def medians(taken: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def ratio(first: list[float], second: list[float]) -> float:
-    """How many times as long the first takes as the second: the median over rounds."""
+    """The median over rounds of first / second."""
     return statistics.median(a / b for a, b in zip(first, second, strict=True))
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
-    """The result of a function in a process of its own, and the peak memory of that process, in bytes."""
+    """The result of a function in a separate process, and the peak memory of the process in bytes."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_with_peak, function, arguments).result()
 
 
 def nothing() -> None:
-    """Called in ``apart``: the memory of a process that has only imported the libraries."""
+    """In ``apart``: the memory of a process that only imports the libraries."""
 
 
 def _with_peak(function: Callable[..., Any], arguments: tuple) -> tuple[Any, int]:

@@ -1,15 +1,16 @@
-"""The paper's full size on this machine, part by part beside the floor: what a training takes, and what it has to.
+"""A training at the paper's full size on this machine: its time, part by part, compared with a roofline model.
 
     python benchmarks/full_size.py [--quick] [--batch 512]
 
-On a GPU: a whole training on the synthetic clips of the profile ``paper``, captured, launched kernel by kernel and
-compiled, and Table 1 whole, which is recorded as ``famf run table-1 -p profile paper --record`` does. On a CPU a whole
-training would take days: a few steps of ``--batch`` clips, random ones, and what a training would take at that rate.
+On a GPU the script times a whole training on the synthetic clips of the profile ``paper``, with CUDA graphs, launched
+kernel by kernel, and compiled; and all of Table 1, which it records as ``famf run table-1 -p profile paper --record``
+does. A whole training on a CPU would take days, so the script times a few steps of ``--batch`` random clips and
+extrapolates.
 
-Parts are timed alone, forward and backward, on the shapes that they have in a step; their sum is set beside whole
-steps of ``training.train``. The rates of the machine, which the floor stands on, are measured in the same run by a
-large matrix product and a large copy. On a CPU seconds are those of the processor, of one thread, as a run has: what
-else runs on the machine does not count. ``--quick`` is for tests: small shapes, and everything that a GPU would do.
+Each part is timed alone, forward and backward, with the shapes that it has in a step; whole steps of ``train.train``
+are timed as well. The rates of the machine, which the roofline model needs, are measured in the same run by a large
+matrix product and a large copy. On a CPU the seconds are CPU time of one thread, as in runs, which excludes other
+programs. ``--quick`` is for tests: small shapes, and all steps that a GPU would run.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,16 +57,16 @@ FACES = 30  # of a random clip
 
 
 class Compiled(SingleProcess):
-    """One process whose model is compiled: what fusing the small kernels of a step would give."""
+    """A single process whose model is compiled, which fuses the small kernels of a step."""
 
     def wrap(self, model: FAMF) -> nn.Module:
         return torch.compile(model)
 
 
 def machine(device: torch.device, dtype: torch.dtype, quick: bool) -> Machine:
-    """What the device reaches: a square product in either precision, and a large copy or change in place.
+    """The rates of a square product in either precision, and of moving bytes.
 
-    The faster of these counts: a processor that copies also reads what it is going to write over.
+    The latter is the faster of a copy and a change in place, because a CPU that copies also reads the target.
     """
     n = 256 if quick else 8192 if device.type == "cuda" else 2048
 
@@ -72,7 +74,7 @@ def machine(device: torch.device, dtype: torch.dtype, quick: bool) -> Machine:
         a, b = (torch.randn(n, n, device=device).to(kind) for _ in range(2))
         return 2 * n**3 / seconds(lambda: a @ b, quick)
 
-    source = torch.ones(n * n * 16, device=device)  # beyond what a cache holds
+    source = torch.ones(n * n * 16, device=device)  # larger than any cache
     target = torch.empty_like(source)
     moved = 2 * source.nbytes / min(seconds(f, quick) for f in (lambda: target.copy_(source), lambda: source.neg_()))
     return Machine(product(dtype), product(torch.float32), moved)
@@ -92,7 +94,7 @@ def now() -> float:
 
 
 def random_clips(size: Size, clips: int, modalities: tuple[str, ...], faces: int = FACES) -> tuple[ClipSet, Split]:
-    """Clips of the right shapes; what is in them does not matter for the time of a step."""
+    """Random clips of the right shapes; the time of a step does not depend on their values."""
     rng = np.random.default_rng(0)
     names = [f"clip {n}" for n in range(clips)]
     table = pd.DataFrame({"name": names, "person": "nobody", "split": "train", "group": None})
@@ -114,7 +116,7 @@ def random_clips(size: Size, clips: int, modalities: tuple[str, ...], faces: int
 def parts(
     spec: RunSpec, size: Size, clipset: ClipSet, clips: Split, batch: int, quick: bool
 ) -> tuple[dict[str, float], float]:
-    """Seconds of each part of a step of ``batch`` clips, of the draw of an epoch, and of ranking a clip."""
+    """Seconds of each part of a step of ``batch`` clips and of the draw of an epoch; seconds of ranking a clip."""
     device, schedule = clipset.faces.device, spec.training
     model = train.build(spec.model, clipset, size.persons, seed=1).train()
     sampler = Sampler(clipset, clips.train, schedule.faces, spec.model.modalities)
@@ -122,7 +124,7 @@ def parts(
     draw = generator(device, 0)
     drawn = sampler.draw(draw)
     rows = torch.randperm(len(clips.train), generator=draw, device=device)[:batch]
-    counts = torch.full((size.clips,), size.faces // size.clips)  # drawing needs no faces: it is timed at full size
+    counts = torch.full((size.clips,), size.faces // size.clips)  # the draw needs no faces and is timed at full size
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).to(device)
     every, total = torch.arange(size.clips, device=device), int(counts.sum())
 
@@ -131,7 +133,7 @@ def parts(
         torch.randperm(size.clips, generator=draw, device=device)
 
     def forward_and_backward(function: Callable[..., Tensor], *given: Tensor) -> Callable[[], None]:
-        """With a gradient for what is given where there would be one."""
+        """Runs forward, and backward if the result needs a gradient."""
         with train.autocast(device, schedule):
             upstream = torch.randn_like(function(*given))
 
@@ -182,7 +184,7 @@ def parts(
     @torch.inference_mode()
     def rank() -> None:
         ranking = Ranking(size.persons, spec.evaluation.k, device)
-        for _ in range(2):  # a batch meets the best clips so far
+        for _ in range(2):  # the second batch is merged with the best clips of the first
             logits = model.eval()(sampler.batch(drawn, torch.arange(ranked, device=device)))
             ranking.update(log_odds(logits), clips.train_classes.to(device)[:ranked])
 
@@ -190,7 +192,7 @@ def parts(
 
 
 def step_seconds(spec: RunSpec, clipset: ClipSet, clips: Split, batch: int, **options: Any) -> float:
-    """Of ``training.train`` on random clips, from the end of one epoch to that of the next."""
+    """Seconds per step of ``train.train`` on random clips: the time between the ends of two epochs, divided."""
     schedule = spec.training.model_copy(update={"batch_size": batch, "epochs": 4, "decay_after": 4})
     model = spec.model.model_copy(
         update={"aggregation_options": spec.model.aggregation_options | {"centres": "random"}}
@@ -202,7 +204,7 @@ def step_seconds(spec: RunSpec, clipset: ClipSet, clips: Split, batch: int, **op
 
 
 def host_seconds(spec: RunSpec, size: Size, device: torch.device, quick: bool) -> float:
-    """Of the host to launch a step kernel by kernel: what is left of one whose tensors are tiny."""
+    """Seconds that the host needs to launch a step kernel by kernel: the time of a step with tiny tensors."""
     tiny = Size(8, dict.fromkeys(size.modality_dims, 8), 3, 8, 32, 8)
     small = spec.model_copy(
         update={
@@ -216,7 +218,7 @@ def host_seconds(spec: RunSpec, size: Size, device: torch.device, quick: bool) -
 
 
 def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
-    """One full training and its ranking, and the same training launched kernel by kernel and compiled."""
+    """Times a whole training and its evaluation, and the same training launched kernel by kernel and compiled."""
     device, given = clipset.faces.device, split(clipset, spec.protocol, spec.seed)
     found: dict[str, Any] = {}
     ways: dict[str, dict[str, Any]] = {"captured": {}, "launched": {"cuda_graph": False}}
@@ -234,7 +236,7 @@ def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
                 report=lambda epoch, loss: ends.append(time.perf_counter()),  # noqa: B023
                 **options,
             )
-        except Exception as error:  # a compiler that is not there must not cost the rest of the record
+        except Exception as error:  # without a compiler the rest is still recorded
             if way != "compiled":
                 raise
             print(f"compiled: {type(error).__name__}, left out", file=sys.stderr)
@@ -253,7 +255,7 @@ def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
 
 
 def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record: bool) -> dict[str, Any]:
-    """Table 1 whole, as the run store makes it; the seconds are those of the runs that were not there yet."""
+    """Makes all runs of Table 1; the seconds are those of the runs that were not in the store."""
     clipset = datasets.load("synthetic", profile)
     rows, source = get_experiment("table-1").variants, datasets.get("synthetic")
     wanted = specs(rows, source, setting("synthetic", profile), seeds).values()
@@ -301,30 +303,14 @@ def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
     epochs = spec.training.epochs
     times = {name: epochs * size.clips / batch for name in alone} | {"draw": epochs, "optimiser": epochs * steps}
     work = roofline.of_training(spec.model, spec.training, size)
-    ranking = roofline.of_evaluation(spec.model, spec.evaluation, size)
+    taken = {name: alone[name] * times[name] for name in work} | {"evaluation": ranked * size.gallery}
+    work |= {"evaluation": roofline.of_evaluation(spec.model, spec.evaluation, size)}
     lines = [
-        {
-            "part": name,
-            "flops": work[name].flops,
-            "bytes": work[name].bytes,
-            "float32": work[name].float32,
-            "floor here": work[name].seconds(rates),
-            "measured": alone[name] * times[name],
-        }
-        for name in work
+        {"part": name, **asdict(one), "floor here": one.seconds(rates), "measured": taken[name]}
+        for name, one in work.items()
     ]
-    lines.append(
-        {
-            "part": "evaluation",
-            "flops": ranking.flops,
-            "bytes": ranking.bytes,
-            "float32": True,
-            "floor here": ranking.seconds(rates),
-            "measured": ranked * size.gallery,
-        }
-    )
     step = step_seconds(spec, clipset, clips, batch)
-    # The optimiser goes over all weights in every step, whatever the batch: the rest of a step grows with its clips.
+    # The optimiser takes the same time for any batch; the rest of a step is proportional to its clips.
     rest = (step - alone["optimiser"]) * size.clips / batch / steps
     content = {
         "profile": profile,
@@ -342,7 +328,7 @@ def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
             "epochs": epochs,
             "steps": steps * epochs,
         },
-        "machine": {"training": rates.training, "float32": rates.float32, "memory": rates.memory},
+        "machine": asdict(rates),
         "parts": lines,
         "step": {
             "batch": batch,
@@ -359,8 +345,8 @@ def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small shapes; prints the record and writes it nowhere")
-    parser.add_argument("--batch", type=int, default=512, help="clips a step on a CPU")
+    parser.add_argument("--quick", action="store_true", help="small shapes; prints the record instead of writing it")
+    parser.add_argument("--batch", type=int, default=512, help="clips per step on a CPU")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     arguments = parser.parse_args()
     device = train.pick_device(arguments.device)

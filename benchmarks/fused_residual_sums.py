@@ -1,19 +1,20 @@
-"""``residual_sums`` for a GPU in three kernels (Triton), with few passes over the faces: a candidate.
+"""``residual_sums`` for GPUs as three Triton kernels with few passes over the faces: a candidate for the library.
 
-Two products with autograd go through the faces (B, N, D) nine times, forward and backward, as counted by hand, and
-through the tokens (B, K, D) more often. Here
+Two products with autograd pass nine times over the faces (B, N, D), forward and backward together, and more often over
+the tokens (B, K, D). Here
 
-- ``_forward`` reads a clip's faces for their α and, while they are still in the cache, for the clip's tokens;
-- ``_of_logits`` reads the faces and the tokens' gradient for the gradient of the logits, (B, N, A), which is small;
-- ``_of_faces_and_weights`` reads both once more, in columns of all clips, writes the gradient of the faces, and keeps
-  the sums over clips that the weights and centres want. Each program writes sums of its own, which are added in order:
-  the same numbers every time.
+- ``_forward`` reads a clip's faces to compute α and, while they are still in the cache, the clip's tokens;
+- ``_grad_logits`` reads the faces and the gradient of the tokens, and writes the small gradient of the logits (B, N,
+  A);
+- ``_grad_faces_and_weights`` reads both again, a block of columns of all clips at a time, writes the gradient of the
+  faces, and sums over clips for the weights and centres. Each program writes its own sums, which are added in a fixed
+  order, so that the numbers are reproducible.
 
-That is four passes over the faces and three over the tokens, where the floor is three and two. Faces under the mask are
-never read. Products are in the precision of autocast, else in float32 as three products of tensor cores.
+These are four passes over the faces and three over the tokens; the minimum is three and two. Masked faces are never
+read. Products have the precision of autocast, or else float32 as three products of tensor cores.
 
-The library does not take it, since nobody has timed it: ``aggregation_kernels.py`` does where there is a GPU, beside
-the other forms. ``tests/benchmarks/test_fused_residual_sums.py`` runs it in Triton's interpreter and compiles it.
+The library does not use it because it has not been timed yet; ``aggregation_kernels.py`` times it on a GPU.
+``tests/benchmarks/test_fused_residual_sums.py`` runs it in Triton's interpreter and compiles it.
 """
 
 from typing import Any
@@ -25,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-PROGRAMS = 512  # that share the clips of the last kernel: a few for each multiprocessor of a large GPU
+PROGRAMS = 512  # of the last kernel, which share the clips: a few per multiprocessor of a large GPU
 PRODUCTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -37,7 +38,7 @@ def fused_residual_sums(
     centres: Float[Tensor, "K D"],
     phi: Float[Tensor, " K"] | None,
 ) -> Float[Tensor, "B K D"]:
-    """``famf_lib.models.kernels.residual_sums``, once differentiable, of faces in float32."""
+    """``famf_lib.models.kernels.residual_sums`` of faces in float32, differentiable once."""
     autocast = torch.is_autocast_enabled(x.device.type)
     product = torch.get_autocast_dtype(x.device.type) if autocast else torch.float32
     phi = centres.new_ones(len(centres)) if phi is None else phi
@@ -82,8 +83,8 @@ class _Fused(torch.autograd.Function):
         sums = weight.new_zeros(groups, *weight.shape), centres.new_zeros(groups, *centres.shape)
         if clips:
             hidden, given = _bytes(mask, x), {"MASKED": mask is not None, **ctx.shapes}
-            _of_logits[(clips,)](x, hidden, centres, phi, alpha, dv, dl, of_phi, **given)
-            _of_faces_and_weights[(columns, groups)](
+            _grad_logits[(clips,)](x, hidden, centres, phi, alpha, dv, dl, of_phi, **given)
+            _grad_faces_and_weights[(columns, groups)](
                 x, hidden, weight, phi, alpha, dl, dv, dx, *sums, clips, OF_FACES=dx.numel() > 0, **given
             )
         d_weight, d_centres = (each.sum(dim=0) for each in sums)
@@ -92,9 +93,9 @@ class _Fused(torch.autograd.Function):
 
 
 def _shapes(faces: int, dim: int, assigned: int, kept: int, product: torch.dtype) -> dict[str, Any]:
-    """What the kernels are compiled for. Tensor cores want 16 or more of everything."""
+    """The constants that the kernels are compiled for. Tensor cores need at least 16 rows and columns."""
     clusters = max(16, triton.next_power_of_2(assigned))
-    many = clusters >= 64  # whose sums want more registers than four warps have
+    many = clusters >= 64  # their sums need more registers than four warps have
     return {
         "N": faces,
         "D": dim,
@@ -102,14 +103,14 @@ def _shapes(faces: int, dim: int, assigned: int, kept: int, product: torch.dtype
         "K": kept,
         "ROWS": max(16, triton.next_power_of_2(faces)),
         "CLUSTERS": clusters,
-        "COLUMNS": 32 if many else 64,  # of D that a program has at hand at a time
+        "COLUMNS": 32 if many else 64,  # of D that a program holds at a time
         "PRODUCT": PRODUCTS[product],
         "num_warps": 8 if many else 4,
     }
 
 
 def _bytes(mask: Tensor | None, x: Tensor) -> Tensor:
-    return x if mask is None else mask.contiguous().view(torch.uint8)  # a kernel wants a pointer, read or not
+    return x if mask is None else mask.contiguous().view(torch.uint8)  # a kernel always needs a pointer
 
 
 @triton.jit
@@ -119,7 +120,7 @@ def _product(a, b, PRODUCT: tl.constexpr):
 
 @triton.jit
 def _seen(mask, clip, rows, N: tl.constexpr, MASKED: tl.constexpr):
-    """Which rows are faces that count."""
+    """Whether each row is an unmasked face."""
     seen = rows < N
     if MASKED:
         seen = seen & (tl.load(mask + clip * N + rows, mask=seen, other=0) != 0)
@@ -178,7 +179,7 @@ def _forward(
 
 
 @triton.jit
-def _of_logits(
+def _grad_logits(
     x,
     mask,
     centres,
@@ -222,7 +223,7 @@ def _of_logits(
 
 
 @triton.jit
-def _of_faces_and_weights(
+def _grad_faces_and_weights(
     x,
     mask,
     weight,

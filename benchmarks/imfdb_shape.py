@@ -1,9 +1,9 @@
-"""The figures of IMFDB that shape the synthetic faces: how quality shows in the vectors of real faces from films.
+"""Measures how the quality of real film faces (IMFDB) shows in their vectors; the synthetic faces follow these numbers.
 
     python benchmarks/imfdb_shape.py
 
-needs IMFDB (see data/README.md) and half a minute. The figures are recorded in famf_lib/data/synthetic.py,
-and so are the constants that are fitted to them here.
+It needs IMFDB (see data/README.md) and half a minute. The numbers, and the constants that are fitted to them here, are
+written in famf_lib/data/synthetic.py.
 """
 
 import sys
@@ -57,8 +57,8 @@ def show(clipset: ClipSet) -> None:
 
 
 def fit(measured: pd.DataFrame) -> None:
-    """Least squares: the constants of the synthetic faces from the figures by fifth; synthetic.py has the equation."""
-    s = stats.norm.ppf((np.arange(5000) + 0.5) / 5000).reshape(quality.FIFTHS, -1)  # confidences, fifth by fifth
+    """Fits the constants of the synthetic faces to the numbers by fifth; synthetic.py has the equation."""
+    s = stats.norm.ppf((np.arange(5000) + 0.5) / 5000).reshape(quality.FIFTHS, -1)  # confidences, one row per fifth
 
     def cosines(v: np.ndarray) -> np.ndarray:
         person, rho_0, rho_1, programme, clip, common, *kappa = v
@@ -82,7 +82,7 @@ def fit(measured: pd.DataFrame) -> None:
 
 
 def _pairs(amplitude: np.ndarray) -> np.ndarray:
-    """The mean product of two faces' amplitudes, within each fifth."""
+    """The mean product of the amplitudes of two faces, within each fifth."""
     return amplitude.mean(axis=1) ** 2
 
 

@@ -1,11 +1,11 @@
-"""The import of official files of full size: its time compared with reading the bytes, and its peak memory.
+"""Importing official files of full size: its peak memory, and its time compared with reading the bytes.
 
     python benchmarks/import_iqiyi.py [--faces 1700000] [--record]
 
-The script first writes the files (random vectors, in the form of Python 2) to a temporary folder, and removes them at
-the end. Each step runs in a process of its own. An import also writes the bytes and hashes them twice, for fingerprint
-and checksums: no import can be faster than that. ``pickle.load`` is what everybody uses; it runs any code that a file
-names, and keeps the dicts in memory. The memory of a step is that of its process and of its largest child process: the
+The script writes the files (random vectors, pickled as by Python 2) to a temporary folder and removes them at the end.
+Each step runs in a separate process. An import also writes the bytes and hashes them twice, for fingerprint and
+checksums, and cannot be faster than that. ``pickle.load`` is the usual way; it runs any code that a file names, and
+keeps the dicts in memory. The memory of a step is that of its process plus its largest child process, because the
 import unpickles in a child process.
 """
 
@@ -56,7 +56,7 @@ print(json.dumps([seconds, peak() + 1024 * resource.getrusage(resource.RUSAGE_CH
 
 
 def clips(prefix: bytes, faces: int, rng: np.random.Generator) -> Iterator[tuple[bytes, list]]:
-    """Clips with as many faces as published: 29.5 on average, up to 100."""
+    """Clips with as many faces as published, 29.5 on average and at most 100."""
     vectors = rng.normal(size=(4096, 512)).astype(np.float16)
     made = number = 0
     while made < faces:
@@ -77,7 +77,7 @@ def clips(prefix: bytes, faces: int, rng: np.random.Generator) -> Iterator[tuple
 
 
 def make(folder: Path, faces: int) -> None:
-    """Writes a training part with that many faces, and a small validation part."""
+    """Writes a training part with the given number of faces, and a small validation part."""
     rng = np.random.default_rng(SEED)
     (folder / "feat").mkdir()
     names: dict[str, list[bytes]] = {}
@@ -96,7 +96,7 @@ def make(folder: Path, faces: int) -> None:
 
 
 def timed(step: str, folder: Path) -> tuple[float, float]:
-    """Seconds, and the peak memory of the process and its child, in bytes."""
+    """The seconds of a step, and the peak memory of its process and child process in bytes."""
     environment = os.environ | {"FAMF_STORE": str(folder / "store"), "FAMF_PROGRESS": "silent"}
     code = FRAME.format(step=STEPS[step], benchmarks=str(ROOT / "benchmarks"))
     done = subprocess.run(

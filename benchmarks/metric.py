@@ -1,15 +1,15 @@
-"""mAP at 100 of a full-size gallery: its time and memory; and torchmetrics and scikit-learn on a size that they can do.
+"""Time and memory of mAP at 100 of a full-size gallery; torchmetrics and scikit-learn at a size that they can handle.
 
     python benchmarks/metric.py [--device cpu] [--record]
 
-The gallery comes in batches, as from ``training.rank``; scores are made up between them and are not timed. Memory is
-counted tensor by tensor, scores of the batch included, and as the peak of the process.
+The gallery arrives in batches, as in ``evaluation.rank``; generating their random scores is not timed. Memory is
+counted tensor by tensor, including the scores of the batch, and also measured as the peak of the process.
 
-All three agree on the precision at each hit. They differ in what its sum is divided by: here, and in the official
-script, by all positives of the person (m_i of Eq. 7); in torchmetrics by the hits within the top k. So its AP times
-hits within the top k, over m_i, is ours. scikit-learn knows no cut: it is compared at k = V. No two scores of a person
-are equal, for the three break ties in three ways. torchmetrics comes with the extra ``bench``, and is left out if it is
-not there.
+All three libraries agree on the precision at each hit, and divide its sum by different numbers: this library and the
+official script by all positives of the person (m_i of Eq. 7), torchmetrics by the hits within the top k. Its AP times
+the hits within the top k, divided by m_i, is therefore ours. scikit-learn has no cutoff and is compared at k = V. The
+scores of a person have no ties, which the three libraries break differently. torchmetrics is in the extra ``bench``,
+and is left out if it is not installed.
 """
 
 from collections.abc import Callable
@@ -26,13 +26,13 @@ from famf_lib.training.evaluation import EVALUATION_BATCH
 from famf_lib.training.memory import Allocations
 
 K = 100
-CLIPS = 73_000  # ranked at full size: validation clips and noise
-BESIDE = (1_003, 7_300)  # persons and clips of the comparison
+CLIPS = 73_000  # of the gallery at full size: validation clips and noise
+COMPARISON = (1_003, 7_300)  # persons and clips
 ROUNDS = 5
 
 
 def gallery(persons: int, clips: int, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Scores (V, C) and classes (V,): the person's own clips score higher, one clip in eight shows nobody."""
+    """Scores (V, C) and classes (V,): a person's own clips score higher, and one clip in eight is noise."""
     classes = torch.randint(persons, (clips,), generator=generator, device=device)
     scores = torch.randn(clips, persons, generator=generator, device=device)
     scores[torch.arange(clips, device=device), classes] += 4.0
@@ -40,7 +40,7 @@ def gallery(persons: int, clips: int, generator: torch.Generator, device: torch.
 
 
 def full(persons: int, clips: int, device: str) -> tuple[float, float, int]:
-    """Seconds, mAP, and the bytes of tensors at the peak."""
+    """Seconds, mAP, and the peak memory of tensors in bytes."""
     place = torch.device(device)
     if place.type == "cpu":
         torch.set_num_threads(1)
@@ -55,10 +55,10 @@ def full(persons: int, clips: int, device: str) -> tuple[float, float, int]:
     return taken, found["scores"].mean_ap, held.peak
 
 
-def beside(persons: int, clips: int, device: torch.device, rounds: int) -> list[dict[str, Any]]:
-    """A row a library: seconds beside ours in turn, and the largest difference of a person's AP."""
+def compare(persons: int, clips: int, device: torch.device, rounds: int) -> list[dict[str, Any]]:
+    """One row per library: its seconds and ours, timed in turn, and the largest difference of a person's AP."""
     scores, classes = gallery(persons, clips, torch.Generator(device).manual_seed(0), device)
-    scores = scores.argsort(dim=0).argsort(dim=0).float()  # ranks: no ties
+    scores = scores.argsort(dim=0).argsort(dim=0).float()  # ranks, which have no ties
     others: dict[str, tuple[int, Callable[[], Tensor]]] = {"scikit-learn": (clips, lambda: of_sklearn(scores, classes))}
     if find_spec("torchmetrics"):
         others["torchmetrics"] = (K, lambda: of_torchmetrics(scores, classes))
@@ -69,8 +69,8 @@ def beside(persons: int, clips: int, device: torch.device, rounds: int) -> list[
         if k == K:
             theirs = theirs * hits(scores, classes, k) / torch.bincount(classes[classes >= 0], minlength=persons).cpu()
         apart = float((ours - theirs).nan_to_num().abs().max())  # a person without positives has no AP
-        assert apart < 1e-5, f"{name}: a person's AP is {apart} apart"
-        assert torch.equal(ours.isnan(), theirs.isnan()), f"{name}: another person has no AP"
+        assert apart < 1e-5, f"{name}: the AP of a person differs by {apart}"
+        assert torch.equal(ours.isnan(), theirs.isnan()), f"{name}: the AP of other persons is NaN"
         taken = common.in_turn(works, device, rounds)
         rows.append(
             {
@@ -89,18 +89,18 @@ def beside(persons: int, clips: int, device: torch.device, rounds: int) -> list[
 
 
 def hits(scores: Tensor, classes: Tensor, k: int) -> Tensor:
-    """How many of a person's clips are within the top k (C,)."""
+    """The number of each person's clips within the top k (C,)."""
     best = scores.topk(min(k, len(scores)), dim=0).indices
     return (classes[best] == torch.arange(scores.shape[1], device=scores.device)).sum(dim=0).cpu()
 
 
 def of_torchmetrics(scores: Tensor, classes: Tensor) -> Tensor:
-    """AP at k of each person, over the hits within the top k; NaN for who has no positive."""
+    """AP at k of each person, divided by the hits within the top k; NaN for a person without positives."""
     from torchmetrics.retrieval import RetrievalMAP
 
     persons = torch.arange(scores.shape[1], device=scores.device)
     positive = classes[:, None] == persons
-    asked = positive.any(dim=0)  # it has no value for "there is none"
+    asked = positive.any(dim=0)  # torchmetrics cannot return NaN
     metric = RetrievalMAP(top_k=K, aggregation=lambda values, dim=None: values).to(scores.device)
     indexes = persons[asked].expand(len(scores), -1)
     metric.update(scores[:, asked].flatten(), positive[:, asked].flatten(), indexes.flatten())
@@ -110,7 +110,7 @@ def of_torchmetrics(scores: Tensor, classes: Tensor) -> Tensor:
 
 
 def of_sklearn(scores: Tensor, classes: Tensor) -> Tensor:
-    """AP of each person, person by person; NaN for who has no positive."""
+    """AP of each person, one by one; NaN for a person without positives."""
     from sklearn.metrics import average_precision_score
 
     scores, classes = scores.cpu().numpy(), classes.cpu().numpy()
@@ -142,7 +142,7 @@ def measure(device: torch.device, quick: bool) -> dict[str, Any]:
         "mAP": mean_ap,
     }
     common.say(row)
-    return {"full": row, "beside": beside(*((31, 499) if quick else BESIDE), device, 2 if quick else ROUNDS)}
+    return {"full": row, "beside": compare(*((31, 499) if quick else COMPARISON), device, 2 if quick else ROUNDS)}
 
 
 if __name__ == "__main__":

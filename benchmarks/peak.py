@@ -1,11 +1,11 @@
-"""The most memory that this process has held."""
+"""The peak memory of this process."""
 
 import resource
 from pathlib import Path
 
 
 def peak() -> int:
-    """Bytes. A file has it, where there is one: ``getrusage`` begins with the process that started this one."""
+    """Bytes, from /proc if there is one: the peak of ``getrusage`` starts at the size of the parent process."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024

@@ -1,9 +1,9 @@
-"""float32 against bfloat16 in training, on this device: seconds an epoch and mAP, row by row of Table 1.
+"""Training in float32 compared with bfloat16 on this device: seconds per epoch and mAP of each row of Table 1.
 
     python benchmarks/precision.py [--dataset synthetic] [--profile standard] [--repeats 2] [--record]
 
-Both precisions run in turn on the same seeds, so that a machine whose speed drifts drifts for both. mAP is that of the
-tuning part: nothing that the book reports is looked at.
+Both precisions run in turn on the same seeds, so that a change in the machine's speed affects both. mAP is that of the
+tuning part, which the book does not report.
 """
 
 import statistics

@@ -1,7 +1,7 @@
-"""The measure of the task: mAP at k over persons (Eq. 7), as the official evaluation computes it, and rank-1.
+"""The metrics of the task: mAP at k over persons (Eq. 7), as the official evaluation computes it, and rank-1.
 
-A person is a query; all clips of the gallery are ranked for it. Clips that show none of the persons (class -1) are
-ranked too, as negatives.
+Each person is a query, for which all clips of the gallery are ranked. Noise clips, which show none of the persons
+(class -1), are ranked too, as negatives.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64, Shaped
 from torch import Tensor
 
-FEW = 1 / 8  # of the scores of a batch: from there on all of them are looked at
-PERSONS = 1024  # who are ranked at once
-LATEST = 2**31 - 1  # a position behind all others
+SPARSE = 1 / 8  # up to this share of a batch's scores is merged one by one; if more are high enough, all are
+PERSONS_AT_ONCE = 1024
+LAST = 2**31 - 1  # a position after all clips
 
 
 def average_precision(hits: Bool[Tensor, "C k"], positives: Int64[Tensor, " C"]) -> Float[Tensor, " C"]:
-    """AP a person: the precision at each hit, summed, divided by *all* its positives (m_i of Eq. 7).
+    """AP of each person: the sum of the precision at each hit, divided by the number of *all* positives (m_i of Eq. 7).
 
-    ``hits[c, r]`` says whether the clip at rank r shows person c. A person without positives has no AP: NaN.
+    ``hits[c, r]`` is whether the clip at rank r shows person c. The AP of a person without positives is NaN.
     """
     hits = hits.double()
     ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device)
@@ -29,7 +29,8 @@ def average_precision(hits: Bool[Tensor, "C k"], positives: Int64[Tensor, " C"])
 
 @dataclass(frozen=True)
 class Scores:
-    """``ap`` (C,) is NaN for persons without a positive, which the mean leaves out, as the official script does."""
+    """AP of each person and rank-1. ``ap`` is NaN for persons without positives, and the mean excludes them, as the
+    official script does."""
 
     ap: Float[Tensor, " C"]
     rank_1: float
@@ -41,32 +42,31 @@ class Scores:
 
 
 class Ranking:
-    """The best k clips a person, kept while batches of clips come by: clips × persons is never held whole.
+    """The best k clips of each person, updated batch by batch, so that clips × persons is never held in memory.
 
-    Scores are compared in the precision in which they are given. Ties are broken by the order of the clips, the earlier
-    first, whatever the batches and the device: their positions are kept beside the scores. Once k clips are kept, few
-    of a batch are better than a person's last one: a comparison finds them, and they alone are looked at further.
-    Memory beyond the scores of a batch of B clips is B × C bytes of comparisons, and C × k scores and positions of 8
-    bytes together in float32, 12 in float64, a few times over; at worst, where a batch has nothing but better clips for
-    somebody, C × (k + B) of them.
+    Scores are compared in the precision in which they are given. Of equal scores the earlier clip ranks first, whatever
+    the batches and the device, because positions are kept with the scores. Once k clips are kept, few clips of a batch
+    beat a person's worst kept clip; one comparison finds them, and only they are merged. Beyond the scores of a batch
+    of B clips this takes B × C bytes, and a few times C × k pairs of score and position (8 bytes in float32, 12 in
+    float64); at worst, if all clips of a batch are better for some person, C × (k + B) pairs.
 
     Args:
         persons: C.
-        k: how many clips are kept a person (Sec. 4.2: 100).
+        k: the number of clips kept per person (Sec. 4.2: 100).
     """
 
     def __init__(self, persons: int, k: int = 100, device: torch.device | str = "cpu"):
         self.k, self.persons = _cut(k), persons
         self.scores = torch.empty(persons, 0, device=device)
-        self.places = torch.empty(persons, 0, dtype=torch.int32, device=device)
+        self.positions = torch.empty(persons, 0, dtype=torch.int32, device=device)
         self.classes = torch.empty(0, dtype=torch.int64, device=device)
-        self.first = torch.zeros((), dtype=torch.int64, device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
 
     def update(self, scores: Shaped[Tensor, "B C"], classes: Int64[Tensor, " B"]) -> None:
-        """Ranks B more clips by real numbers of any type. ``classes`` holds the person of each clip, -1 for none.
+        """Ranks B more clips by scores of any real type. ``classes`` holds the person of each clip, or -1.
 
         Raises:
-            ValueError: the shapes do not fit; a score is NaN, or no real number.
+            ValueError: the shapes do not fit; a score is NaN or complex.
         """
         if scores.shape != (len(classes), self.persons):
             expected = f"{len(classes)} × {self.persons}, as many as clips and persons"
@@ -75,103 +75,111 @@ class Ranking:
         if scores.numel() == 0:
             self.classes = torch.cat([self.classes, classes])
             return
-        best, person = scores.max(dim=1)  # NaN, if there is one
+        best, person = scores.max(dim=1)  # NaN if any score is
         if torch.isnan(best).any():
             raise ValueError("scores: NaN found, expected numbers that can be ranked")
         known = classes >= 0
-        self.first += (person[known] == classes[known]).sum()
-        place = len(self.classes) + torch.arange(len(classes), dtype=torch.int32, device=scores.device)
+        self.correct += (person[known] == classes[known]).sum()
+        position = len(self.classes) + torch.arange(len(classes), dtype=torch.int32, device=scores.device)
         self.classes = torch.cat([self.classes, classes])
         if self.scores.shape[1] == self.k:
             better = scores > self.scores.amin(dim=1)
-            if int(better.count_nonzero()) <= FEW * better.numel():
+            if int(better.count_nonzero()) <= SPARSE * better.numel():
                 clip, person = better.nonzero(as_tuple=True)
-                self._merge(person, scores[clip, person], place[clip])
+                self._merge(person, scores[clip, person], position[clip])
                 return
-        parts = zip(*(t.split(PERSONS) for t in (self.scores, self.places)), scores.split(PERSONS, dim=1), strict=True)
-        kept = [self._best(old, at, new.T, place.expand(len(old), -1)) for old, at, new in parts]
-        self.scores, self.places = map(torch.cat, zip(*kept, strict=True))
+        kept = [
+            self._best(old, positions, new.T, position.expand(len(old), -1))
+            for old, positions, new in zip(
+                self.scores.split(PERSONS_AT_ONCE),
+                self.positions.split(PERSONS_AT_ONCE),
+                scores.split(PERSONS_AT_ONCE, dim=1),
+                strict=True,
+            )
+        ]
+        self.scores, self.positions = map(torch.cat, zip(*kept, strict=True))
 
-    def _merge(self, person: Int64[Tensor, " n"], scores: Float[Tensor, " n"], place: Int32[Tensor, " n"]) -> None:
-        """Further clips, some a person: side by side in the person's row, none where others have more."""
+    def _merge(self, person: Int64[Tensor, " n"], scores: Float[Tensor, " n"], position: Int32[Tensor, " n"]) -> None:
+        """Adds n single scores. They are laid out in one row per person, padded where other persons have more."""
         person, order = person.sort()
         found = torch.bincount(person, minlength=self.persons)
         column = torch.arange(len(person), device=person.device) - (found.cumsum(0) - found)[person]
         shape = self.persons, int(found.max())
-        new, at = scores.new_full(shape, -torch.inf), place.new_full(shape, LATEST)
-        new[person, column], at[person, column] = scores[order], place[order]
-        self.scores, self.places = self._best(self.scores, self.places, new, at)
+        new, positions = scores.new_full(shape, -torch.inf), position.new_full(shape, LAST)
+        new[person, column], positions[person, column] = scores[order], position[order]
+        self.scores, self.positions = self._best(self.scores, self.positions, new, positions)
 
     def _best(
         self,
         scores: Float[Tensor, "p a"],
-        places: Int32[Tensor, "p a"],
-        more: Float[Tensor, "p b"],
-        more_places: Int32[Tensor, "p b"],
+        positions: Int32[Tensor, "p a"],
+        new: Float[Tensor, "p b"],
+        new_positions: Int32[Tensor, "p b"],
     ) -> tuple[Float[Tensor, "p k"], Int32[Tensor, "p k"]]:
-        """The best k a row, in any order; of equal ones the earlier."""
-        scores, places = torch.cat([scores, more], dim=1), torch.cat([places, more_places], dim=1)
+        """The best k of each row, in any order; of equal scores the earlier ones."""
+        scores, positions = torch.cat([scores, new], dim=1), torch.cat([positions, new_positions], dim=1)
         if scores.shape[1] <= self.k:
-            return scores, places
+            return scores, positions
         best = scores.topk(self.k, dim=1, sorted=False)
-        last, chosen = best.values.amin(dim=1, keepdim=True), best.indices
-        tied = (scores >= last).sum(dim=1) > self.k  # more clips than places have the last score
+        worst, chosen = best.values.amin(dim=1, keepdim=True), best.indices
+        tied = (scores >= worst).sum(dim=1) > self.k  # not all clips with the worst score can be kept
         if tied.any():
-            better, equal = scores[tied] > last[tied], scores[tied] == last[tied]
-            turn = torch.where(better, 1, torch.where(equal, -places[tied], -LATEST - 1))
-            chosen[tied] = turn.topk(self.k, dim=1, sorted=False).indices
-        return scores.gather(1, chosen), places.gather(1, chosen)
+            better, equal = scores[tied] > worst[tied], scores[tied] == worst[tied]
+            priority = torch.where(better, 1, torch.where(equal, -positions[tied], -LAST - 1))
+            chosen[tied] = priority.topk(self.k, dim=1, sorted=False).indices
+        return scores.gather(1, chosen), positions.gather(1, chosen)
 
     def clips(self) -> Int64[Tensor, "C k"]:
-        """Positions of the best clips a person, best first, in the order in which the clips came."""
-        places, order = self.places.sort(dim=1)
-        return places.gather(1, self.scores.gather(1, order).sort(dim=1, descending=True, stable=True).indices).long()
+        """The positions of each person's best clips, best first; positions count all clips in the order of updates."""
+        positions, order = self.positions.sort(dim=1)
+        ranked = self.scores.gather(1, order).sort(dim=1, descending=True, stable=True).indices
+        return positions.gather(1, ranked).long()
 
     def compute(self) -> Scores:
         """The scores of all clips seen so far.
 
         Raises:
-            ValueError: a clip shows somebody who is none of the persons.
+            ValueError: a class is not one of the C persons.
         """
         persons = torch.arange(self.persons, device=self.scores.device)
         known = self.classes[self.classes >= 0]
         positives = torch.bincount(known, minlength=self.persons)
-        if len(positives) > self.persons:
-            raise ValueError(f"classes: {len(positives) - 1} found, expected less than {self.persons}, one a person")
+        if (last := len(positives) - 1) >= self.persons:
+            raise ValueError(f"classes: {last} found, expected at most {self.persons - 1} for {self.persons} persons")
         hits = self.classes[self.clips()] == persons[:, None]
-        return Scores(average_precision(hits, positives).cpu(), float(self.first) / max(len(known), 1))
+        return Scores(average_precision(hits, positives).cpu(), float(self.correct) / max(len(known), 1))
 
 
 def _comparable(scores: Shaped[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-    """The same numbers in float32, or in float64 where that would lose some."""
+    """The scores in float32, or in float64 if float32 would round them."""
     if scores.is_complex():
         raise ValueError(f"scores: {scores.dtype} found, expected real numbers that can be ranked")
     if scores.is_floating_point():
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
     wide = scores.double()
     if (wide.abs() >= 2**53).any():
-        raise ValueError("scores: whole numbers of 2^53 and more found, expected smaller ones, or floats")
+        raise ValueError("scores: integers of 2^53 or more found, expected smaller ones or floats")
     return wide
 
 
 def log_odds(logits: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-    """log p / (1 − p) of each person's probability p under the softmax, in float32 or better.
+    """log p / (1 − p), where p is a person's probability under the softmax, in float32 or float64.
 
-    They order clips as the probabilities do, and as log p does while it can: that is 0 in float32, for all alike, once
-    p is within 6e-8 of 1.
+    It ranks clips as the probability does, but also separates those whose p is within 6e-8 of 1, where log p in float32
+    is 0 for all of them.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     odds = logits.log_softmax(dim=1)
     odds -= odds.exp().neg_().log1p_()
-    best, person = logits.max(dim=1, keepdim=True)  # the one whose p may be close to 1: its odds from all the others
+    best, person = logits.max(dim=1, keepdim=True)  # its p may be close to 1: compute the odds from the other logits
     others = logits.scatter(1, person, -torch.inf).logsumexp(dim=1, keepdim=True)
-    return torch.where(logits == best, best - others, odds)  # equal logits have equal odds
+    return torch.where(logits == best, best - others, odds)  # the same for ties
 
 
 def mean_average_precision(
     scores: Shaped[Tensor, "V C"], classes: Int64[Tensor, " V"], k: int = 100, chunk: int = 4096
 ) -> Scores:
-    """mAP at k and rank-1 of all scores at once; see ``Ranking`` for what happens to ties, noise and NaN."""
+    """mAP at k and rank-1 of a whole gallery; ``Ranking`` describes the treatment of ties, noise and NaN."""
     ranking = Ranking(scores.shape[1], k, scores.device)
     for start in range(0, max(len(scores), len(classes)), chunk):
         ranking.update(scores[start : start + chunk], classes[start : start + chunk])
@@ -181,10 +189,10 @@ def mean_average_precision(
 def score_lists(
     ranked: Mapping[str, Iterable[str]], truth: Mapping[str, Iterable[str]], k: int = 100
 ) -> dict[str, float]:
-    """AP of each person of the ground truth from ranked lists of clip names, as the official evaluation reads them.
+    """AP of each person of the ground truth from ranked lists of clip names, as the official evaluation computes it.
 
-    A name that stands twice in a list counts at its first place only, then the list is cut at k. A person without a
-    list has 0. Persons that the ground truth does not hold are not asked for.
+    Only the first occurrence of a name counts, and then the list is cut at k. A person without a list has an AP of 0.
+    Persons that are not in the ground truth are ignored.
     """
     result = {}
     for person, names in truth.items():

@@ -110,9 +110,8 @@ class _ResidualSums(torch.autograd.Function):
         for rows in _chunks(x):
             faces, alpha, sums = _faces(x, mask, rows, product), alphas[:, rows], v[rows]
             logits = torch.addmm(b, a, faces.flatten(0, 1).T).to(alpha.dtype)  # (A, b·N)
-            powers = logits.sub_(
-                logits.amax(dim=0)
-            ).exp_()  # softmax() rounds differently with other numbers of threads
+            # By hand, because the rounding of softmax() depends on the number of threads.
+            powers = logits.sub_(logits.amax(dim=0)).exp_()
             torch.div(powers.view_as(alpha), powers.sum(dim=0).view(alpha.shape[1:]), out=alpha)
             if mask is not None:
                 alpha *= mask[rows]

@@ -1,1 +1,1 @@
-"""Training and evaluating one model, on one device or several, and what a trained model is kept in and asked for."""
+"""Training and evaluating models, on one device or several; saving, exporting and applying them."""

@@ -140,10 +140,10 @@ def _skeleton(card: Card) -> FAMF:
 
 def _state(file: safe_open, model: FAMF, card: Card) -> dict[str, Tensor]:
     """The tensors of the file, checked to have the shapes and types that the model expects."""
-    expected, there = model.state_dict(), set(file.keys())
-    if missing := [name for name in expected if name not in there]:
+    expected, found = model.state_dict(), set(file.keys())
+    if missing := [name for name in expected if name not in found]:
         raise SavedModelError(f"tensor {missing[0]!r} is missing, expected one for each of the model's {len(expected)}")
-    if extra := sorted(there - set(expected)):
+    if extra := sorted(found - set(expected)):
         raise SavedModelError(f"tensor {_plain(extra[0])!r} found, expected only the model's {len(expected)}")
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in expected}
     bias = shapes[list(expected)[-1]]  # of the classifier's last layer: (C,)

@@ -70,12 +70,16 @@ def peak_of_step(
     with FakeTensorMode(), Allocations() as held:
         famf = FAMF(model, dim, modality_dims, persons).train()
         if aggregation is not None:
-            famf.aggregation = _in_place_of(famf.aggregation, aggregation(dim, **model.aggregation_options))
+            old, new = famf.aggregation, aggregation(dim, **model.aggregation_options)
+            if (new.tokens, new.width) != (old.tokens, old.width):
+                found, expected = (f"{one.tokens} tokens of length {one.width}" for one in (new, old))
+                raise ValueError(f"aggregation: {found} found, expected {expected}")
+            famf.aggregation = new
         optimiser = torch.optim.Adam(famf.parameters(), fused=True)
 
         def step() -> int:  # as in ``train.train``: tensors live as long as they do there
             with autocast(CPU, training):
-                logits = famf(_batch(model, training, dim, modality_dims))
+                logits = famf(empty_batch(model, training.batch_size, training.faces, dim, modality_dims))
             classes = torch.empty(training.batch_size, dtype=torch.int64)
             loss = F.cross_entropy(logits.float(), classes) + famf.fusion.penalty()
             after_forward = held.now
@@ -93,22 +97,14 @@ def peak_of_step(
         return StepMemory(parameters, state, after_forward - lasting, held.peak)
 
 
-def _batch(model: ModelConfig, training: TrainingConfig, dim: int, modality_dims: dict[str, int]) -> Batch:
-    clips = training.batch_size
+def empty_batch(model: ModelConfig, clips: int, faces: int, dim: int, modality_dims: dict[str, int]) -> Batch:
+    """A batch of uninitialised tensors in which every clip has ``faces`` faces."""
     return Batch(
-        faces=torch.empty(clips, training.faces, dim),
+        faces=torch.empty(clips, faces, dim),
         mask=None,
         modalities={m: torch.empty(clips, modality_dims[m]) for m in model.modalities},
         present={m: torch.empty(clips, dtype=torch.bool) for m in model.modalities},
     )
-
-
-def _in_place_of(old: Aggregation, new: Aggregation) -> Aggregation:
-    if (new.tokens, new.width) != (old.tokens, old.width):
-        raise ValueError(
-            f"aggregation: {new.tokens} tokens of length {new.width}, expected {old.tokens} of length {old.width}"
-        )
-    return new
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

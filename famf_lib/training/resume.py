@@ -1,4 +1,4 @@
-"""The state of a training that is under way, kept so that an interrupted one ends with the same numbers."""
+"""The state of an unfinished training, from which it resumes and ends with the same numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from famf_lib.support.files import written_whole
 
 
 def save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, losses: list[float], seconds: float) -> None:
-    """Writes weights, the optimiser's state, the losses of the epochs done and the time they took."""
+    """Writes the weights, the optimiser's state, the losses of the completed epochs and their seconds, atomically."""
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "losses": losses, "seconds": seconds}
     with written_whole(path) as new:
         torch.save(state, new)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What ``save`` wrote. Reading it runs no code.
+    """Reads what ``save`` wrote, without running code from the file.
 
     Raises:
         ValueError: the file is not a checkpoint.

@@ -6,6 +6,7 @@ and backward, in the precision in which it is stored; intermediate results that 
 projected tokens of an attention matrix, do not count.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from famf_lib.data.sampling import Batch
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.training.evaluation import EvaluationConfig
+from famf_lib.training.memory import empty_batch
 from famf_lib.training.train import TrainingConfig, steps_of
 
 ADAM = 7 * 4  # bytes per weight in float32: weight, gradient and two moments are read, weight and moments are written
@@ -80,12 +81,7 @@ def of_step(model: ModelConfig, training: TrainingConfig, size: Size, clips: int
     element = 2 if training.precision == "bfloat16" else 4
     with FakeTensorMode():
         famf = FAMF(model, size.dim, size.modality_dims, size.persons).train()
-        batch = Batch(
-            faces=torch.empty(clips, training.faces, size.dim),
-            mask=None,
-            modalities={m: torch.empty(clips, size.modality_dims[m]) for m in model.modalities},
-            present={m: torch.empty(clips, dtype=torch.bool) for m in model.modalities},
-        )
+        batch = empty_batch(model, clips, training.faces, size.dim, size.modality_dims)
         fused = famf.fusion(famf.tokens(batch)).flatten(1)
         whole = _flops(lambda: famf(batch))
         aggregation = _flops(lambda: famf.aggregation(batch.faces, None))
@@ -121,21 +117,16 @@ def of_evaluation(model: ModelConfig, evaluation: EvaluationConfig, size: Size) 
     """Ranking the gallery in float32: faces are read; all scores are written and read again."""
     with FakeTensorMode(), torch.no_grad():
         famf = FAMF(model, size.dim, size.modality_dims, size.persons).eval()
-        batch = Batch(
-            faces=torch.empty(size.gallery, evaluation.faces, size.dim),
-            mask=None,
-            modalities={m: torch.empty(size.gallery, size.modality_dims[m]) for m in model.modalities},
-            present={m: torch.empty(size.gallery, dtype=torch.bool) for m in model.modalities},
-        )
+        batch = empty_batch(model, size.gallery, evaluation.faces, size.dim, size.modality_dims)
         flops = _flops(lambda: famf(batch))
     given = evaluation.faces * size.dim + sum(size.modality_dims[m] for m in model.modalities)
     return Work(flops, size.gallery * (2 * given + 2 * 4 * size.persons), float32=True)
 
 
-def _flops(forward) -> int:
+def _flops(forward: Callable[[], Tensor]) -> int:
     """The FLOPs of a forward pass, and of its backward pass if it has one."""
     with FlopCounterMode(display=False) as counted:
-        result: Tensor = forward()
+        result = forward()
         if result.requires_grad:
             result.sum().backward()
     return counted.get_total_flops()

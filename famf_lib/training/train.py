@@ -53,6 +53,121 @@ class TrainingConfig(Config):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
+class SingleProcess:
+    """Training in a single process. ``distributed.DataParallel`` overrides what several processes do differently."""
+
+    size = 1  # the number of processes
+
+    def wrap(self, model: FAMF) -> nn.Module:
+        """The network that a step calls: here the model itself."""
+        return model
+
+    def share(self, rows: Int64[Tensor, " B"]) -> Int64[Tensor, " b"]:
+        """The clips of a step that this process takes: here all of them."""
+        return rows
+
+    def mean(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The mean over all processes."""
+        return value
+
+    def broadcast(self, state: dict | None) -> dict | None:
+        """The state that the first process passed."""
+        return state
+
+
+@dataclass
+class Trained:
+    """A trained model, the mean training loss of each epoch, and the wall time of the training in seconds."""
+
+    model: FAMF
+    losses: list[float]
+    seconds: float
+
+
+def train(
+    config: ModelConfig,
+    training: TrainingConfig,
+    clipset: ClipSet,
+    split: Split,
+    seed: int,
+    *,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 20.0,
+    report: Callable[[int, float], None] | None = None,
+    processes: SingleProcess | None = None,
+    cuda_graph: bool = True,
+) -> Trained:
+    """Trains a model with Adam and cross-entropy on the training clips of the split, on the device of the ClipSet.
+
+    Args:
+        checkpoint: the file for the state of the training, written at the end of an epoch, at most every
+            ``checkpoint_seconds``. If it exists, training resumes from it and ends with the same numbers as a training
+            that was never interrupted.
+        report: called after every epoch with the number of epochs done and the loss.
+        processes: the processes that train together, if there are several; each of them calls this function.
+        cuda_graph: whether a GPU runs each step as one CUDA graph (see ``cuda_graphs``) if one process trains alone.
+            The numbers do not depend on it.
+
+    Raises:
+        ValueError: the configuration does not fit the data; the loss is no longer finite.
+    """
+    start, processes = time.monotonic(), processes or SingleProcess()
+    device = clipset.faces.device
+    if len(split.train) < 2:
+        raise ValueError(f"split: {len(split.train)} training clips, expected 2 or more for batch normalisation")
+    model = build(config, clipset, len(split.persons), seed)
+    sampler = Sampler(clipset, split.train, training.faces, config.modalities)
+    classes = split.train_classes.to(device)  # (T,)
+    steps = steps_of(len(classes), training.batch_size)  # per epoch
+    if (clips := len(classes) // steps) < processes.size:
+        raise ValueError(f"processes: {processes.size} for a step of {clips} clips, expected at least a clip for each")
+    recorder = cuda_graphs.recorder(device)
+    optimiser = _optimiser(model, training, capturable=recorder is not None)
+
+    state = processes.broadcast(resume.load(checkpoint) if checkpoint is not None and checkpoint.exists() else None)
+    if state is None:
+        _initialise(model, clipset, sampler, seed)
+        losses, earlier = [], 0.0
+    else:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state["optimiser"]["state"]})
+        losses, earlier = state["losses"], state["seconds"]
+
+    network = processes.wrap(model.train())
+    total = torch.zeros((), device=device)  # the sum of an epoch's losses
+
+    def step(drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> None:
+        own = processes.share(rows)  # (b,): all B clips in a single process
+        weight = processes.size * len(own) / len(rows)  # 1, unless the processes have unequal shares
+        with autocast(device, training):  # the batch gets no name, so that its memory is freed as early as possible
+            logits = network(sampler.batch(drawn, own))  # faces (b, N, D), modalities (b, D_m) → (b, C)
+        loss = weight * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        total.add_(loss.detach() * len(rows))
+
+    captured = cuda_graph and recorder is not None and processes.size == 1
+    run_step = cuda_graphs.Captured(step, recorder) if captured else step
+    saved = time.monotonic()
+    for epoch in range(len(losses), training.epochs):
+        _set_learning_rates(optimiser, training, epoch)
+        drawn = sampler.draw(generator(device, seed, FACES, epoch))  # (T, N): which faces of each clip
+        order = torch.randperm(len(classes), generator=generator(device, seed, ORDER, epoch), device=device)
+        total.zero_()
+        for rows in order.tensor_split(steps):
+            run_step(drawn, rows)
+        losses.append(float(processes.mean(total)) / len(classes))
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"lr: the loss is {losses[-1]} after epoch {epoch + 1}, expected lower learning rates")
+        if report is not None:
+            report(len(losses), losses[-1])
+        if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and len(losses) < training.epochs:
+            resume.save(checkpoint, model, optimiser, losses, earlier + time.monotonic() - start)
+            saved = time.monotonic()
+    return Trained(model.eval(), losses, earlier + time.monotonic() - start)
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """The device of this name; ``auto`` is the GPU if there is one.
 
@@ -108,131 +223,16 @@ def build(config: ModelConfig, clipset: ClipSet, persons: int, seed: int) -> FAM
         return FAMF(config, clipset.dim, dims, persons)
 
 
-class SingleProcess:
-    """One process trains, and has every clip of a step to itself. ``distributed.DataParallel`` is several."""
-
-    size = 1  # the number of processes
-
-    def wrap(self, model: FAMF) -> nn.Module:
-        """What a step calls in place of the model."""
-        return model
-
-    def share(self, rows: Int64[Tensor, " B"]) -> Int64[Tensor, " b"]:
-        """The clips of a step that this process takes."""
-        return rows
-
-    def mean(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """The mean over all processes."""
-        return value
-
-    def broadcast(self, state: dict | None) -> dict | None:
-        """What the first process has."""
-        return state
-
-
 def world_size() -> int:
-    """How many processes train together: what torchrun says, also to processes that these start in turn.
+    """The number of processes that train together, from torchrun's WORLD_SIZE, which child processes inherit.
 
     Raises:
-        ValueError: what it says is not a number of processes.
+        ValueError: WORLD_SIZE is not a number of processes.
     """
-    said = os.environ.get("WORLD_SIZE", "1")
-    if not said.isdecimal() or int(said) < 1:
-        raise ValueError(f"WORLD_SIZE: {said!r} found, expected the number of processes, as torchrun sets it")
-    return int(said)
-
-
-@dataclass
-class Trained:
-    """A trained model, the mean training loss of each epoch, and the wall time of the training in seconds."""
-
-    model: FAMF
-    losses: list[float]
-    seconds: float
-
-
-def train(
-    config: ModelConfig,
-    training: TrainingConfig,
-    clipset: ClipSet,
-    split: Split,
-    seed: int,
-    *,
-    checkpoint: Path | None = None,
-    checkpoint_seconds: float = 20.0,
-    report: Callable[[int, float], None] | None = None,
-    processes: SingleProcess | None = None,
-    cuda_graph: bool = True,
-) -> Trained:
-    """Trains a model with Adam and cross-entropy on the training clips of the split, on the device of the ClipSet.
-
-    Args:
-        checkpoint: the file for the state of the training, written at the end of an epoch, at most every
-            ``checkpoint_seconds``. If it exists, training resumes from it and ends with the same numbers as a training
-            that was never interrupted.
-        report: called after every epoch with the number of epochs done and the loss.
-        processes: the processes that train together, if there are several; each of them calls this function.
-        cuda_graph: whether a GPU runs each step as one CUDA graph (see ``cuda_graphs``) if one process trains alone.
-            The numbers do not depend on it.
-
-    Raises:
-        ValueError: the configuration does not fit the data; the loss is no longer finite.
-    """
-    start, processes = time.monotonic(), processes or SingleProcess()
-    device = clipset.faces.device
-    if len(split.train) < 2:
-        raise ValueError(f"split: {len(split.train)} training clips, expected 2 or more for batch normalisation")
-    model = build(config, clipset, len(split.persons), seed)
-    sampler = Sampler(clipset, split.train, training.faces, config.modalities)
-    classes = split.train_classes.to(device)  # (T,)
-    steps = steps_of(len(classes), training.batch_size)  # of an epoch
-    if (clips := len(classes) // steps) < processes.size:
-        raise ValueError(f"processes: {processes.size} for a step of {clips} clips, expected a clip or more for each")
-    recorder = cuda_graphs.recorder(device)
-    optimiser = _optimiser(model, training, capturable=recorder is not None)
-
-    state = processes.broadcast(resume.load(checkpoint) if checkpoint is not None and checkpoint.exists() else None)
-    if state is None:
-        _initialise(model, clipset, sampler, seed)
-        losses, earlier = [], 0.0
-    else:
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": state["optimiser"]["state"]})
-        losses, earlier = state["losses"], state["seconds"]
-
-    network = processes.wrap(model.train())
-    total = torch.zeros((), device=device)  # the sum of an epoch's losses
-
-    def step(drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> None:
-        own = processes.share(rows)  # (b,): all B of them in a single process
-        with autocast(device, training):  # the batch gets no name, so that its memory is freed as early as possible
-            logits = network(sampler.batch(drawn, own))  # faces (b, N, D), modalities (b, D_m) → (b, C)
-        weight = processes.size * len(own) / len(rows)  # 1, unless the clips cannot be divided evenly
-        loss = weight * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        total.add_(loss.detach() * len(rows))
-
-    captured = cuda_graph and recorder is not None and processes.size == 1
-    run_step = cuda_graphs.Captured(step, recorder) if captured else step
-    saved = time.monotonic()
-    for epoch in range(len(losses), training.epochs):
-        _set_learning_rates(optimiser, training, epoch)
-        drawn = sampler.draw(generator(device, seed, FACES, epoch))  # (T, N): which faces of each clip
-        order = torch.randperm(len(classes), generator=generator(device, seed, ORDER, epoch), device=device)
-        total.zero_()
-        for rows in order.tensor_split(steps):
-            run_step(drawn, rows)
-        losses.append(float(processes.mean(total)) / len(classes))
-        if not math.isfinite(losses[-1]):
-            raise ValueError(f"lr: the loss is {losses[-1]} after epoch {epoch + 1}, expected lower learning rates")
-        if report is not None:
-            report(len(losses), losses[-1])
-        if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and len(losses) < training.epochs:
-            resume.save(checkpoint, model, optimiser, losses, earlier + time.monotonic() - start)
-            saved = time.monotonic()
-    return Trained(model.eval(), losses, earlier + time.monotonic() - start)
+    size = os.environ.get("WORLD_SIZE", "1")
+    if not size.isdecimal() or int(size) < 1:
+        raise ValueError(f"WORLD_SIZE: {size!r} found, expected the number of processes, as torchrun sets it")
+    return int(size)
 
 
 def _optimiser(model: FAMF, training: TrainingConfig, capturable: bool) -> torch.optim.Adam:

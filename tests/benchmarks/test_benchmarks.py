@@ -1,4 +1,4 @@
-"""Every benchmark runs, at small sizes, and leaves a record that says what was measured, with what and where."""
+"""Every benchmark runs at small sizes and returns a complete record."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def script(monkeypatch):
-    """A benchmark as a module, in the folder that Python would run it from."""
+    """Imports a benchmark with its folder on the path, as when it is run."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setenv("FAMF_PROGRESS", "silent")
     return lambda name: importlib.import_module(name)
@@ -25,19 +25,24 @@ def script(monkeypatch):
 
 @pytest.fixture
 def record(script):
-    """What a benchmark would write, after a way through JSON."""
+    """What a benchmark would write, converted to JSON and back."""
 
     def make(name, **options):
-        told = script("common").recorded(script(name).measure, CPU, True, **options)
-        assert told["seconds in all"] >= 0 and set(told["origin"]) >= {"commit", "versions", "hardware", "load average"}
-        return json.loads(json.dumps(told))
+        content = script("common").recorded(script(name).measure, CPU, True, **options)
+        assert content["seconds in all"] >= 0 and set(content["origin"]) >= {
+            "commit",
+            "versions",
+            "hardware",
+            "load average",
+        }
+        return json.loads(json.dumps(content))
 
     return make
 
 
 def test_kernels(record):
-    told = record("aggregation_kernels")
-    wanted, given, nextvlad = told["rows"]
+    content = record("aggregation_kernels")
+    wanted, given, nextvlad = content["rows"]
     assert (wanted["faces given"], given["faces given"]) == (False, True)
     for row, forms in ((wanted, FORMS), (given, FORMS), (nextvlad, FORMS - {"chunks"})):
         assert set(row["seconds"]) == set(row["times the library's"]) == set(row["memory (bytes)"]) == forms
@@ -45,9 +50,9 @@ def test_kernels(record):
         held = row["memory (bytes)"]
         assert held["residuals"] > held["loop"] > held["products"]
     assert wanted["memory (bytes)"]["chunks"] < wanted["memory (bytes)"]["products"]
-    (keeping,) = told["memory kept"]
+    (keeping,) = content["memory kept"]
     assert (keeping["K"], keeping["B"], set(keeping["seconds"])) == (3, 13, {"products", "chunks"})
-    assert told["training"][0]["form"] == "chunks" and told["training"][0]["products / form"] > 0
+    assert content["training"][0]["form"] == "chunks" and content["training"][0]["products / form"] > 0
 
 
 @pytest.mark.parametrize(("triton", "fused"), [(True, {"fused"}), (None, set())], ids=["Triton", "no Triton"])
@@ -63,28 +68,28 @@ def test_a_gpu_has_forms_of_its_own(script, monkeypatch, triton, fused):
             assert set(found) == {"residuals", "loop", "products"} | more | compiled
 
 
-def test_a_form_with_other_numbers_is_not_timed(record, script, monkeypatch):
+def test_a_form_with_other_numbers_is_refused(script, monkeypatch):
     kernels = script("aggregation_kernels")
     monkeypatch.setattr(kernels, "loop", lambda module, x: 1.01 * kernels.products(module, x))
     with pytest.raises(AssertionError, match="Tensor-likes are not close"):
-        record("aggregation_kernels")
+        kernels.case("attentionvlad", 3, 13, False, CPU, {}, 2)
 
 
 def test_metric(record):
-    told = record("metric")
-    full = told["full"]
+    content = record("metric")
+    full = content["full"]
     assert full["memory, tensors (bytes)"] > 4 * full["batch"] * full["persons"] and 0 < full["mAP"] < 1
-    found = {row["library"]: row for row in told["beside"]}
+    found = {row["library"]: row for row in content["beside"]}
     assert "scikit-learn" in found and max(row["largest difference of an AP"] for row in found.values()) < 1e-6
 
 
 def test_torchmetrics_divides_by_the_hits_within_the_cut(script):
-    """The benchmark's way from one definition to the other, on a ranking that can be counted by hand."""
+    """The conversion between the two definitions, on a ranking that is counted by hand."""
     pytest.importorskip("torchmetrics", reason="the extra bench is not installed")
     metric = script("metric")
     scores = torch.arange(200.0, 0, -1)[:, None].repeat(1, 2)
     classes = torch.full((200,), -1)
-    classes[[0, 3, 120]] = 0  # hits at ranks 1 and 4, and one behind the cut at 100
+    classes[[0, 3, 120]] = 0  # hits at ranks 1 and 4, and one below the cutoff of 100
     theirs = metric.of_torchmetrics(scores, classes)
     assert theirs[0] == pytest.approx((1 + 2 / 4) / 2) and theirs[1].isnan()
     assert metric.hits(scores, classes, 100).tolist() == [2, 0]
@@ -109,11 +114,11 @@ def test_precision(record):
 
 
 def test_import(record):
-    told = record("import_iqiyi")
-    assert told["seconds"]["import"] > 0 and told["peak memory, MiB"]["import"] > 50
+    content = record("import_iqiyi")
+    assert content["seconds"]["import"] > 0 and content["peak memory, MiB"]["import"] > 50
 
 
-def test_who_takes_turns_does_so_after_a_round_that_is_not_counted(script):
+def test_functions_run_in_turn_after_a_round_that_does_not_count(script):
     common, order = script("common"), []
 
     def work(name, seconds):
@@ -128,7 +133,7 @@ def test_who_takes_turns_does_so_after_a_round_that_is_not_counted(script):
     assert common.ratio([3.0, 8.0, 5.0], [1.0, 2.0, 5.0]) == 3.0
 
 
-def test_a_record_names_its_command_and_replaces_none_in_part(script, tmp_path, monkeypatch):
+def test_a_record_names_its_command_and_a_failure_keeps_the_earlier_one(script, tmp_path, monkeypatch):
     common, metric = script("common"), script("metric")
     monkeypatch.setattr(common, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["metric.py", "--device", "cpu", "--quick", "--record"])
@@ -141,9 +146,9 @@ def test_a_record_names_its_command_and_replaces_none_in_part(script, tmp_path, 
     assert [path.name for path in place.parent.iterdir()] == ["metric-cpu.json"] and "full" in place.read_text()
 
 
-def test_make_runs_every_benchmark_there_is():
-    others = {"common", "peak", "fused_residual_sums"}  # what benchmarks use
-    others |= {"calibrate_synthetic", "imfdb_shape", "full_size"}  # data, and one by itself
-    others |= {"extraction", "imfdb_embedding"}  # they need data and models that few have
+def test_make_runs_every_benchmark():
+    others = {"common", "peak", "fused_residual_sums"}  # used by benchmarks
+    others |= {"calibrate_synthetic", "imfdb_shape", "full_size"}  # run on their own
+    others |= {"extraction", "imfdb_embedding"}  # need data and models
     line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS ="))
     assert set(line.split()[2:]) | others == {path.stem for path in BENCHMARKS.glob("*.py")} | {"full_size"}

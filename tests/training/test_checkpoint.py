@@ -1,4 +1,4 @@
-"""A saved model: what was saved comes back, and no file does more than that."""
+"""A saved model can be opened again; a damaged or malicious file is refused with one sentence and runs no code."""
 
 import json
 import subprocess
@@ -52,7 +52,7 @@ def rewritten(good, place, metadata=None, **tensors):
     return place
 
 
-# --- What was saved comes back ---
+# --- Saving and opening ---
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -61,7 +61,7 @@ def test_a_model_comes_back_as_it_was_saved(aggregation, fusion, tmp_path):
     config = ModelConfig(aggregation=aggregation, fusion=fusion, modalities=("audio",), hidden=13, features="unit")
     described = card(config=config, modality_dims={"audio": 7}, dim=16)
     model = model_of(described)
-    for buffer in model.buffers():  # as training leaves them, not as they begin
+    for buffer in model.buffers():  # differ from their initial values, as after training
         buffer.add_(3)
     opened = checkpoint.open(checkpoint.save(tmp_path / "a.safetensors", model, described))
     assert opened.card == described and not opened.model.training
@@ -73,8 +73,8 @@ def test_a_model_comes_back_as_it_was_saved(aggregation, fusion, tmp_path):
         assert torch.equal(opened.model.face_weights(batch), model.face_weights(batch))
 
 
-def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(tmp_path):
-    """A limit on the size of files is met where a full disk is: in the middle of writing."""
+def test_a_full_disk_is_an_oserror_and_leaves_the_earlier_file(good, tmp_path):
+    """A limit on the file size has the effect of a full disk: it is reached in the middle of writing."""
     code = (
         "import resource, sys; from pathlib import Path; from famf_lib.training import checkpoint;"
         "sys.path.insert(0, 'tests/training'); import test_checkpoint as here; described = here.card();"
@@ -84,50 +84,35 @@ def test_a_full_disk_is_an_error_of_the_system_and_leaves_nothing(tmp_path):
         "except OSError as error: print(error.strerror, error.filename)"
     )
     place = tmp_path / "model.safetensors"
+    place.write_bytes(good.read_bytes())
     done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == f"File too large {place}\n"
-    assert not any(tmp_path.iterdir())
-
-
-def test_the_file_says_what_it_is_to_any_reader(good):
-    with safe_open(good, framework="np") as file:
-        metadata = file.metadata()
-    assert metadata["format"] == "famf-model-1" and json.loads(metadata["persons"]) == list(PERSONS)
-    assert json.loads(metadata["config"])["hidden"] == 13 and json.loads(metadata["dim"]) == 12
-    assert json.loads(metadata["evaluation"]) == {"faces": 5, "k": 100, "rank_by": "logit"}
-    assert [json.loads(metadata[name]) for name in ("seed", "run", "data")] == [17, "0a1b", "2c3d"]
-
-
-def test_an_opened_model_is_one_of_its_own(good):
-    """It stays as it is when the file goes, and the file when it is changed."""
-    before = good.read_bytes()
-    copy = good.with_name("copy.safetensors")
-    copy.write_bytes(before)
-    opened = checkpoint.open(copy)
-    kept = {name: tensor.clone() for name, tensor in opened.model.state_dict().items()}
-    copy.write_bytes(bytes(len(before)))
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in opened.model.state_dict().items())
-    with torch.no_grad():
-        checkpoint.open(good).model.classifier[0].weight.zero_()
-    assert good.read_bytes() == before
-
-
-def test_a_failed_save_leaves_the_earlier_file(good, tmp_path, monkeypatch):
-    place = tmp_path / "a.safetensors"
-    place.write_bytes(good.read_bytes())
-
-    def full(path, content):
-        with path.open("wb") as file:
-            file.write(content[:97])
-        raise OSError("disk full")
-
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr(type(place), "write_bytes", full)
-        checkpoint.save(place, model_of(card()), card())
     assert place.read_bytes() == good.read_bytes() and list(tmp_path.iterdir()) == [place]
 
 
-# --- What is wrong is one sentence ---
+def test_any_reader_can_read_the_metadata(good):
+    with safe_open(good, framework="np") as file:
+        metadata = file.metadata()
+    assert metadata.pop("format") == "famf-model-1"
+    values = {name: json.loads(text) for name, text in metadata.items()}
+    assert values["config"]["hidden"] == 13 and values["evaluation"] == {"faces": 5, "k": 100, "rank_by": "logit"}
+    expected = {"dim": 12, "persons": list(PERSONS), "seed": 17, "run": "0a1b", "data": "2c3d"}
+    assert expected.items() <= values.items()
+
+
+def test_an_opened_model_is_independent_of_its_file(good, tmp_path):
+    content, copy = good.read_bytes(), tmp_path / "copy.safetensors"
+    copy.write_bytes(content)
+    opened = checkpoint.open(copy).model
+    kept = {name: tensor.clone() for name, tensor in opened.state_dict().items()}
+    copy.write_bytes(bytes(len(content)))
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in opened.state_dict().items())
+    with torch.no_grad():
+        checkpoint.open(good).model.classifier[0].weight.zero_()
+    assert good.read_bytes() == content
+
+
+# --- Files that are refused ---
 
 
 def edited(**changes):
@@ -140,14 +125,14 @@ METADATA = {
     "bare weights": ({"format": None}, "the format is None, expected 'famf-model-1'"),
     "a field too few": ({"persons": None}, "persons is missing, expected config, dim, modality_dims, persons, eval"),
     "a field too many": ({"colour": '"red"'}, "colour: no such key, expected one of config, dim"),
-    "no JSON": ({"dim": "twelve"}, "dim: not JSON (Expecting value"),
-    "JSON too deep": ({"dim": "[" * 100_000}, "dim: not JSON"),
-    "a number too long": ({"dim": "1" * 10_000}, "dim: not JSON"),
+    "no JSON": ({"dim": "twelve"}, "dim: not valid JSON (Expecting value"),
+    "JSON too deep": ({"dim": "[" * 100_000}, "dim: not valid JSON"),
+    "a number too long": ({"dim": "1" * 10_000}, "dim: not valid JSON"),
     "no number": ({"dim": '"twelve"'}, "dim: 'twelve' found; input should be a valid integer"),
     "half a person": ({"persons": '["Ann", 2, "c", "d"]'}, "persons.1: 2 found; input should be a valid string"),
-    "nobody": ({"persons": "[]"}, "persons: [] found; tuple should have at least 1 item"),
+    "no person": ({"persons": "[]"}, "persons: [] found; tuple should have at least 1 item"),
     "a person too many": ({"persons": '["a", "b", "c", "d", "e"]'}, "persons: 5 names found, expected one for each of"),
-    "a person twice": ({"persons": '["a", "b", "c", "a"]'}, "persons: a name stands twice"),
+    "a person twice": ({"persons": '["a", "b", "c", "a"]'}, "persons: a name appears twice"),
     "an unknown key": ({"config": edited(hiden=4)}, "hiden: no such key, expected one of aggregation"),
     "an unknown module": ({"config": edited(fusion="sum")}, "fusion: 'sum' is not known, expected one of concat, mma"),
     "another module": ({"config": edited(fusion="concat", fusion_options={})}, "tensor 'fusion.first.weight' found"),
@@ -156,8 +141,8 @@ METADATA = {
     "a host of them": ({"config": edited(modalities=["audio"] * 10**6)}, "modalities: 1000000 found, expected 100 at"),
     "another width": ({"config": edited(hidden=14)}, "tensor 'classifier.0.weight': shape (13, 120) found"),
     "a width beyond memory": ({"config": edited(hidden=10**9)}, "tensor 'classifier.0.weight': shape (13, 120) found"),
-    "a width beyond any tensor": ({"config": edited(hidden=10**30)}, "config: no model can be put together from it ("),
-    "vectors beyond any tensor": ({"dim": "9" * 400}, "config: no model can be put together from it ("),
+    "a width beyond any tensor": ({"config": edited(hidden=10**30)}, "config: no model can be built from it ("),
+    "vectors beyond any tensor": ({"dim": "9" * 400}, "config: no model can be built from it ("),
     "another length": ({"modality_dims": '{"audio": 8, "body": 12}'}, "tensor 'projections.audio.weight': shape (12"),
     "no evaluation": ({"evaluation": '{"faces": 0}'}, "faces: 0 found; input should be greater than or equal to 1"),
     "a control character": ({"\x1b[2J\n": "1"}, "[2J : no such key"),
@@ -165,14 +150,14 @@ METADATA = {
 
 
 @pytest.mark.parametrize(("metadata", "sentence"), METADATA.values(), ids=METADATA)
-def test_what_the_metadata_contradict_is_one_sentence(good, tmp_path, metadata, sentence):
+def test_contradicting_metadata_are_refused(good, tmp_path, metadata, sentence):
     refused(rewritten(good, tmp_path / "a.safetensors", metadata), sentence)
 
 
 LAST = "classifier.6.bias"
 TENSORS = {
     "missing": ({"score": None}, "is missing, expected one for each of the model's"),
-    "extra": ({"more": torch.zeros(2)}, "tensor 'aggregation.more' found, expected none but the model's"),
+    "extra": ({"more": torch.zeros(2)}, "tensor 'aggregation.more' found, expected only the model's"),
     "another shape": ({"score": torch.zeros(12, 1)}, "shape (12, 1) found, expected (1, 12)"),
     "another type": ({"score": torch.zeros(1, 12, dtype=torch.float16)}, "torch.float16 found, expected torch.float32"),
     "infinite": ({"score": torch.full((1, 12), torch.inf)}, "a value that is not finite found, expected numbers"),
@@ -180,20 +165,17 @@ TENSORS = {
 
 
 @pytest.mark.parametrize(("tensors", "sentence"), TENSORS.values(), ids=TENSORS)
-def test_what_the_tensors_contradict_is_one_sentence(good, tmp_path, tensors, sentence):
+def test_contradicting_tensors_are_refused(good, tmp_path, tensors, sentence):
     names = {"score": "aggregation.score.weight", "more": "aggregation.more"}
     refused(rewritten(good, tmp_path / "a.safetensors", **{names[k]: v for k, v in tensors.items()}), sentence)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\xff" * 64, (10**15).to_bytes(8, "little") + b"{}"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\xff" * 64, (10**15).to_bytes(8, "little") + b"{}", None])
 def test_other_files_are_refused(tmp_path, content):
-    (tmp_path / "a").write_bytes(content)
-    refused(tmp_path / "a", "no saved model can be opened here (")
-
-
-def test_no_file_and_a_folder_are_refused(tmp_path):
-    refused(tmp_path / "nothing", "no saved model can be opened here (")
-    refused(tmp_path, "no saved model can be opened here (")
+    if content is not None:
+        (tmp_path / "a").write_bytes(content)
+    for place in (tmp_path / "a", tmp_path):
+        refused(place, "this is not a saved model (")
 
 
 def refused(place, sentence):
@@ -208,7 +190,7 @@ WATCHED = """
 import resource, sys
 from famf_lib.training import checkpoint as saved
 good, large = sys.argv[1:]
-saved.open(good)  # whatever is imported late is there by now
+saved.open(good)  # imports everything that is imported late
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 def watch(event, arguments):
@@ -225,13 +207,13 @@ except saved.SavedModelError:
 
 
 def test_opening_runs_no_code_and_takes_no_memory_before_the_sizes_agree(good, tmp_path):
-    """A second layer of 20,000 × 20,000 would be 1.6 GB, which most machines would give."""
+    """A second layer of 20,000 × 20,000 would take 1.6 GB, which most machines have."""
     large = rewritten(good, tmp_path / "large.safetensors", {"config": edited(hidden=20_000)})
     done = subprocess.run([sys.executable, "-c", WATCHED, good, large], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and int(done.stdout) < 100_000, done.stderr  # KiB
 
 
-# --- Whatever the bytes ---
+# --- Random changes ---
 
 
 def opened_or_refused(content, place):
@@ -245,13 +227,7 @@ def opened_or_refused(content, place):
         assert all(tensor.isfinite().all() for tensor in found.model.state_dict().values())
 
 
-many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@many
-@given(st.binary(max_size=200), st.booleans())
-def test_any_bytes(tmp_path, content, framed):
-    opened_or_refused((len(content).to_bytes(8, "little") if framed else b"") + content, tmp_path / "a")
+many = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @many
@@ -265,23 +241,6 @@ def test_any_change_of_a_good_file(good, tmp_path, data):
         taken = data.draw(st.sampled_from([0, 1, 8, len(content)]))
         content[place : place + taken] = data.draw(st.binary(max_size=9))
     opened_or_refused(bytes(content), tmp_path / "a")
-
-
-# The text of a header is sound more often when what changes are its words.
-@many
-@given(st.data())
-def test_any_change_of_the_words_of_a_good_file(good, tmp_path, data):
-    content = good.read_bytes()
-    size = int.from_bytes(content[:8], "little")
-    header, body = content[8 : 8 + size], content[8 + size :]
-    digits = data.draw(
-        st.sampled_from([b"0", b"1", b"7", b"12", b"13", b"4", b"F32", b"I64", b"audio", b"true", b"mlma"])
-    )
-    other = data.draw(
-        st.sampled_from([b"0", b"-1", b"9" * 20, b"1e9", b"F4", b"C64", b"null", b"[]", b'\\"', b"\\ud800"])
-    )
-    header = header.replace(digits, other, data.draw(st.integers(1, 4)))
-    opened_or_refused(len(header).to_bytes(8, "little") + header + body, tmp_path / "a")
 
 
 json_values = st.recursive(

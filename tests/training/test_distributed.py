@@ -1,4 +1,4 @@
-"""Several processes train what one process trains: the same numbers up to rounding, one store, one voice."""
+"""Several processes train the model of one process, up to rounding, with one store and one output."""
 
 import multiprocessing
 import os
@@ -26,9 +26,9 @@ from famf_lib.training.train import TrainingConfig
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig(aggregation_options={"clusters": 3}, fusion="mma", fusion_options={"hidden": 7}, hidden=29)
-# 30 training clips in steps of 8, 8, 7 and 7: two processes cannot deal all of them out evenly.
+# 30 training clips in steps of 8, 8, 7 and 7: two processes cannot share all of them equally.
 SETTINGS = TrainingConfig(epochs=3, decay_after=2, batch_size=9, faces=5, precision="float32", lr=1e-3)
-ROUNDING = ("classifier.0.bias", "classifier.3.bias")  # normalisation leaves them no gradient but that of rounding
+ROUNDING = ("classifier.0.bias", "classifier.3.bias")  # with batch normalisation their gradient is rounding error
 
 
 @pytest.fixture
@@ -38,20 +38,20 @@ def kept(made_up):
 
 @contextmanager
 def together(folder, command, *arguments, other=None, processes=2):
-    """The command in processes such as torchrun starts, which here need not import PyTorch each for itself.
+    """Runs the command in processes as torchrun starts them, but forked from one that has imported PyTorch.
 
-    ``other`` is called first in all of them but the first.
+    ``other`` is called in all processes except the first before the command.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["famf_book.cli", "famf_lib.experiments.results"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    said = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": str(processes)} for r in range(processes)]
     store = {"FAMF_STORE": os.environ["FAMF_STORE"]}
     started = [
-        context.Process(target=_process, args=(folder, store | said | rank, command, arguments, other))
+        context.Process(target=_process, args=(folder, store | address | rank, command, arguments, other))
         for rank in ranks
     ]
     for process in started:
@@ -82,7 +82,7 @@ def ended(processes):
     return [process.exitcode for process in processes]
 
 
-def said(folder, stream):
+def output(folder, stream):
     return "".join(path.read_text() for path in sorted(folder.glob(f"{stream} *")))
 
 
@@ -97,23 +97,23 @@ def train_twice():
     torch.save({"losses": trained.losses, "model": trained.model.state_dict()}, out)
 
 
-def test_two_processes_train_what_one_trains(kept, tmp_path):
+def test_two_processes_train_the_model_of_one(kept, tmp_path):
     with together(tmp_path, train_twice, str(kept.folder), str(tmp_path / "out.pt")) as processes:
-        assert ended(processes) == [0, 0], said(tmp_path, "err")
+        assert ended(processes) == [0, 0], output(tmp_path, "err")
     found = torch.load(tmp_path / "out.pt")
     alone = train.train(MODEL, SETTINGS, kept, split(kept, "given"), 1)
     assert found["losses"] == pytest.approx(alone.losses, rel=1e-4)
     weights = alone.model.state_dict()
     assert found["model"].keys() == weights.keys()
     for name in weights.keys() - set(ROUNDING):
-        atol = 0.02 if name.endswith("running_mean") else 2e-4  # the mean holds the bias
+        atol = 0.02 if name.endswith("running_mean") else 2e-4  # it contains the bias
         torch.testing.assert_close(found["model"][name], weights[name], rtol=0.02, atol=atol, msg=name)
 
 
 def test_a_step_of_fewer_clips_than_processes_is_refused(kept, monkeypatch):
     processes = train.SingleProcess()
     processes.size = 8
-    with pytest.raises(ValueError, match=r"^processes: 8 for a step of 7 clips, expected a clip or more for each$"):
+    with pytest.raises(ValueError, match=r"^processes: 8 for a step of 7 clips, expected at least a clip for each$"):
         train.train(MODEL, SETTINGS, kept, split(kept, "given"), 1, processes=processes)
 
 
@@ -125,7 +125,7 @@ def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, s
     famf = ["-m", "famf_book.cli", "run", "attention", "-d", "mine", "--profile", "quick", "--seeds", "1"]
     done = subprocess.run(command + famf, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("AttentionVLAD + MLMA") == 1, "said by both processes, or by none"
+    assert done.stdout.count("AttentionVLAD + MLMA") == 1, "printed by both processes, or by none"
     found = [run_store.open_run(path.name) for path in store.glob("runs/*")]
     assert len(found) == 2 and all(run.origin["processes"] == 2 for run in found)
     assert all(list(run.folder.glob("attention-*.parquet")) for run in found)
@@ -134,9 +134,9 @@ def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, s
         alone = run_store.get_or_train(run.spec, kept, CPU)
         assert run.losses == pytest.approx(alone.losses, rel=0.05)
         assert run.mean_ap == pytest.approx(alone.mean_ap, abs=0.1)
-    monkeypatch.setenv("WORLD_SIZE", "2")  # as what a process under torchrun starts in its turn sees it
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as in a child process under torchrun
     assert all(run_store.get_or_train(run.spec, kept, CPU).key == run.key for run in found)
-    with pytest.raises(ValueError, match="^WORLD_SIZE: 2 found, and a run that is not there yet"):
+    with pytest.raises(ValueError, match="^WORLD_SIZE: 2 found for a new run, expected torchrun"):
         run_store.get_or_train(RunSpec(seed=7), kept, CPU)
 
 
@@ -144,7 +144,7 @@ def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, s
 
 
 def train_slowly():
-    """Trains with a checkpoint every epoch, and waits behind the second one for what is to come."""
+    """Trains with a checkpoint every epoch, and waits after the second one until the file ``go`` exists."""
     folder, place = map(Path, sys.argv[1:])
 
     def report(epoch, loss):
@@ -162,44 +162,36 @@ def test_a_lost_process_ends_all_with_a_sentence_and_the_training_goes_on_later(
     arguments = train_slowly, str(kept.folder), str(tmp_path)
     with together(tmp_path, *arguments) as processes:
         while not (tmp_path / "epochs").exists() or "2 " not in (tmp_path / "epochs").read_text():
-            assert all(process.is_alive() for process in processes), said(tmp_path, "err")
+            assert all(process.is_alive() for process in processes), output(tmp_path, "err")
             time.sleep(0.02)
         os.kill(processes[1].pid, signal.SIGKILL)
         (tmp_path / "go").touch()
         assert ended(processes) == [1, -signal.SIGKILL]
-    (sentence,) = [line for line in said(tmp_path, "err").splitlines() if line.startswith("famf: ")]
-    assert sentence.startswith("famf: a process was lost (") and "Traceback" not in said(tmp_path, "err")
+    (sentence,) = [line for line in output(tmp_path, "err").splitlines() if line.startswith("famf: ")]
+    assert sentence.startswith("famf: a process was lost (") and "Traceback" not in output(tmp_path, "err")
     assert (tmp_path / "checkpoint.pt").exists()
     with together(tmp_path, *arguments) as processes:
-        assert ended(processes) == [0, 0], said(tmp_path, "err")
+        assert ended(processes) == [0, 0], output(tmp_path, "err")
     epochs = [tuple(map(float, line.split())) for line in (tmp_path / "epochs").read_text().splitlines()]
-    assert [epoch for epoch, _ in epochs] in ([1, 2, 2, 3], [1, 2, 3]), "it began again"  # killed before or behind
+    assert [epoch for epoch, _ in epochs] in ([1, 2, 2, 3], [1, 2, 3]), (
+        "it began again"
+    )  # or killed before it was saved
     alone = train.train(MODEL, SETTINGS, kept, split(kept, "given"), 1)
     assert list(dict(epochs).values()) == pytest.approx(alone.losses, rel=1e-4)
 
 
 def lose_the_clips():
     def nothing(*_):
-        raise ClipSetError("/there: no ClipSet can be opened here (No such file)")
+        raise ClipSetError("/folder: not a ClipSet (No such file)")
 
-    distributed._opened = nothing
+    distributed._open = nothing
 
 
 def test_a_process_without_the_clips_ends_all_with_a_sentence(kept, tmp_path):
     arguments = train_twice, str(kept.folder), str(tmp_path / "out.pt")
     with together(tmp_path, *arguments, other=lose_the_clips) as processes:
         assert ended(processes) == [1, 1]
-    assert said(tmp_path, "err") == "famf: process 1: /there: no ClipSet can be opened here (No such file)\n"
-
-
-def unknown():
-    raise LookupError("nothing of that name")
-
-
-def test_what_is_wrong_with_the_input_is_said_once(tmp_path):
-    with together(tmp_path, unknown) as processes:
-        assert ended(processes) == [1, 1]
-    assert said(tmp_path, "err") == "famf: nothing of that name\n"
+    assert output(tmp_path, "err") == "famf: process 1: /folder: not a ClipSet (No such file)\n"
 
 
 def join_late():
@@ -219,19 +211,19 @@ def end_at_once():
 
 
 def test_a_command_that_ends_at_once_waits_for_the_others_to_join(tmp_path):
-    """The first process holds the addresses by which they join: without it they would die with a traceback."""
+    """The first process holds the addresses by which they join; without it they would fail with a traceback."""
     with together(tmp_path, end_at_once, str(tmp_path / "joined"), other=join_late) as processes:
-        assert ended(processes) == [0, 0], said(tmp_path, "err")
+        assert ended(processes) == [0, 0], output(tmp_path, "err")
 
 
-def test_a_single_process_of_torchrun_is_one_like_any_other(monkeypatch):
+def test_a_single_process_of_torchrun_needs_no_group(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     called = []
     distributed.run(lambda: called.append(distributed.dist.is_initialized()))
     assert called == [False]
 
 
-def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
+def test_a_world_size_that_is_not_a_number_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(ValueError, match="^WORLD_SIZE: 'many' found, expected the number of processes"):
         train.world_size()

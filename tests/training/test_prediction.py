@@ -1,4 +1,4 @@
-"""What a saved model says of clips: the numbers of an evaluation, and the weight of each face, clip by clip."""
+"""The predictions of a saved model: the numbers of an evaluation, and the weight of each face, clip by clip."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ from famf_lib.training.prediction import SCHEMA, PredictionError, fitting, predi
 
 
 def part(clips, rows):
-    """A ClipSet of some clips, built anew from their faces."""
+    """A new ClipSet of some of the clips."""
     offsets = clips.offsets.tolist()
     faces = [face for row in rows for face in range(offsets[row], offsets[row + 1])]
     return ClipSet.build(
@@ -48,37 +48,21 @@ def whole(tables):
 
 def test_every_clip_has_the_probabilities_of_its_logits(clips):
     opened = made(clips)
-    logits = dict(zip(clips.clips["name"], logits_one_by_one(opened, clips), strict=True))
-    table = whole(predict(opened, clips, top=len(PERSONS)))
+    batches = evaluation.logits_of(opened.model, 3, clips, torch.arange(len(clips)), seed=29)
+    logits = torch.cat([logits for _, logits in batches]).detach().numpy().astype(float)
+    table = whole(predict(opened, clips, top=99))
     assert table["name"].tolist() == clips.clips["name"].tolist()
-    for row in table.itertuples():
-        probability = np.exp(logits[row.name]) / np.exp(logits[row.name]).sum()
+    few = whole(predict(opened, clips, top=2))
+    for row, short in zip(table.itertuples(), few.itertuples(), strict=True):
+        probability = np.exp(logits[row.Index]) / np.exp(logits[row.Index]).sum()
         order = np.argsort(-probability)
         assert list(row.persons) == [PERSONS[n] for n in order]
         np.testing.assert_allclose(row.probabilities, probability[order], rtol=1e-5)
-        assert sum(row.probabilities) == pytest.approx(1)
+        assert list(short.persons) == list(row.persons[:2]) and list(short.probabilities) == list(row.probabilities[:2])
 
 
-def logits_one_by_one(opened, clips):
-    parts = list(evaluation.logits_of(opened.model, 3, clips, torch.arange(len(clips)), seed=29))
-    return (
-        torch.cat([logits for _, logits in parts])[torch.cat([rows for rows, _ in parts])]
-        .detach()
-        .numpy()
-        .astype(float)
-    )
-
-
-def test_top_cuts_the_list_and_nothing_else(clips):
-    opened = made(clips)
-    every, few = (whole(predict(opened, clips, top)) for top in (99, 2))
-    for a, b in zip(every.itertuples(), few.itertuples(), strict=True):
-        assert list(b.persons) == list(a.persons[:2]) and list(b.probabilities) == list(a.probabilities[:2])
-    assert {len(persons) for persons in every["persons"]} == {len(PERSONS)}
-
-
-def test_ranked_by_the_answers_a_gallery_has_the_scores_of_its_run(made_up):
-    """The mAP of a run, from what is predicted of its gallery alone and another library's average precision."""
+def test_a_gallery_ranked_by_its_predictions_has_the_ap_of_its_run(made_up):
+    """The AP of a run, computed from the predictions of its gallery by scikit-learn."""
     clips = made_up(spread=1.5)
     evaluation = {"faces": 5, "k": 10_000}
     small = {"aggregation_options": {"clusters": 3}, "modalities": ["audio"], "hidden": 13}
@@ -93,7 +77,7 @@ def test_ranked_by_the_answers_a_gallery_has_the_scores_of_its_run(made_up):
     assert 0.2 < run.mean_ap < 0.99, "too easy or too hard to tell"
 
 
-def test_batches_come_as_they_are_asked_for(clips, monkeypatch):
+def test_batches_are_computed_on_demand(clips, monkeypatch):
     opened = made(clips)
     at_once = whole(predict(opened, clips))
     monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 10)
@@ -111,15 +95,10 @@ def test_batches_come_as_they_are_asked_for(clips, monkeypatch):
             assert list(a) == pytest.approx(list(b), rel=1e-5) if column != "persons" else list(a) == list(b)
 
 
-def test_no_clip_at_all_is_no_row(clips, tmp_path):
-    table = pq.read_table(write(predict(made(clips), part(clips, [])), tmp_path / "a.parquet"))
-    assert table.schema == SCHEMA and len(table) == 0
-
-
-def test_a_model_that_gives_no_numbers_is_refused(clips):
+def test_a_model_that_gives_nan_is_refused(clips):
     opened = made(clips, run="0a1b")
     opened.model.classifier[1].running_var.fill_(-1)
-    with pytest.raises(PredictionError, match=r"^model: run '0a1b' gives no numbers, expected prob"):
+    with pytest.raises(PredictionError, match=r"^model: run '0a1b' gives NaN or infinity, expected prob"):
         next(predict(opened, clips))
 
 
@@ -129,7 +108,7 @@ def test_a_model_that_gives_no_numbers_is_refused(clips):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("at_once", [1, 20, 10_000])
 def test_the_weights_are_those_of_the_faces_of_a_clip_in_their_order(clips, aggregation, at_once, monkeypatch):
-    """As the aggregation weighs the faces of one clip without a mask; 1 and 20 faces at once make other pieces."""
+    """As the aggregation weights the faces of a single clip without a mask, whatever number is computed at once."""
     monkeypatch.setattr(prediction, "FACES_AT_ONCE", at_once)
     monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 17)
     opened = made(clips, aggregation)
@@ -144,36 +123,21 @@ def test_the_weights_are_those_of_the_faces_of_a_clip_in_their_order(clips, aggr
             np.testing.assert_allclose(row.weights, expected, rtol=1e-5)
 
 
-def test_a_clip_without_a_face_is_judged_by_the_rest(clips):
+# --- Clips that lack a modality ---
+
+
+def test_a_missing_modality_is_absent_in_every_clip(clips):
     opened = made(clips)
-    table = whole(predict(opened, clips))
-    deaf = replace(clips, modalities=clips.modalities | {"audio": absent(clips.modalities["audio"])})
-    without = whole(predict(opened, deaf))
-    bare = [v for v in range(len(clips)) if clips.counts[v] == 0 and clips.modalities["audio"].present[v]]
-    assert bare and all(list(table["probabilities"][v]) != list(without["probabilities"][v]) for v in bare)
-
-
-# --- What clips lack ---
-
-
-def absent(modality):
-    return Modality(modality.vectors, torch.zeros_like(modality.present))
-
-
-def test_clips_without_a_modality_are_clips_that_each_lack_it(clips):
-    opened = made(clips)
-    fewer = replace(clips, modalities={"body": clips.modalities["body"]})
-    fitted, lacking = fitting(fewer, opened.card)
-    assert lacking == ["audio"]
-    deaf = replace(clips, modalities=clips.modalities | {"audio": absent(clips.modalities["audio"])})
-    assert pa.concat_tables(predict(opened, fitted)).equals(pa.concat_tables(predict(opened, deaf)))
-    assert fitting(clips, opened.card)[1] == []
-
-
-def test_what_the_model_does_not_know_is_left_alone(clips):
-    opened = made(clips, modalities=("body",))
-    fitted, lacking = fitting(clips, opened.card)
-    assert lacking == [] and len(whole(predict(opened, fitted))) == len(clips)
+    fitted, lacking = fitting(replace(clips, modalities={"body": clips.modalities["body"]}), opened.card)
+    assert lacking == ["audio"] and fitting(clips, opened.card)[1] == []
+    audio = clips.modalities["audio"]
+    deaf = replace(
+        clips, modalities=clips.modalities | {"audio": Modality(audio.vectors, torch.zeros_like(audio.present))}
+    )
+    found, expected, heard = (whole(predict(opened, each)) for each in (fitted, deaf, clips))
+    assert found["probabilities"].map(list).tolist() == expected["probabilities"].map(list).tolist()
+    faceless = ((clips.counts == 0) & audio.present).nonzero().flatten().tolist()  # predicted from the modalities alone
+    assert faceless and all(list(heard["probabilities"][v]) != list(found["probabilities"][v]) for v in faceless)
 
 
 @pytest.mark.parametrize(
@@ -201,10 +165,12 @@ def test_parquet_and_json_lines_hold_the_same(clips, tmp_path):
     assert pq.read_table(parquet).to_pylist() == rows and pq.read_schema(parquet).equals(SCHEMA)
     assert [json.loads(line) for line in lines.read_text().splitlines()] == rows
     assert done == [len(clips)] and sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "a.parquet"]
+    empty = pq.read_table(write(predict(opened, part(clips, [])), tmp_path / "a.parquet"))
+    assert empty.schema == SCHEMA and len(empty) == 0
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
-def test_what_fails_on_the_way_leaves_the_earlier_file(clips, tmp_path, ending):
+def test_a_failure_leaves_the_earlier_file(clips, tmp_path, ending):
     def broken():
         yield next(predict(made(clips), clips))
         raise RuntimeError("the device is gone")
@@ -216,7 +182,7 @@ def test_what_fails_on_the_way_leaves_the_earlier_file(clips, tmp_path, ending):
     assert place.read_bytes() == b"earlier" and list(tmp_path.iterdir()) == [place]
 
 
-def test_a_bad_place_is_refused_before_anything_is_worked_out(tmp_path):
+def test_a_bad_place_is_refused_before_anything_is_computed(tmp_path):
     def never():
         raise AssertionError("it began")
         yield
@@ -233,7 +199,7 @@ def test_a_bad_place_is_refused_before_anything_is_worked_out(tmp_path):
 
 
 def famf(*arguments):
-    """The command, with the sentence of an error at the end of what it says."""
+    """The result of the command, and its messages, the sentence of an error last."""
     done = CliRunner().invoke(app, list(map(str, arguments)))
     assert done.exception is None or isinstance(done.exception, SystemExit | ValueError), done.exception
     return done, f"{done.stderr}{done.exception or ''}".strip()
@@ -246,14 +212,14 @@ def kept(clips, tmp_path):
     return clips.save(tmp_path / "clips"), checkpoint.save(tmp_path / "model.safetensors", opened.model, opened.card)
 
 
-def test_the_command_writes_what_the_model_says(clips, kept, tmp_path):
+def test_the_command_writes_the_predictions(clips, kept, tmp_path):
     folder, model = kept
     done, said = famf("predict", model, folder, "--top", 2, "--out", tmp_path / "out.parquet")
     assert done.exit_code == 0 and said == "" and done.stdout == f"{tmp_path / 'out.parquet'}\n"
     assert pq.read_table(tmp_path / "out.parquet").equals(pa.concat_tables(predict(made(clips), clips, 2)))
 
 
-def test_without_a_file_it_prints_a_line_a_clip(clips, kept):
+def test_without_a_file_it_prints_one_line_per_clip(clips, kept):
     done, _ = famf("predict", kept[1], kept[0], "--top", 1)
     row = pa.concat_tables(predict(made(clips), clips, 1)).to_pylist()[1]
     weights = " ".join(f"{weight:.2f}" for weight in row["weights"])
@@ -274,7 +240,7 @@ def test_it_says_so_when_the_clips_lack_a_modality(clips, kept, tmp_path):
     [
         (("nothing", "{clips}"), "run: 'nothing' is not known, expected one of the 0 in "),
         (("{model}", "nothing"), "dataset: 'nothing' is not known, expected one of synthetic, "),
-        (("{clips}/clips.parquet", "{clips}"), "clips.parquet: no saved model can be opened here ("),
+        (("{clips}/clips.parquet", "{clips}"), "clips.parquet: this is not a saved model ("),
         (("{model}", "{clips}", "--out", "a.csv"), "a.csv: ends in '.csv', expected .parquet or .jsonl"),
         (("{model}", "{clips}", "--out", "{model}/a.jsonl"), "a.jsonl: cannot be written ("),
         (("{model}", "{clips}", "--device", "abacus"), "device: 'abacus' cannot be used here"),

@@ -1,4 +1,4 @@
-"""The floor of a training: operations against counts by hand, bytes against sizes by hand, times against both."""
+"""The roofline model of a training, compared with FLOPs and bytes counted by hand."""
 
 import pytest
 
@@ -21,8 +21,8 @@ LAYERS = ((T * D, H), (H, H), (H, C))
 
 def test_operations_are_those_of_the_equations():
     parts = roofline.of_step(MODEL, TRAINING, SIZE, B)
-    # Scores of clusters and the sum over faces, a product each; nobody asks for a gradient of the faces. φ is a product
-    # of the centres with a vector, whose gradient goes to both.
+    # Two products, for the scores of the clusters and for the sum over faces, without a gradient of the faces. φ is a
+    # product of the centres with a vector, and both have a gradient.
     assert parts["aggregation"].flops == 2 * (2 * B * N * D * K) * 2 + 3 * 2 * K * D
     # Projected voice (its vectors need no gradient); two convolutions, the Gram matrix, the sum, with all gradients.
     voice = 2 * 2 * B * AUDIO * D
@@ -32,7 +32,7 @@ def test_operations_are_those_of_the_equations():
     assert [name for name, work in parts.items() if work.flops == 0] == ["sampling", "loss", "optimiser"]
 
 
-def test_without_anything_to_learn_before_it_the_classifier_is_asked_for_less():
+def test_a_classifier_without_weights_before_it_needs_no_gradient_of_its_inputs():
     model = ModelConfig(aggregation="mean", fusion="concat", modalities=(), hidden=H)
     parts = roofline.of_step(model, TRAINING, SIZE, B)
     forward = [2 * B * D * H, 2 * B * H * H, 2 * B * H * C]
@@ -41,7 +41,7 @@ def test_without_anything_to_learn_before_it_the_classifier_is_asked_for_less():
 
 
 @pytest.mark.parametrize(("precision", "element"), [("bfloat16", 2), ("float32", 4)])
-def test_bytes_are_what_comes_in_and_what_stays(precision, element):
+def test_bytes_are_those_of_inputs_and_results(precision, element):
     training = TRAINING.model_copy(update={"precision": precision})
     parts = roofline.of_step(MODEL, training, SIZE, B)
     assert parts["sampling"].bytes == (2 + element) * B * (N * D + AUDIO)
@@ -77,6 +77,6 @@ def test_the_longer_of_products_and_bytes_decides():
     assert (Work(7, 11, True) * 3) == Work(21, 33, True)
 
 
-def test_the_precision_has_to_be_said():
+def test_precision_auto_is_refused():
     with pytest.raises(ValueError, match=r"^precision: 'auto' found, expected float32 or bfloat16$"):
         roofline.of_step(MODEL, TrainingConfig(), SIZE, B)
