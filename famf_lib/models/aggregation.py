@@ -209,7 +209,10 @@ class NeXtVLAD(Aggregation):
         clusters: K.
         expansion: λ.
         groups: G, a divisor of λD. The default is the greatest common divisor of 8 and λD.
-        normalisation: as for NetVLAD. It was published with cluster, followed by batch normalisation.
+        normalisation: as for NetVLAD. It was published with cluster.
+        batch_norm: whether the assignment logits and the aggregated vector are batch-normalised, as published
+            (``cluster_bn`` and ``vlad_bn`` in the authors' code, from which ε is). As there, masked faces enter the
+            statistics of the former as zero vectors. The momentum is that of the paper's classifier (Sec. 4.3).
     """
 
     def __init__(
@@ -219,6 +222,7 @@ class NeXtVLAD(Aggregation):
         expansion: Count = 2,
         groups: Count | None = None,
         normalisation: Normalisation = "none",
+        batch_norm: bool = False,
     ):
         super().__init__(dim)
         expanded = _positive(expansion, "expansion") * dim
@@ -229,14 +233,19 @@ class NeXtVLAD(Aggregation):
         self.width = expanded // groups
         self.expand = nn.Linear(dim, expanded)
         self.attention = nn.Linear(expanded, groups)
-        self.assignment = nn.Linear(expanded, groups * clusters)
+        self.assignment = nn.Linear(expanded, groups * clusters, bias=not batch_norm)  # batch_norm has its own bias
         self.centres = nn.Parameter(torch.randn(clusters, self.width) / math.sqrt(self.width))
+        self.assignment_norm = nn.BatchNorm1d(groups * clusters, eps=1e-3, momentum=0.1) if batch_norm else None
+        self.token_norm = nn.BatchNorm1d(clusters * self.width, eps=1e-3, momentum=0.1) if batch_norm else None
 
     def assign(
         self, expanded: Float[Tensor, "B N E"], mask: Bool[Tensor, "B N"] | None
     ) -> Float[Tensor, "B N {self.groups} {self.tokens}"]:
         """α_gk(x_i) of each group times the attention of the group: the weights of the sum."""
-        alpha = self.assignment(expanded).unflatten(-1, (self.groups, self.tokens)).softmax(dim=-1)
+        logits = self.assignment(expanded)  # (B, N, G·K)
+        if self.assignment_norm is not None:
+            logits = self.assignment_norm(logits.flatten(0, 1)).view_as(logits)
+        alpha = logits.unflatten(-1, (self.groups, self.tokens)).softmax(dim=-1)
         alpha = alpha * self.attention(expanded).sigmoid()[..., None]
         return alpha if mask is None else alpha * mask[..., None, None]
 
@@ -248,7 +257,12 @@ class NeXtVLAD(Aggregation):
         v = v.to(self.centres.dtype) - alpha.sum(dim=1)[..., None] * self.centres
         if self.normalisation.startswith("cluster"):
             v = normalise(v)
-        return _whole(v) if self.normalisation.endswith("whole") else v
+        v = _whole(v) if self.normalisation.endswith("whole") else v
+        if self.token_norm is not None:
+            v = self.token_norm(v.flatten(1)).view_as(v)
+            seen = x.new_ones(len(x)) * (x.shape[1] > 0) if mask is None else mask.any(dim=1)
+            v = v * seen[:, None, None]  # the normalisation's bias is not a face
+        return v
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
         """The attention of a face, averaged over its groups (the softmax over clusters sums to 1)."""
