@@ -94,7 +94,7 @@ def test_how_far_verdicts_reach_depends_on_the_data():
     paper, other, both = (verdicts.reach(names) for names in (["iqiyi"], ["synthetic"], ["synthetic", "iqiyi"]))
     assert "are not among the datasets" in other and "paper's own data" in paper and paper in both
     assert "other data" in both and "other data" not in paper
-    assert "same data" in report.beside_paper("iqiyi") and "cannot be compared" in report.beside_paper("imfdb")
+    assert "same data" in report.beside_paper("iqiyi") and "not the dataset of this page" in report.beside_paper("imfdb")
 
 
 def test_paper_differences_are_the_papers(made_results):
@@ -222,7 +222,7 @@ def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch
     parts = verdicts.parts([*rows, *absent])
     assert len(parts) == sum(len(row.parts) for row in rows) and set(parts["dataset"]) == {"synthetic"}
     told = verdicts.counts([*rows, *absent])
-    assert told.startswith("On synthetic, of 3 claims, ") and "imfdb" not in told
+    assert told.startswith("On synthetic, ") and "of 3 claims hold" in told and "imfdb" not in told
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 0), (1, 1), (31, 5)])
@@ -249,8 +249,8 @@ def test_what_holds_is_named_with_what_is_to_be_said_of_it():
         for number, parts in (("2", (large,)), ("7", (small,)), ("9", (large, small)), ("10", (part(-0.03),)))
     ]
     assert verdicts.counts(entries) == (
-        "On chimera, of 4 claims, 3 hold (no. 2; no. 7, below the margin; no. 9, below the margin), "
-        "1 does not hold, 0 cannot be told."
+        "On chimera, 3 of 4 claims hold (no. 2; no. 7, below the margin; no. 9, below the margin), "
+        "1 does not hold, and 0 are inconclusive."
     )
 
 
