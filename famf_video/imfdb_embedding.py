@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import Float, Float32, UInt8
 
-from famf_lib.data import imfdb, imported
+from famf_lib.data import datasets, imfdb, imported
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.imfdb import FIELDS, UNALIGNED
 from famf_lib.support import rasters
@@ -116,7 +116,7 @@ def import_pictures(
     Raises:
         ValueError: the name is taken or invalid, or the archive cannot be used.
     """
-    folder = imported.free(name, replacing)
+    folder = datasets.folder_for_import(name, replacing)
     if not Path(source).exists():
         raise imfdb.ImfdbError(f"{source}: there is no such file, expected {imfdb.ARCHIVE} or the folder {imfdb.TOP}")
     total = sum(1 for _ in imfdb.all_pictures(source))  # an extra pass of about a second, for the progress bar

@@ -7,6 +7,7 @@ user's own features are *imported* once by a command, under a name (see ``import
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from filelock import FileLock
 
@@ -97,3 +98,17 @@ def get(name: str) -> Dataset:
 def load(name: str, profile: str = "standard") -> ClipSet:
     """Loads a dataset by name: ``get(name).load(profile)``."""
     return get(name).load(profile)
+
+
+def folder_for_import(name: str, replacing: bool = False) -> Path:
+    """The folder for a new import of that name.
+
+    Raises:
+        ImportedError: a dataset of the book has the name, or another import has it and is not to be replaced.
+    """
+    folder = imported.place(name)
+    if name in (*DATASETS, iqiyi.NAME):
+        raise imported.ImportedError(f"name: {name!r} is a dataset of the book, expected another name")
+    if name in imported.names() and not replacing:
+        raise imported.ImportedError(f"name: there is an import {name!r} already, expected another name, or --replace")
+    return folder

@@ -29,22 +29,6 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in (store() / "imported").glob("[a-z]*/arrays.safetensors"))
 
 
-def free(name: str, replacing: bool = False) -> Path:
-    """The folder for a new import of that name.
-
-    Raises:
-        ImportedError: a dataset of the book has the name, or another import that is not to be replaced.
-    """
-    from famf_lib.data import datasets  # imports this module
-
-    folder = place(name)
-    if name in (*datasets.DATASETS, datasets.iqiyi.NAME):
-        raise ImportedError(f"name: {name!r} is a dataset of the book, expected another name")
-    if name in names() and not replacing:
-        raise ImportedError(f"name: there is an import {name!r} already, expected another name, or --replace")
-    return folder
-
-
 def open(name: str) -> ClipSet:
     """Opens an import; the same object is returned again unless the import has changed.
 

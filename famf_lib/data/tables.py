@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float16, Int
 from pyarrow import types as kinds
 
-from famf_lib.data import imported, npz
+from famf_lib.data import datasets, imported, npz
 from famf_lib.data.clipset import HELD, SPLITS, ClipSet, held, sha256
 from famf_lib.data.doubtful_names import doubts, misspelt
 from famf_lib.data.table_files import NpzTable, ParquetTable, Table, TableError
@@ -62,7 +62,7 @@ def import_tables(
     """
     source = Path(source)
     name = name or (source.resolve().stem if source.is_file() else source.resolve().name)
-    place = imported.free(name, replacing)
+    place = datasets.folder_for_import(name, replacing)
     clipset = build(source, say)
     replace(clipset, info={"dataset": name} | clipset.info).save(place)
     return imported.open(name)
