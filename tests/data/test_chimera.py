@@ -82,9 +82,6 @@ def films_of_an_utterance(clipset: ClipSet) -> pd.Series:
     return clipset.clips[["utterance", "person", "group"]].drop_duplicates().groupby("utterance").size()
 
 
-# --- joining ---------------------------------------------------------------------------------------------------------
-
-
 def test_what_was_joined_is_counted(faces, utterances):
     clipset = chimera.build(faces, utterances)
     assert clipset.info["dataset"] == "chimera" and clipset.info["faces"] == faces.info
@@ -208,8 +205,6 @@ def test_a_film_has_a_stretch_of_the_video_and_none_is_wasted(clips, more, seed)
     assert len(set(place)) == min(utterances, len(films))  # nothing twice that need not be
 
 
-# --- bad input: one sentence each ------------------------------------------------------------------------------------
-
 FINE = spoken({"ann": 3, "bob": 4})
 
 
@@ -247,9 +242,6 @@ def test_bad_utterances(faces, utterances, changed, sentence):
 def test_nobody_with_two_films(utterances):
     with pytest.raises(ChimeraError, match="0 persons with two films or more and 4 speakers, expected"):
         chimera.build(filmed({"Asha": [3], "Birju": [2]}), utterances)
-
-
-# --- where the files lie ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -297,9 +289,6 @@ def test_the_dataset_is_made_once_and_again_when_a_file_changes(world, home):
     other = chimera.key("quick")
     world.embeddings(home / "imfdb", scores={world.pictures[0]: 0.1})
     assert len({key, other, chimera.key("quick")}) == 3
-
-
-# --- the real data ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

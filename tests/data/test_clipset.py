@@ -42,9 +42,6 @@ def build(**changed):
     return ClipSet.build(**(parts() | changed))
 
 
-# --- What it holds ---
-
-
 def test_it_holds_what_it_was_built_from():
     given, clips = parts(), build()
     assert len(clips) == 3 and clips.dim == D
@@ -72,9 +69,6 @@ def test_to_moves_every_array_and_nothing_else():
     moved = build().to("meta")
     assert {t.device.type for t in (moved.faces, moved.offsets, *vars(moved.modalities["audio"]).values())} == {"meta"}
     assert moved.fingerprint == build().fingerprint
-
-
-# --- On disk ---
 
 
 def test_what_is_saved_is_what_is_opened(tmp_path):
@@ -151,9 +145,6 @@ def test_a_rename_that_fails_puts_the_old_one_back(tmp_path, monkeypatch, kind):
     assert (target / "inside" if kind == "folder" else target).read_text() == "new"
 
 
-# --- The fingerprint ---
-
-
 def changed_clips(row, column, value):
     clips = parts()["clips"]
     clips.loc[row, column] = value
@@ -213,9 +204,6 @@ def test_neither_absent_vectors_nor_the_order_of_modalities_are_in_the_fingerpri
     assert build(modalities={"audio": (vectors, present)}).fingerprint == build().fingerprint
     two = {"a": (np.ones((3, A)), np.ones(3)), "b": (np.zeros((3, A)), np.ones(3))}
     assert build(modalities=two).fingerprint == build(modalities=dict(reversed(two.items()))).fingerprint
-
-
-# --- What is refused ---
 
 
 def spoilt(value, row=3):
@@ -301,9 +289,6 @@ def test_files_that_do_not_fit_give_their_sentence(tmp_path, monkeypatch, name, 
     with pytest.raises(ClipSetError) as refusal:
         ClipSet.open(tmp_path / "set")
     assert str(refusal.value) == f"{tmp_path}/set{sentence}"
-
-
-# --- written piece by piece ---
 
 
 def columns_of(clips):

@@ -259,9 +259,6 @@ def test_nothing_is_written_wherever_a_path_points(tmp_path):
     assert sorted(p.name for p in tmp_path.parent.rglob("*")) == before
 
 
-# --- bad input: one sentence each ------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def small(tmp_path) -> tuple[World, Path, Path]:
     world = World()
@@ -345,9 +342,6 @@ def test_bad_embeddings(small, changed, sentence):
     assert str(embeddings) in str(error.value) and "\n" not in str(error.value)
 
 
-# --- where the files lie ---------------------------------------------------------------------------------------------
-
-
 def test_absence_says_what_is_missing_and_where_it_was_looked_for(small, tmp_path, monkeypatch):
     world, source, embeddings = small
     monkeypatch.setenv("FAMF_DATA", str(tmp_path / "data"))
@@ -385,9 +379,6 @@ def test_key_changes_with_the_files_and_not_with_the_profile(small, tmp_path, mo
     world.film("Asha", "Nayak", [1, 2, 3])
     getattr(world, kind)(home)
     assert imfdb.key("quick") not in (key, other)
-
-
-# --- the real data ---------------------------------------------------------------------------------------------------
 
 
 def test_published_counts_and_disjoint_films(real_imfdb):

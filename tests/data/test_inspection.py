@@ -43,9 +43,6 @@ def saved(tmp_path, **changed):
     return counted(**changed).save(tmp_path / "set")
 
 
-# --- What is in it ---
-
-
 def test_the_summary_says_what_is_in_it(tmp_path):
     clipset = ClipSet.open(saved(tmp_path))
     text = inspection.summary(clipset, "counted by hand")
@@ -82,9 +79,6 @@ def test_a_clipset_without_faces_or_a_folder_has_a_summary_too():
 def test_norms_are_the_lengths_of_all_faces(monkeypatch):
     monkeypatch.setattr(inspection, "PIECE", 3)
     np.testing.assert_allclose(inspection.norms(counted()), np.arange(1, 12), rtol=1e-3)
-
-
-# --- Whether it is what was saved ---
 
 
 def test_what_was_saved_has_no_faults(tmp_path):
@@ -180,9 +174,6 @@ def test_files_that_cannot_be_read_are_faults_and_no_more(name, content, tmp_pat
     (folder / name).write_bytes(content)
     found = inspection.faults(folder)
     assert len(found) == 2 and all(len(fault.splitlines()) == 1 for fault in found)
-
-
-# --- The commands ---
 
 
 def famf(*arguments):

@@ -37,9 +37,6 @@ def sentence(read, path, *arguments):
     return said.removeprefix(str(path))
 
 
-# --- What is right ---
-
-
 def test_each_kind_of_line_is_read_as_it_stands(file):
     expected = {"IQIYI_VID_TRAIN_0000007": "11", "IQIYI_VID_TRAIN_00000007": "2", "IQIYI_VID_TRAIN_0000003": "11"}
     assert list(read_train(file(TRAIN)).items()) == list(expected.items())  # 7 and 8 digits are different names
@@ -73,8 +70,6 @@ def test_ids_run_from_1_to_10034(file, person):
     assert read_train(file(f"a.mp4 {person}\n".encode())) == {"a": person}
     assert read_val(file(f"{person} a.mp4 \n".encode())) == {person: ["a"]}
 
-
-# --- Faults: (reader, the second of three lines, what is said, the kind, what is read without it) ---
 
 LONG = "x" * 300
 FAULTS = [
@@ -203,8 +198,6 @@ def test_a_line_without_end_is_not_read_whole(tmp_path, read, faults):
     assert f"{path}, line 1: more than 1,048,576 bytes without a line end found, expected " in said
     assert int(kilobytes) < 1 << 16
 
-
-# --- Whatever the bytes ---
 
 WORDS = st.sampled_from(
     [b"1", b"2", b"10034", b"10035", b"0", b"a.mp4", b"b.mp4", b"a", b".mp4", b" ", b"\n", b"\r\n", b"\t", b"\xff"]

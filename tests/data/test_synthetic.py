@@ -30,9 +30,6 @@ def clip_of_face(clipset):
     return np.repeat(np.arange(len(clipset)), clipset.counts.numpy())
 
 
-# --- published -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seed", [0, 7])
 def test_clips_a_person_at_full_size_are_the_published_ones(seed):
     counts = synthetic._clips_per_person(IQIYI["persons"], np.random.default_rng(seed))
@@ -78,9 +75,6 @@ def test_quality_detection_score_and_norm_have_the_published_ranges(large):
     assert np.median(norm[table["quality"] < IQIYI["quality"]["poor_below"][0]]) < least
 
 
-# --- measured --------------------------------------------------------------------------------------------------------
-
-
 def test_quality_shows_in_the_vectors_as_on_imfdb(vectors):
     ours = quality.by_fifth(vectors)
     for column, measured in synthetic.IMFDB_BY_FIFTH.items():
@@ -120,8 +114,6 @@ def test_what_made_a_face_poor_shows_in_its_direction_a_little(vectors):
 
     assert 0.8 < toward(dark, blurred) < min(toward(dark[::2], dark[1::2]), toward(blurred[::2], blurred[1::2]))
 
-
-# --- properties ------------------------------------------------------------------------------------------------------
 
 configs = st.builds(SyntheticConfig, persons=st.integers(2, 23), dim=st.integers(8, 13), seed=st.integers(0, 2**70))
 
@@ -232,9 +224,6 @@ def test_the_length_of_vectors_decides_nothing_else():
     assert short.clips.equals(long.clips) and short.face_columns().equals(long.face_columns())
 
 
-# --- other people, and the other modalities --------------------------------------------------------------------------
-
-
 def unit(vectors):
     return torch.nn.functional.normalize(vectors.float(), dim=1)
 
@@ -334,9 +323,6 @@ def test_identity_noise_sets_how_hard_it_is():
     made = (generate(replace(config, identity_noise=noise)) for noise in (0.0, 1.0, 3.0))
     easy, middle, hard = (quality.who_is_it(clipset, queries=997).mean() for clipset in made)
     assert easy > 0.95 and hard < 0.25 and hard + 0.2 < middle < easy - 0.1
-
-
-# --- refusals --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
