@@ -232,15 +232,17 @@ def test_bad_utterances(faces, utterances, changed, sentence):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    folder = tmp_path / "data"
-    monkeypatch.setenv("FAMF_DATA", str(folder))
-    return folder
+    """Where the files of either are looked for, without any."""
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path / "data"))
+    for name in ("mosi", "imfdb"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    return tmp_path / "data"
 
 
 def test_absence_names_what_is_missing_of_either(world, home):
     both = chimera.absence()
     assert "utterances.npz not found in" in both and str(home / "mosi") in both and "IMFDB_final.tar.gz" in both
-    (home / "mosi").mkdir(parents=True)
+    assert "\n" not in both and "README" in both
     np.savez(home / "mosi" / chimera.UTTERANCES, **spoken(SPEAKERS))
     assert "utterances.npz" not in chimera.absence() and "mobilefacenet128.npz" in chimera.absence()
     with pytest.raises(datasets.DatasetAbsent, match=r"chimera: its faces, imfdb: the archive IMFDB_final.tar.gz"):
@@ -248,18 +250,14 @@ def test_absence_names_what_is_missing_of_either(world, home):
     for entry in (chimera.key, chimera.make):
         with pytest.raises(ChimeraError, match="its faces"):
             entry("quick")
-    (home / "imfdb").mkdir()
     world.archive(home / "imfdb")
     world.embeddings(home / "imfdb")
     assert chimera.absence() is None
     (home / "mosi" / chimera.UTTERANCES).unlink()
     assert "utterances.npz" in chimera.absence() and "imfdb" not in chimera.absence().replace(str(home), "")
-    assert "\n" not in both and "README" in both
 
 
 def test_the_dataset_is_made_once_and_again_when_a_file_changes(world, home):
-    for name in ("mosi", "imfdb"):
-        (home / name).mkdir(parents=True)
     said = home / "mosi" / chimera.UTTERANCES
     np.savez(said, **spoken(SPEAKERS))
     world.archive(home / "imfdb")

@@ -89,11 +89,6 @@ def test_persons_differ_along_as_many_directions_as_on_imfdb():
     assert quality.effective_dimension(persons) == pytest.approx(synthetic.IMFDB_DIMENSION, rel=0.15)
 
 
-def test_the_parts_of_a_face_leave_room_for_noise():
-    rho, kappa, eta = synthetic._strengths(np.linspace(-7, 7, 4001))
-    assert (np.diff(rho) > 0).all() and (np.diff(kappa) < 0).all() and (eta**2 > 0.15).all()
-
-
 def test_poor_faces_are_farther_from_their_person(vectors):
     by_quality = quality.by_fifth(vectors, "quality")
     assert by_quality["cos_person"].is_monotonic_increasing and by_quality["norm"].is_monotonic_increasing
