@@ -24,13 +24,8 @@ def parts():
         "faces": rng.normal(size=(sum(COUNTS), D)).astype(np.float32),
         "counts": np.array(COUNTS),
         "clips": pd.DataFrame(
-            {
-                "name": ["x", "y", "z"],
-                "person": ["ann", None, "bob"],
-                "split": ["train", "val", "val"],
-                "group": ["film", None, "film"],
-                "year": [1999, 2001, 2010],
-            }
+            [("x", "ann", "train", "film", 1999), ("y", None, "val", None, 2001), ("z", "bob", "val", "film", 2010)],
+            columns=["name", "person", "split", "group", "year"],
         ),
         "face_table": pd.DataFrame({"frame": range(sum(COUNTS)), "quality": rng.random(sum(COUNTS))}),
         "modalities": {"audio": (rng.normal(size=(3, A)), np.array([True, False, True]))},
@@ -40,9 +35,6 @@ def parts():
 
 def build(**changed):
     return ClipSet.build(**(parts() | changed))
-
-
-# --- What it holds ---
 
 
 def test_it_holds_what_it_was_built_from():
@@ -72,9 +64,6 @@ def test_to_moves_every_array_and_nothing_else():
     moved = build().to("meta")
     assert {t.device.type for t in (moved.faces, moved.offsets, *vars(moved.modalities["audio"]).values())} == {"meta"}
     assert moved.fingerprint == build().fingerprint
-
-
-# --- On disk ---
 
 
 def test_what_is_saved_is_what_is_opened(tmp_path):
@@ -151,9 +140,6 @@ def test_a_rename_that_fails_puts_the_old_one_back(tmp_path, monkeypatch, kind):
     assert (target / "inside" if kind == "folder" else target).read_text() == "new"
 
 
-# --- The fingerprint ---
-
-
 def changed_clips(row, column, value):
     clips = parts()["clips"]
     clips.loc[row, column] = value
@@ -166,6 +152,13 @@ def one_bit():
     return {"faces": faces}
 
 
+(AUDIO, FLAGS), CLIPS = parts()["modalities"]["audio"], parts()["clips"]
+
+
+def audio(vectors, flags):
+    return {"modalities": {"audio": (vectors, flags)}}
+
+
 MATTERS = {
     "one bit of a face": one_bit(),
     "the counts": {"counts": np.array([2, 1, 2])},
@@ -176,13 +169,11 @@ MATTERS = {
     "a person called nan": changed_clips(1, "person", "nan"),
     "a split": changed_clips(0, "split", "val"),
     "a group": changed_clips(0, "group", "other"),
-    "a presence": {"modalities": {"audio": (parts()["modalities"]["audio"][0], np.ones(3))}},
-    "a modality's vector": {
-        "modalities": {"audio": (parts()["modalities"]["audio"][0] + 1, np.array([True, False, True]))}
-    },
-    "a modality's name": {"modalities": {"sound": parts()["modalities"]["audio"]}},
+    "a presence": audio(AUDIO, np.ones(3)),
+    "a modality's vector": audio(AUDIO + 1, FLAGS),
+    "a modality's name": {"modalities": {"sound": (AUDIO, FLAGS)}},
     "no modality": {"modalities": {}},
-    "names in another order": {"clips": parts()["clips"].assign(name=["y", "x", "z"])},
+    "names in another order": {"clips": CLIPS.assign(name=["y", "x", "z"])},
 }
 
 
@@ -191,44 +182,30 @@ def test_the_fingerprint_changes_with_whatever_a_result_depends_on():
     assert len(set(found.values())) == len(found), found
 
 
+TWO = {"a": (np.ones((3, A)), np.ones(3)), "b": (np.zeros((3, A)), np.ones(3))}
+
+
 @pytest.mark.parametrize(
-    "changed",
+    ("one", "other"),
     [
-        {},
-        {"info": {"another": "source"}},
-        {"face_table": pd.DataFrame(index=range(5))},
-        {"clips": parts()["clips"].drop(columns="year")},
-        {"clips": parts()["clips"].set_index(pd.Index([7, 8, 9]))},
-        {"clips": parts()["clips"].astype({"person": "category"})},
+        ({}, {}),
+        ({}, {"info": {"another": "source"}}),
+        ({}, {"face_table": pd.DataFrame(index=range(5))}),
+        ({}, {"clips": CLIPS.drop(columns="year")}),
+        ({}, {"clips": CLIPS.set_index(pd.Index([7, 8, 9]))}),
+        ({}, {"clips": CLIPS.astype({"person": "category"})}),
+        ({}, audio(np.where(FLAGS[:, None], AUDIO, np.nan), FLAGS)),  # the vector of an absent one
+        ({"modalities": TWO}, {"modalities": dict(reversed(TWO.items()))}),
     ],
-    ids=["nothing", "info", "face columns", "other columns", "index", "dtype"],
 )
-def test_the_fingerprint_stays_with_what_no_result_depends_on(changed):
-    assert build(**changed).fingerprint == build().fingerprint
-
-
-def test_neither_absent_vectors_nor_the_order_of_modalities_are_in_the_fingerprint():
-    vectors, present = parts()["modalities"]["audio"]
-    vectors[1] = np.nan
-    assert build(modalities={"audio": (vectors, present)}).fingerprint == build().fingerprint
-    two = {"a": (np.ones((3, A)), np.ones(3)), "b": (np.zeros((3, A)), np.ones(3))}
-    assert build(modalities=two).fingerprint == build(modalities=dict(reversed(two.items()))).fingerprint
-
-
-# --- What is refused ---
+def test_the_fingerprint_stays_with_what_no_result_depends_on(one, other):
+    assert build(**one).fingerprint == build(**other).fingerprint
 
 
 def spoilt(value, row=3):
     faces = parts()["faces"]
     faces[row, 1] = value
     return {"faces": faces}
-
-
-(AUDIO, FLAGS), CLIPS = parts()["modalities"]["audio"], parts()["clips"]
-
-
-def audio(vectors, flags):
-    return {"modalities": {"audio": (vectors, flags)}}
 
 
 LARGEST = "as its largest number, expected " + HELD
@@ -303,9 +280,6 @@ def test_files_that_do_not_fit_give_their_sentence(tmp_path, monkeypatch, name, 
     assert str(refusal.value) == f"{tmp_path}/set{sentence}"
 
 
-# --- written piece by piece ---
-
-
 def columns_of(clips):
     return pa.Schema.from_pandas(clips.face_columns(), preserve_index=False)
 
@@ -335,23 +309,22 @@ def test_the_bad_row_is_counted_from_the_first_piece(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def add(out, whole, faces=slice(None), columns=slice(None)):
+    out.add(whole.faces[:, faces], whole.face_columns()[columns])
+
+
+def finish(out, whole, info=None):
+    out.finish(whole.counts.numpy(), whole.clips, whole.modalities, info)
+
+
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
-        (lambda out, w: out.add(w.faces[:, :-1], w.face_columns()), f"faces: {D - 1} numbers in row 0, expected {D}"),
-        (lambda out, w: out.add(w.faces, w.face_columns()[:4]), "face_table: 4 rows, expected one for each of 5 faces"),
-        (lambda out, w: out.add(w.faces, w.face_columns()), "the clips of its faces are missing"),
-        (
-            lambda out, w: out.finish(w.counts.numpy(), w.clips, w.modalities),
-            "counts: their sum is 5, expected the 0 rows of faces",
-        ),
-        (
-            lambda out, w: (
-                out.add(w.faces, w.face_columns()),
-                out.finish(w.counts.numpy(), w.clips, w.modalities, {"x": "y" * clipset.Writer.HEADER}),
-            ),
-            "info: 6",
-        ),
+        (lambda *it: add(*it, faces=slice(-1)), f"faces: {D - 1} numbers in row 0, expected {D}"),
+        (lambda *it: add(*it, columns=slice(4)), "face_table: 4 rows, expected one for each of 5 faces"),
+        (lambda *it: add(*it), "the clips of its faces are missing"),
+        (lambda *it: finish(*it), "counts: their sum is 5, expected the 0 rows of faces"),
+        (lambda *it: (add(*it), finish(*it, {"x": "y" * clipset.Writer.HEADER})), "info: 6"),
     ],
 )
 def test_half_a_clipset_does_not_come_into_being(tmp_path, mistake, sentence):
@@ -369,25 +342,22 @@ def spoils(row):
     return bool(lost or not np.isfinite(half).all())
 
 
-@pytest.mark.parametrize(
-    "row",
-    [[65504.0] * 7, [-65504.0] * 7, [np.inf, -np.inf, *[0.0] * 5], [np.nan] * 7, [65520.0, *[0.0] * 6], [0.0] * 7]
-    + [[1e-9] * 7, [-1e-9] * 7, [1e-5, *[0.0] * 6], [1.0, *[1e-9] * 6], [0.0] * 6 + [7e-8]],
-)
-def test_a_vector_that_rounding_would_spoil_is_not_held(row):
-    given = np.zeros((3, 7))
-    given[1] = row
+ROWS = [[65504.0] * 7, [-65504.0] * 7, [np.inf, -np.inf, *[0.0] * 5], [np.nan] * 7, [65520.0, *[0.0] * 6], [0.0] * 7]
+ROWS += [[1e-9] * 7, [-1e-9] * 7, [1e-5, *[0.0] * 6], [1.0, *[1e-9] * 6], [0.0] * 6 + [7e-8]]
+SETS = [np.array([[0.0] * 7, row, [0.0] * 7]) for row in ROWS]
+RANDOM = np.random.default_rng(3).normal(size=(29, 127))
+SETS += [RANDOM * norm / np.linalg.norm(RANDOM, axis=1, keepdims=True) for norm in (1e-9, 1e-7, 1e-6, 1e-3, 1.0, 1e3)]
+
+
+@pytest.mark.parametrize("given", SETS)
+def test_vectors_are_held_as_far_as_float16_keeps_their_directions(given):
     with np.errstate(over="ignore"):
         half = torch.from_numpy(given.astype(np.float16))
-    expected = [True, not spoils(given[1]), True]
+    expected = [not spoils(row) for row in given]
     assert clipset.held(half, given).tolist() == clipset.held(half, torch.from_numpy(given)).tolist() == expected
 
 
-@pytest.mark.parametrize("norm", [1e-9, 1e-7, 1e-6, 1e-3, 1.0, 1e3])
-def test_a_set_of_vectors_is_held_as_far_as_float16_keeps_their_directions(norm):
-    given = np.random.default_rng(3).normal(size=(29, 127))
-    given *= norm / np.linalg.norm(given, axis=1, keepdims=True)
-    found = clipset.held(torch.from_numpy(given.astype(np.float16)), given)
-    assert found.tolist() == [not spoils(row) for row in given]
-    if norm in (1e-7, 1e-6):  # given in float16 they have lost it already, and what is left of them tells as well
-        assert not clipset.held(torch.from_numpy(given.astype(np.float16))).all()
+@pytest.mark.parametrize("norm", [1e-7, 1e-6])
+def test_directions_lost_before_are_seen_in_what_is_left_of_them(norm):
+    given = RANDOM * norm / np.linalg.norm(RANDOM, axis=1, keepdims=True)
+    assert not clipset.held(torch.from_numpy(given.astype(np.float16))).all()

@@ -20,18 +20,12 @@ from famf_lib.data.clipset import FILES, ClipSet
 def counted(**changed):
     """Three persons, seven clips, eleven faces of lengths 1 to 11."""
     lengths = np.arange(1.0, 12.0)
+    clips = pd.DataFrame({"name": [*"abcdefg"], "person": ["ann", "bob", "cai", "ann", None, None, "bob"]})
+    clips["split"] = ["train", "train", "val", "val", "val", None, "test"]
     parts = {
         "faces": np.stack([0.6 * lengths, 0.8 * lengths, 0 * lengths], axis=1),
         "counts": np.array([0, 5, 1, 1, 2, 2, 0]),
-        "clips": pd.DataFrame(
-            {
-                "name": list("abcdefg"),
-                "person": ["ann", "bob", "cai", "ann", None, None, "bob"],
-                "split": ["train", "train", "val", "val", "val", None, "test"],
-                "group": ["one", "two", None, "one", None, None, "two"],
-                "year": 1999,
-            }
-        ),
+        "clips": clips.assign(group=["one", "two", None, "one", None, None, "two"], year=1999),
         "face_table": pd.DataFrame({"frame": range(11), "quality": 0.5}),
         "modalities": {"audio": (np.ones((7, 2)), np.array([1, 0, 0, 1, 1, 0, 0]))},
         "info": {"dataset": "counted", "cleaning": {"a": 1, "b": 2}},
@@ -41,9 +35,6 @@ def counted(**changed):
 
 def saved(tmp_path, **changed):
     return counted(**changed).save(tmp_path / "set")
-
-
-# --- What is in it ---
 
 
 def test_the_summary_says_what_is_in_it(tmp_path):
@@ -82,9 +73,6 @@ def test_a_clipset_without_faces_or_a_folder_has_a_summary_too():
 def test_norms_are_the_lengths_of_all_faces(monkeypatch):
     monkeypatch.setattr(inspection, "PIECE", 3)
     np.testing.assert_allclose(inspection.norms(counted()), np.arange(1, 12), rtol=1e-3)
-
-
-# --- Whether it is what was saved ---
 
 
 def test_what_was_saved_has_no_faults(tmp_path):
@@ -127,50 +115,53 @@ def test_checksums_that_say_something_else_are_faults(change, sentence, tmp_path
     assert any(sentence in fault for fault in inspection.faults(tmp_path / "set"))
 
 
-ARRAYS = [
-    (lambda a: a["faces"][3].mul_(2), "the contents have the fingerprint"),
-    (lambda a: a["faces"][4].fill_(torch.inf), "faces: row 4 has inf as its largest number"),
-    (lambda a: a["audio"][3].mul_(2), "the contents have the fingerprint"),
-    (lambda a: a["audio.present"][0].logical_not_(), "the contents have the fingerprint"),
-    (lambda a: a["offsets"][2].add_(1), "the contents have the fingerprint"),
-    (lambda a: a["offsets"][2].add_(7), "expected 0 or more"),
-    (lambda a: a["offsets"][0].add_(1), "counts: clip 0 has -1, expected 0 or more"),
-    (lambda a: a["offsets"][-1].add_(1), "counts: their sum is 12"),
-    (lambda a: a.update(faces=a["faces"].float()), ""),
-    (lambda a: a.update(offsets=a["offsets"].int()), ""),
-    (lambda a: a.pop("offsets"), "offsets"),
-    (lambda a: a.update({"audio.present": a["audio.present"][:6]}), "audio: "),
-]
+def of_arrays(change):
+    def changed(folder):
+        path = folder / "arrays.safetensors"
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        arrays = {name: array.clone() for name, array in load_file(path).items()}
+        change(arrays)
+        save_file(arrays, path, metadata)
+
+    return changed
 
 
-@pytest.mark.parametrize(("change", "sentence"), ARRAYS)
-def test_contents_that_differ_are_found_without_checksums(change, sentence, tmp_path):
-    path = saved(tmp_path) / "arrays.safetensors"
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    arrays = {name: array.clone() for name, array in load_file(path).items()}
-    change(arrays)
-    save_file(arrays, path, metadata)
-    (path.parent / "SHA256SUMS").unlink()
-    found = inspection.faults(path.parent)
-    assert len(found) == 1 and found[0].startswith(str(path.parent)) and sentence in found[0]
+def of_clips(**columns):
+    def changed(folder):
+        pd.read_parquet(folder / "clips.parquet").assign(**columns).to_parquet(folder / "clips.parquet")
+
+    return changed
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"person": "ann"}, "the contents have the fingerprint"),
-        ({"group": None}, "the contents have the fingerprint"),
-        ({"split": "val"}, "the contents have the fingerprint"),
-        ({"split": "dev"}, "the split 'dev' is not known"),
-        ({"name": "a"}, "the name 'a' occurs twice"),
+        (of_arrays(lambda a: a["faces"][3].mul_(2)), "the contents have the fingerprint"),
+        (of_arrays(lambda a: a["faces"][4].fill_(torch.inf)), "faces: row 4 has inf as its largest number"),
+        (of_arrays(lambda a: a["audio"][3].mul_(2)), "the contents have the fingerprint"),
+        (of_arrays(lambda a: a["audio.present"][0].logical_not_()), "the contents have the fingerprint"),
+        (of_arrays(lambda a: a["offsets"][2].add_(1)), "the contents have the fingerprint"),
+        (of_arrays(lambda a: a["offsets"][2].add_(7)), "expected 0 or more"),
+        (of_arrays(lambda a: a["offsets"][0].add_(1)), "counts: clip 0 has -1, expected 0 or more"),
+        (of_arrays(lambda a: a["offsets"][-1].add_(1)), "counts: their sum is 12"),
+        (of_arrays(lambda a: a.update(faces=a["faces"].float())), ""),
+        (of_arrays(lambda a: a.update(offsets=a["offsets"].int())), ""),
+        (of_arrays(lambda a: a.pop("offsets")), "offsets"),
+        (of_arrays(lambda a: a.update({"audio.present": a["audio.present"][:6]})), "audio: "),
+        (of_clips(person="ann"), "the contents have the fingerprint"),
+        (of_clips(group=None), "the contents have the fingerprint"),
+        (of_clips(split="val"), "the contents have the fingerprint"),
+        (of_clips(split="dev"), "the split 'dev' is not known"),
+        (of_clips(name="a"), "the name 'a' occurs twice"),
     ],
 )
-def test_clips_that_differ_are_found_without_checksums(change, sentence, tmp_path):
+def test_contents_that_differ_are_found_without_checksums(change, sentence, tmp_path):
     folder = saved(tmp_path)
-    pd.read_parquet(folder / "clips.parquet").assign(**change).to_parquet(folder / "clips.parquet")
+    change(folder)
     (folder / "SHA256SUMS").unlink()
-    assert [sentence in fault for fault in inspection.faults(folder)] == [True]
+    found = inspection.faults(folder)
+    assert len(found) == 1 and found[0].startswith(str(folder)) and sentence in found[0]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -180,9 +171,6 @@ def test_files_that_cannot_be_read_are_faults_and_no_more(name, content, tmp_pat
     (folder / name).write_bytes(content)
     found = inspection.faults(folder)
     assert len(found) == 2 and all(len(fault.splitlines()) == 1 for fault in found)
-
-
-# --- The commands ---
 
 
 def famf(*arguments):

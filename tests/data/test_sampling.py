@@ -82,9 +82,6 @@ def test_many_clips_keep_their_own_faces():
     assert (faces >= offsets[:-1, None]).all() and (faces < offsets[1:, None]).all()
 
 
-# --- Batches ---
-
-
 def test_a_batch_holds_the_faces_and_modalities_of_its_clips(made_up):
     clipset = made_up()
     clips = torch.tensor([10, 1, 30, 0, 18])

@@ -29,31 +29,15 @@ D, A = 3, 2  # length of a face, of an audio vector
 def user_tables():
     """Two tables as a user has them: faces in any order, a clip without any, one that is noise; audio of some."""
     rng = np.random.default_rng(0)
-    faces = pd.DataFrame(
-        {
-            "clip": ["z", "x", "z", "x", "z", "x", "z"],
-            "frame": [9, 4, 2, 4, 5, 1, 2],
-            "embedding": list(rng.normal(size=(7, D)).astype(np.float32)),
-            "x1": np.arange(7) * 1.0,
-            "y1": 0.0,
-            "x2": np.arange(7) + 5.0,
-            "y2": 8.0,
-            "score": rng.random(7),
-            "quality": rng.random(7),
-            "yaw": rng.normal(size=7),
-            "path": [f"picture {n}" for n in range(7)],
-        }
-    )
-    clips = pd.DataFrame(
-        {
-            "clip": ["x", "y", "z"],
-            "label": ["ann", "bob", None],
-            "split": ["train", "val", "val"],
-            "group": ["film", None, "film"],
-            "audio": [None, rng.normal(size=A), rng.normal(size=A)],
-            "year": [1999, 2001, 2010],
-        }
-    )
+    box = {"x1": np.arange(7) * 1.0, "y1": 0.0, "x2": np.arange(7) + 5.0, "y2": 8.0}
+    faces = pd.DataFrame({"clip": [*"zxzxzxz"], "frame": [9, 4, 2, 4, 5, 1, 2]})
+    faces["embedding"] = list(rng.normal(size=(7, D)).astype(np.float32))
+    faces = faces.assign(**box, score=rng.random(7), quality=rng.random(7), yaw=rng.normal(size=7))
+    faces["path"] = [f"picture {n}" for n in range(7)]
+    clips = pd.DataFrame({"clip": [*"xyz"], "label": ["ann", "bob", None], "split": ["train", "val", "val"]})
+    clips["group"] = ["film", None, "film"]
+    clips["audio"] = [None, rng.normal(size=A), rng.normal(size=A)]
+    clips["year"] = [1999, 2001, 2010]
     return faces, clips
 
 
@@ -74,22 +58,14 @@ def user_arrays():
     faces, clips = user_tables()
     audio = np.stack([np.full(A, np.nan) if v is None else v for v in clips["audio"]])
     return {
+        **{name: faces[name].to_numpy() for name in ("frame", "score", "quality")},
+        **{name: clips[name].fillna("").to_numpy(str) for name in ("clip", "label", "split", "group")},
         "faces": np.stack(faces["embedding"]),
         "face_clip": faces["clip"].to_numpy(str),
-        "frame": faces["frame"].to_numpy(),
         "box": faces[["x1", "y1", "x2", "y2"]].to_numpy(),
-        "score": faces["score"].to_numpy(),
-        "quality": faces["quality"].to_numpy(),
-        "clip": clips["clip"].to_numpy(str),
-        "label": np.array(["ann", "bob", ""]),
-        "split": clips["split"].to_numpy(str),
-        "group": np.array(["film", "", "film"]),
         "audio": audio,
         "audio_present": np.array([False, True, True]),
     }
-
-
-# --- What they become ---
 
 
 def check(clipset, faces, clips):
@@ -99,21 +75,15 @@ def check(clipset, faces, clips):
     np.testing.assert_array_equal(clipset.faces, expected)
     assert clipset.counts.tolist() == [int((faces["clip"] == name).sum()) for name in clips["clip"]]
     columns = clipset.face_columns()
-    for column, ours in (
-        ("frame", "frame"),
-        ("x1", "x1"),
-        ("y2", "y2"),
-        ("score", "det_score"),
-        ("quality", "quality"),
-    ):
+    for column in ("frame", "x1", "y2", "score", "quality"):
+        ours = "det_score" if column == "score" else column
         assert columns[ours].tolist() == faces[column][order].tolist()
     for column, ours in (("clip", "name"), ("label", "person"), ("split", "split"), ("group", "group")):
         assert clipset.clips[ours].fillna("none").tolist() == clips[column].fillna("none").tolist()
     audio = clipset.modalities["audio"]
     assert audio.present.tolist() == clips["audio"].notna().tolist()
-    np.testing.assert_array_equal(
-        audio.vectors[audio.present], np.stack(clips["audio"].dropna().tolist()).astype(np.float16)
-    )
+    heard = np.stack(clips["audio"].dropna().tolist()).astype(np.float16)
+    np.testing.assert_array_equal(audio.vectors[audio.present], heard)
     return columns
 
 
@@ -144,21 +114,14 @@ def test_what_means_the_same_gives_the_same_clipset(tmp_path):
     """Boxes as lists, names as numbers or categories, vectors in half or double precision or of a fixed size."""
     faces, clips = user_tables()
     numbers = {"x": 7, "y": 11, "z": 13}
-    spelt = written(
-        tmp_path / "spelt",
-        faces.assign(clip=faces["clip"].map({name: str(n) for name, n in numbers.items()})),
-        clips.assign(clip=clips["clip"].map({name: str(n) for name, n in numbers.items()})),
-    )
+    as_text = [table.assign(clip=table["clip"].map(numbers).astype(str)) for table in (faces, clips)]
+    spelt = written(tmp_path / "spelt", *as_text)
     box = pd.Series(faces[["x1", "y1", "x2", "y2"]].to_numpy().tolist())
     others = faces.drop(columns=["x1", "y1", "x2", "y2", "embedding"]).assign(box=box, clip=faces["clip"].map(numbers))
     values = pa.array(np.stack(faces["embedding"]).astype(np.float64).ravel())
     fixed = pa.FixedSizeListArray.from_arrays(values, D)
     mine = pa.Table.from_pandas(others, preserve_index=False).append_column("embedding", fixed)
-    kinds = clips.assign(
-        clip=clips["clip"].map(numbers),
-        label=clips["label"].astype("category"),
-        split=clips["split"].astype("category"),
-    )
+    kinds = clips.assign(clip=clips["clip"].map(numbers)).astype({"label": "category", "split": "category"})
     one, other = tables.build(spelt), tables.build(written(tmp_path / "other", mine, kinds))
     assert one.fingerprint == other.fingerprint
     pd.testing.assert_frame_equal(one.face_columns(), other.face_columns()[list(one.face_columns())])
@@ -185,8 +148,6 @@ def test_a_file_of_one_row_group_is_read_in_little_memory(tmp_path, monkeypatch)
         most = max(most, pa.total_allocated_bytes() - before)
     assert 0 < most < 8e6, f"{most / 1e6:.0f} MB"
 
-
-# --- There and back ---
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=5)
 halves = st.integers(-2047, 2047).map(lambda n: n / 64) | st.sampled_from([65504.0, -65504.0, 2.0**-18])
@@ -217,20 +178,10 @@ def clipsets(draw):
     for name in draw(st.sets(words)):
         vectors = draw(hnp.arrays(np.float16, (v, draw(st.sampled_from([1, 3]))), elements=halves))
         modalities[name] = (vectors, draw(hnp.arrays(bool, v)))
-    return dict(
-        faces=draw(hnp.arrays(np.float16, (total, dim), elements=halves)),
-        counts=np.array(counts),
-        clips=pd.DataFrame(
-            {
-                "name": names,
-                "person": column(texts),
-                "split": column(st.sampled_from(["train", "val", "test"])),
-                "group": column(texts),
-            }
-        ),
-        face_table=table,
-        modalities=modalities,
-    )
+    clips = pd.DataFrame({"name": names, "person": column(texts), "group": column(texts)})
+    clips["split"] = column(st.sampled_from(["train", "val", "test"]))
+    faces = draw(hnp.arrays(np.float16, (total, dim), elements=halves))
+    return dict(faces=faces, counts=np.array(counts), clips=clips, face_table=table, modalities=modalities)
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -294,16 +245,6 @@ def test_what_tables_cannot_say_is_not_exported(clips, faces, modality, npz, sen
     assert sentence in str(error.value) and not list(tmp_path.iterdir())
 
 
-def test_a_fall_of_frames_from_clip_to_clip_is_none(tmp_path):
-    clips = pd.DataFrame({"name": list("abcd"), "person": "p", "split": "val", "group": None})
-    table = pd.DataFrame({"frame": [5, 6, 1, 2]})
-    clipset = ClipSet.build(np.ones((4, D)), np.array([0, 2, 0, 2]), clips, face_table=table)
-    assert tables.build(table_export.export(clipset, tmp_path / "t")).face_columns()["frame"].tolist() == [5, 6, 1, 2]
-
-
-# --- What is refused ---
-
-
 def refused(source, *words):
     """The sentence with which the tables are refused: one line that names the file."""
     with pytest.raises(TableError) as error:
@@ -314,13 +255,34 @@ def refused(source, *words):
         assert word in sentence, f"{word!r} is not in: {sentence}"
 
 
-def vectors(of, row, value):
-    """A column of vectors with another value in one row."""
-    of = of.copy()
-    of[row] = None if value is None else np.array(value, dtype=np.float32)
-    return of
+def at(row, value):
+    """A change of the faces: another embedding in one row."""
+
+    def change(faces):
+        embeddings = faces["embedding"].copy()
+        embeddings[row] = value
+        return faces.assign(embedding=embeddings)
+
+    return change
 
 
+def boxes(faces, last):
+    """Boxes as lists instead of columns."""
+    return faces.drop(columns=["x1", "y1", "x2", "y2"]).assign(box=[[0, 0, 1, 1]] * 6 + [last])
+
+
+def of_fixed_size(faces):
+    values = pa.array([0.5] * 7 + [np.nan] + [0.5] * 13)
+    others = pa.Table.from_pandas(faces.drop(columns="embedding"))
+    return others.append_column("embedding", pa.FixedSizeListArray.from_arrays(values, 3))
+
+
+def never_heard(clips):
+    others = pa.Table.from_pandas(clips.drop(columns="audio"))
+    return others.append_column("audio", pa.array([None] * 3, pa.list_(pa.float32())))
+
+
+WITHIN = "its largest number, expected numbers within ±65504, the largest of a vector 3.8e-06 or more, or all 0"
 OF_FACES = [
     (lambda f: f.drop(columns="embedding"), "embedding is missing", "found clip, frame, x1"),
     (lambda f: f.drop(columns="clip"), "clip is missing"),
@@ -332,53 +294,23 @@ OF_FACES = [
     (lambda f: f.assign(clip=0.5), "clip holds numbers, expected text or integers"),
     (lambda f: f.assign(day=pd.Timestamp("2026-01-01")), "day holds timestamp", "expected text"),
     (lambda f: f.assign(quality="good"), "quality holds text", "expected integers or numbers or nothing"),
-    (
-        lambda f: f.assign(embedding=vectors(f["embedding"], 4, np.zeros(5))),
-        "embedding of row 4 (clip 'z') is 5 numbers long, expected 3",
-    ),
+    (at(4, np.zeros(5, "f4")), "embedding of row 4 (clip 'z') is 5 numbers long, expected 3"),
     (lambda f: f.assign(embedding=[[]] * 6 + [[1.0]]), "embedding of row 0", "is an empty list"),
-    (lambda f: f.assign(embedding=vectors(f["embedding"], 3, None)), "embedding of row 3 (clip 'x') is missing"),
-    (
-        lambda f: f.assign(embedding=pd.Series([[1.0, 2.0, 3.0]] * 4 + [[1.0, None, 2.0]] + [[1.0, 2.0, 3.0]] * 2)),
-        "embedding of row 4 (clip 'z') has nothing or NaN at place 1",
-    ),
-    (
-        lambda f: f.assign(embedding=vectors(f["embedding"], 2, [0, np.nan, 0])),
-        "embedding of row 2 (clip 'z') has nothing or NaN at place 1, expected a number",
-    ),
-    (
-        lambda f: pa.Table.from_pandas(f.drop(columns="embedding")).append_column(
-            "embedding", pa.FixedSizeListArray.from_arrays(pa.array([0.5] * 7 + [np.nan] + [0.5] * 13), 3)
-        ),
-        "embedding of row 2 (clip 'z') holds nan at place 1, its largest number",
-    ),
-    (
-        lambda f: f.assign(embedding=vectors(f["embedding"], 5, [0, 0, -np.inf])),
-        "embedding of row 5 (clip 'x') holds -inf at place 2",
-    ),
-    (
-        lambda f: f.assign(embedding=vectors(f["embedding"], 6, [65520, 0, 0])),
-        "embedding of row 6 (clip 'z') holds 65520 at place 0, its largest number, expected numbers within ±65504",
-    ),
-    (
-        lambda f: f.assign(embedding=[[0.0, 0.0, 0.0], *[[0.0, -1e-7, 1e-8]] * 6]),
-        "embedding of row 1 (clip 'x') holds -1e-07 at place 1, its largest number",
-        "the largest of a vector 3.8e-06 or more, or all 0",
-    ),
-    (
-        lambda f: f.assign(embedding=[np.full(3, 1e-9)] * 7),
-        "embedding of row 0 (clip 'z') holds 1e-09 at place 0, its largest number",
-    ),
+    (at(3, None), "embedding of row 3 (clip 'x') is missing"),
+    (at(4, [1.0, None, 2.0]), "embedding of row 4 (clip 'z') has nothing or NaN at place 1"),
+    (at(2, [0, np.nan, 0]), "embedding of row 2 (clip 'z') has nothing or NaN at place 1, expected a number"),
+    (of_fixed_size, "embedding of row 2 (clip 'z') holds nan at place 1, its largest number"),
+    (at(5, [0, 0, -np.inf]), "embedding of row 5 (clip 'x') holds -inf at place 2"),
+    (at(6, [65520, 0, 0]), f"embedding of row 6 (clip 'z') holds 65520 at place 0, {WITHIN}"),
+    (at(1, [0, -1e-7, 1e-8]), f"embedding of row 1 (clip 'x') holds -1e-07 at place 1, {WITHIN}"),
+    (lambda f: f.assign(embedding=[np.full(3, 1e-9)] * 7), "row 0 (clip 'z') holds 1e-09 at place 0, its largest"),
     (lambda f: f.assign(clip=[*"zxzxz", "w", "z"]), "clip of row 5 is 'w', expected one of the 3 clips"),
     (lambda f: f.assign(clip=[*"zxzx", None, "x", "z"]), "clip of row 4 is nothing, expected a name"),
     (lambda f: f.assign(frame=pd.array([1, None, 3, 4, 5, 6, 7], "Int64")), "frame of row 1 (clip 'x') is missing"),
     (lambda f: f.drop(columns="y2"), "y2 is missing", "expected all of x1, y1, x2, y2 or none"),
     (lambda f: f.assign(x2=[9, 9, 9, 2, 9, 9, 9]), "x1 of row 3 (clip 'x') is (3, 0, 2, 8)", "x1 ≤ x2"),
     (lambda f: f.assign(y2=[9, np.nan] + [9] * 5), "x1 of row 1 (clip 'x') is (1, 0, 6, nan)"),
-    (
-        lambda f: f.drop(columns=["x1", "y1", "x2", "y2"]).assign(box=[[0, 0, 1, 1]] * 6 + [[0, 0, 1, 1, 1]]),
-        "box of row 6 (clip 'z') is 5 numbers long, expected x1, y1, x2, y2",
-    ),
+    (lambda f: boxes(f, [0, 0, 1, 1, 1]), "box of row 6 (clip 'z') is 5 numbers long, expected x1, y1, x2, y2"),
     (lambda f: f.assign(box=[[0, 0, 1, 1]] * 7), "x1 is a name that the ClipSet uses"),
     (lambda f: f.assign(det_score=0.5), "det_score is a name that the ClipSet uses"),
     (lambda f: f.assign(Box=[[0, 0, 1, 1]] * 7), "'Box' is almost spelled like box, expected box or"),
@@ -391,7 +323,7 @@ OF_CLIPS = [
     (lambda c: c.drop(columns="label"), "label is missing"),
     (
         lambda c: c.assign(split=["train", "validation", "val"]),
-        "split of row 1 is 'validation' (clip 'y'), expected one of train, val, test",
+        "split of row 1 is 'validation' (clip 'y'), expected one",
     ),
     (lambda c: c.assign(clip=[*"xyx"]), "clip of row 2 is 'x' again, expected once"),
     (lambda c: c.assign(label=["ann", "", None]), "label of row 1 is an empty text, expected a name or"),
@@ -404,35 +336,24 @@ OF_CLIPS = [
     (lambda c: c.rename(columns={"audio": "faces"}), "'faces' cannot name a modality, expected a word"),
     (lambda c: c.rename(columns={"audio": "the audio"}), "'the audio' cannot name"),
     (lambda c: c.assign(person="ann"), "person is a name that the ClipSet uses"),
-    (
-        lambda c: c.rename(columns={"group": "Group"}),
-        "'Group' is almost spelled like group, expected group or another name",
-    ),
+    (lambda c: c.rename(columns={"group": "Group"}), "'Group' is almost spelled like group, expected group or another"),
     (lambda c: c.rename(columns={"label": "label "}), "'label ' is almost spelled like label"),
     (lambda c: c.assign(Audio=c["audio"]), "'audio' is almost spelled like Audio"),
-    (
-        lambda c: pa.Table.from_pandas(c.drop(columns="audio")).append_column(
-            "audio", pa.array([None] * 3, pa.list_(pa.float32()))
-        ),
-        "audio has no vector",
-    ),
+    (never_heard, "audio has no vector"),
 ]
 
 
-@pytest.mark.parametrize("fault", OF_FACES)
-def test_a_fault_in_the_faces_is_one_sentence(fault, tmp_path):
+@pytest.mark.parametrize(
+    ("table", "fault"), [*(("faces", fault) for fault in OF_FACES), *(("clips", fault) for fault in OF_CLIPS)]
+)
+def test_a_fault_in_a_table_is_one_sentence(table, fault, tmp_path):
     change, *words = fault
-    refused(written(tmp_path, faces=change(user_tables()[0])), "faces.parquet: ", *words)
-
-
-@pytest.mark.parametrize("fault", OF_CLIPS)
-def test_a_fault_in_the_clips_is_one_sentence(fault, tmp_path):
-    change, *words = fault
-    refused(written(tmp_path, clips=change(user_tables()[1])), "clips.parquet: ", *words)
+    good = dict(zip(("faces", "clips"), user_tables(), strict=True))
+    refused(written(tmp_path, **{table: change(good[table])}), f"{table}.parquet: ", *words)
 
 
 ARRAYS = [
-    ({"face_clip": None}, "the array face_clip is missing, found faces, frame"),
+    ({"face_clip": None}, "the array face_clip is missing, found frame, score"),
     ({"audio_present": None}, "the array audio has no meaning, expected", "audio_present"),
     ({"audio": None}, "the array audio is missing"),
     ({"split_present": np.ones(3, bool)}, "the array split_present has no meaning"),
@@ -477,23 +398,13 @@ def test_a_column_that_stands_twice_is_refused(tmp_path):
     refused(tmp_path, "'frame' occurs twice among the columns")
 
 
-# --- Anything at all ---
-
-
 def mutated(draw, content):
     """A good file with some bytes changed, left out or put in, or cut off."""
     content = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
-        place = draw(st.integers(0, len(content) - 1))
-        how = draw(st.sampled_from(["change", "change", "cut", "insert", "end"]))
-        if how == "change":
-            content[place] = draw(st.integers(0, 255))
-        elif how == "cut":
-            del content[place : place + draw(st.integers(1, 30))]
-        elif how == "insert":
-            content[place:place] = draw(st.binary(min_size=1, max_size=8))
-        else:
-            del content[place:]
+        place = draw(st.integers(0, len(content)))
+        until = place + draw(st.sampled_from([0, 1, 1, 1, 30, len(content)]))
+        content[place:until] = draw(st.binary(max_size=8))
         content = content or bytearray(b"x")
     return bytes(content)
 
@@ -535,9 +446,6 @@ def test_any_bytes_give_a_clipset_or_one_sentence(data, good_files):
             assert len(clipset) and torch.isfinite(clipset.faces).all()
 
 
-# --- What is taken, with a word on it ---
-
-
 def told(source, **changed):
     """The sentences that an import of the changed clips says, and what came of it."""
     said = []
@@ -563,20 +471,15 @@ READS = "found, which reads as a missing value and is taken as a name; expected 
     ("changed", "sentences"),
     [
         ({"label": ["nan", "ann", "nan"]}, [f"label: 'nan' (2 times) {READS}"]),
-        ({"label": ["None", "ann", None]}, [f"label: 'None' (1 times) {READS}"]),
-        ({"label": ["NaN", "ann", "null"]}, [f"label: 'NaN' (1 times), 'null' (1 times) {READS}"]),
+        ({"label": ["NaN", "None", "null"]}, [f"label: 'NaN' (1 times), 'None' (1 times), 'null' (1 times) {READS}"]),
         ({"label": ["-1", "ann", "<NA>"]}, [f"label: '-1' (1 times), '<NA>' (1 times) {READS}"]),
         ({"group": ["nan", "nan", "film"]}, [f"group: 'nan' (2 times) {READS}"]),
         ({"label": ["P ", "P", "P"]}, [f"label: 2 names {ALIKE}: 'P' (2 times), 'P ' (1 times)"]),
         ({"label": ["ann", "Ann", None]}, [f"label: 2 names {ALIKE}: 'Ann' (1 times), 'ann' (1 times)"]),
-        (
-            {"label": ["Zoë", "Zoe\u0308", "nobody"]},
-            [f"label: 2 names {ALIKE}: 'Zoe\u0308' (1 times), 'Zoë' (1 times)"],
-        ),
+        ({"label": ["Zoë", "Zoe\u0308", "x"]}, [f"label: 2 names {ALIKE}: 'Zoe\u0308' (1 times), 'Zoë' (1 times)"]),
         ({"group": ["film", "a\u00a0b", "a  b"]}, [f"group: 2 names {ALIKE}: 'a  b' (1 times), 'a\\xa0b' (1 times)"]),
         ({"label": ["Nana", "Na", "Noney"]}, []),
-        ({"label": ["ann ", "bob", None]}, []),
-        ({"label": [None, "bob", None]}, []),
+        ({"label": ["ann ", None, None]}, []),
     ],
 )
 def test_names_that_may_not_be_meant_are_taken_and_told(changed, sentences, tmp_path):
@@ -592,19 +495,8 @@ def test_who_does_not_listen_is_warned(tmp_path):
     with pytest.warns(UserWarning, match="clips.parquet: label: 'nan'"):
         tables.import_tables(written(tmp_path / "mine", clips=clips))
     done = CliRunner().invoke(app, ["data", "import", "table", str(tmp_path / "mine"), "--replace"])
-    assert (
-        done.exit_code == 0 and done.stderr == f"famf: {tmp_path}/mine/clips.parquet: label: 'nan' (1 times) {READS}\n"
-    )
-
-
-@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
-def test_a_missing_label_of_any_kind_is_a_noise_clip(missing, tmp_path):
-    said, clips = [], user_tables()[1].assign(label=pd.Series(["ann", missing, "bob"], dtype=object))
-    clipset = tables.build(written(tmp_path, clips=clips), said.append)
-    assert clipset.persons == ["ann", "bob"] and clipset.labels.tolist() == [0, -1, 1] and not said
-
-
-# --- Under a name ---
+    assert done.exit_code == 0
+    assert done.stderr == f"famf: {tmp_path}/mine/clips.parquet: label: 'nan' (1 times) {READS}\n"
 
 
 def test_an_import_is_a_dataset_of_that_name(tmp_path):
@@ -623,9 +515,7 @@ def test_an_earlier_import_stays_until_the_new_one_is_whole(tmp_path):
     first = tables.import_tables(source).fingerprint
     faces = user_tables()[0]
     written(source, faces.iloc[1:])
-    with pytest.raises(
-        imported.ImportedError, match="there is an import 'mine' already, expected another name, or --replace"
-    ):
+    with pytest.raises(imported.ImportedError, match="an import 'mine' already, expected another name, or --replace"):
         tables.import_tables(source)
     (source / "faces.parquet").write_bytes(b"broken")
     with pytest.raises(TableError):
@@ -644,9 +534,6 @@ def test_an_earlier_import_stays_until_the_new_one_is_whole(tmp_path):
 def test_a_name_that_cannot_be_one_is_refused_before_anything_is_read(name, sentence, tmp_path):
     with pytest.raises(imported.ImportedError, match=sentence):
         tables.import_tables(tmp_path, name)
-
-
-# --- The page about it ---
 
 
 def test_the_page_imports_trains_asks_and_leaves_nothing_behind(store, tiny, capsys, monkeypatch):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.traits import SIGNS, traits
@@ -34,17 +33,9 @@ def test_what_the_dataset_measured_goes_before_what_is_worked_out():
 
 
 def test_labels_become_numbers_and_no_label_none():
-    found = traits(
-        made(
-            illumination=["BAD", "MEDIUM", "HIGH", None],
-            occlusion=["NONE", "GLASSES", None, "BEARD"],
-            pose=["FRONTAL", "LEFT", "UP", None],
-            x1=[3, 3, 3, 3],
-            y1=[5, 5, 5, 5],
-            x2=[7, 12, 4, 1],  # the last is no box
-            y2=[14, 9, 6, 10],
-        )
-    )
+    boxes = {"x1": [3, 3, 3, 3], "y1": [5, 5, 5, 5], "x2": [7, 12, 4, 1], "y2": [14, 9, 6, 10]}  # the last is no box
+    light, pose = ["BAD", "MEDIUM", "HIGH", None], ["FRONTAL", "LEFT", "UP", None]
+    found = traits(made(illumination=light, occlusion=["NONE", "GLASSES", None, "BEARD"], pose=pose, **boxes))
     expected = {"darkness": [2, 1, 0, np.nan], "occlusion": [0, 1, np.nan, 1], "turned": [0, 1, 1, np.nan]}
     for trait, values in expected.items():
         np.testing.assert_array_equal(found[trait], values)
@@ -55,9 +46,4 @@ def test_labels_become_numbers_and_no_label_none():
 def test_what_is_told_of_no_face_is_no_trait():
     nothing = [None, None, None]
     found = traits(made(quality=nothing, illumination=["odd", None, ""], occlusion=nothing, blur=[None, 0.5, None]))
-    assert list(found) == ["norm", "quality", "blur"] and found["quality"].equals(found["norm"].rename("quality"))
-
-
-def test_without_a_score_of_its_own_quality_is_the_norm():
-    found = traits(made(frame=[1, 2, 3]))
-    assert list(found) == ["norm", "quality"] and found["quality"].tolist() == pytest.approx([0, 5, 10])
+    assert list(found) == ["norm", "quality", "blur"] and found["quality"].tolist() == [0, 5, 10]
