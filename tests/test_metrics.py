@@ -42,9 +42,6 @@ def ap(scores, classes, k=100, chunk=4096):
     return mean_average_precision(torch.tensor(scores).float(), torch.tensor(classes), k, chunk).ap.tolist()
 
 
-# --- Compared with other implementations ---
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_without_cut_and_ties_it_is_average_precision(seed):
     scores, classes = gallery(seed)
@@ -90,9 +87,6 @@ def test_any_scores_in_any_batches_give_what_is_counted_by_hand(table, k, sizes)
     whole = mean_average_precision(scores, classes, k)
     assert torch.equal(ranking.compute().ap.nan_to_num(-1), whole.ap.nan_to_num(-1))
     assert ranking.compute().rank_1 == whole.rank_1
-
-
-# --- Counted by hand ---
 
 
 def test_the_cut_keeps_the_best_k_and_the_divisor_all_positives():
@@ -201,9 +195,6 @@ def test_bad_scores_are_refused(scores, classes, sentence):
         ranking.compute()
 
 
-# --- Log odds ---
-
-
 @given(
     st.integers(1, 5).flatmap(lambda c: st.lists(st.lists(st.floats(-300, 300, width=32), min_size=c, max_size=c))),
     st.sampled_from([torch.float32, torch.float64]),
@@ -285,9 +276,6 @@ def test_clips_times_persons_is_never_held():
         scores, classes = gallery(seed)
         ranking.update(scores, classes)
     assert ranking.scores.shape == ranking.positions.shape == (C, 7) and ranking.classes.shape == (9 * V,)
-
-
-# --- Lists of names ---
 
 
 def test_lists_are_scored_as_by_the_official_script():

@@ -7,9 +7,6 @@ import sys
 import pytest
 from onnx_models import embedder
 
-pytest.importorskip("onnx", reason="the extra extract is not installed")
-pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
-
 OURS = """
 import sys
 import numpy as np

@@ -91,9 +91,6 @@ def test_hooks_use_what_is_installed_and_strip_notebooks(tmp_path):
     assert stripped["cells"] == original["cells"]
 
 
-# --- Buttons ---
-
-
 @pytest.mark.parametrize(
     ("url", "name"),
     [

@@ -77,13 +77,14 @@ def tone(seconds: float, rate: int = 16_000, hertz: float = TONE) -> np.ndarray:
     return LOUDNESS * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
 
 
-def damage(path: Path, numbers: Iterable[int], *, sparing: float = 0.0, seed: int = 0) -> None:
-    """Overwrites the packets of some pictures, in the order of the file, with noise, ``sparing`` a part of each."""
+def damage(path: Path, numbers=slice(None), *, sparing: float = 0.0, kind: str = "video") -> int:
+    """Overwrites some packets, in the order of the file, with noise, ``sparing`` a part of each; how many these are."""
     with av.open(path) as file:
-        packets = [(packet.pos, packet.size) for packet in file.demux(file.streams.video[0]) if packet.size]
-    content, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
-    for number in numbers:
-        start, size = packets[number]
+        track = getattr(file.streams, kind)[0]
+        packets = np.array([(packet.pos, packet.size) for packet in file.demux(track) if packet.size])[numbers]
+    content, rng = bytearray(path.read_bytes()), np.random.default_rng(0)
+    for start, size in packets:
         spared = int(sparing * size)
         content[start + spared : start + size] = rng.bytes(size - spared)
     path.write_bytes(content)
+    return len(packets)

@@ -13,8 +13,6 @@ from famf_video import registry
 from famf_video.detection import ENTRIES, MTCNN, NAMES, SCRFD, detector, non_maximum_suppression, overlap
 from famf_video.onnx import OnnxError
 
-# --- overlap and suppression ---
-
 corner = st.integers(0, 12)
 some_boxes = st.lists(st.tuples(corner, corner, corner, corner), min_size=1, max_size=7).map(
     lambda rows: np.array([(x, y, x + w + 1, y + h + 1) for x, y, w, h in rows], float)
@@ -43,9 +41,6 @@ def test_suppression_keeps_the_best_of_those_that_overlap(boxes, random, limit):
     for row in range(len(boxes)):
         better = [k for k in kept if scores[k] > scores[row]]
         assert (row in kept) == all(between[k, row] <= limit for k in better)
-
-
-# --- MTCNN ---
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +127,6 @@ def test_mtcnn_from_a_folder(mtcnn, tmp_path):
     with pytest.raises(OnnxError, match=r"mtcnn_pnet\.onnx: no such file found"):
         detector(tmp_path)
 
-
-# --- SCRFD, by a model that gives the same outputs whatever it sees ---
 
 SIDE = (64, 96)  # height and width of the input
 LEVELS = {8: (8, 12), 16: (4, 6), 32: (2, 3)}

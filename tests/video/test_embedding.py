@@ -8,9 +8,6 @@ from famf_video import registry
 from famf_video.embedding import ArcFace, has_own_scaling
 from famf_video.onnx import BATCH, OnnxError
 
-pytest.importorskip("onnx", reason="the extra extract is not installed")
-pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
-
 
 @pytest.fixture
 def faces():

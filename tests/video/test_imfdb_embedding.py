@@ -22,9 +22,6 @@ from famf_video.embedding import ArcFace
 from famf_video.imfdb_embedding import Landmarks, align_faces, import_pictures, pad_to_square
 from famf_video.onnx import OnnxModel
 
-pytest.importorskip("onnx", reason="the extra extract is not installed")
-pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
-
 PLACES = (TEMPLATE / 112).T.ravel()  # five x, then five y, where the template has them
 
 
@@ -188,8 +185,6 @@ def test_the_command_imports_under_the_name_of_the_network(world, embedder, tmp_
     refused = CliRunner().invoke(app, [*command[:5], str(tmp_path / "no.onnx")])
     assert "expected a file or one of mobilefacenet128" in str(refused.exception)
 
-
-# --- the real ones ---------------------------------------------------------------------------------------------------
 
 RECORDED = "mobilefacenet128.npz"
 here = imfdb.absence() is None and not registry.absence("mobilefacenet128") and not registry.absence("mtcnn-onet")

@@ -8,9 +8,6 @@ from onnx_models import network
 
 from famf_video.onnx import OnnxError, OnnxModel
 
-pytest.importorskip("onnx", reason="the extra extract is not installed")
-pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
-
 
 def doubled(folder, **options):
     """x → 2 x, of n × 3 numbers."""

@@ -9,9 +9,6 @@ from onnx_models import network
 from famf_video.onnx import OnnxError
 from famf_video.regions import DEVIATION, MEAN, OnnxImages, cut_out, region
 
-pytest.importorskip("onnx", reason="the extra extract is not installed")
-pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
-
 
 def test_by_hand():
     """A face of 20 × 40 pixels at (100, 50) in a picture of 400 × 300."""

@@ -12,9 +12,6 @@ from famf_video.onnx import OnnxError
 from famf_video.speech import OnnxSpeaker, log_mel, segments
 from famf_video.video import RATE
 
-pytest.importorskip("onnx", reason="the extra extract is not installed")
-pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
-
 
 def naive_log_mel(sound, bins):
     """Kaldi's compute-fbank-feats, from its documentation, number by number."""
@@ -69,9 +66,6 @@ def test_pieces_are_the_sound_in_order(lengths, length):
     assert np.array_equal(heard[:full], whole[:full])
     if rest >= RATE / 2:
         assert np.array_equal(heard[full:], np.tile(whole[full:], 9)[:length])
-
-
-# --- networks ---
 
 
 def waveform(folder, samples=800, batch="n"):

@@ -137,9 +137,6 @@ def test_the_main_person_has_the_most_face_over_time():
     assert max(short.over(ended=True), key=lambda track: track.rank).number == 1  # nobody lasts: the largest, the first
 
 
-# --- cuts ---
-
-
 def picture(seed, shift=0):
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return np.roll(coarse.repeat(20, axis=0).repeat(20, axis=1), shift, axis=1)
