@@ -16,18 +16,16 @@ def walk(count=50, both=True):
 
 
 def write(path, scenes, backgrounds=None, **options):
-    greys = backgrounds or [120] * len(scenes)
-    pictures = [picture(faces, grey) for faces, grey in zip(scenes, greys, strict=True)]
+    pictures = map(picture, scenes, backgrounds or [120] * len(scenes))
     return Video(video_files.write(path, pictures, **options))
 
 
 def colour_of(clip):
     """Whose vectors the faces of a clip have."""
-    names = {"red": RED, "green": GREEN, "blue": BLUE}
-    ways = np.stack([looks(colour) for colour in names.values()])
+    ways = np.stack([looks(colour) for colour in (RED, GREEN, BLUE)])
     ways /= np.linalg.norm(ways, axis=1, keepdims=True)
-    found = {list(names)[row] for row in (clip.faces.astype(float) @ ways.T).argmax(axis=1)}
-    return found.pop() if len(found) == 1 else found
+    (row,) = set((clip.faces.astype(float) @ ways.T).argmax(axis=1))
+    return ("red", "green", "blue")[row]
 
 
 @pytest.mark.parametrize("workers", [1, 3])

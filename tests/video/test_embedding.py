@@ -28,14 +28,11 @@ def test_every_network_gets_the_pixels_that_it_wants(tmp_path, faces, scaling):
     np.testing.assert_allclose(found.embed(faces), by_hand(faces), atol=1e-4)
 
 
-def test_a_network_of_a_fixed_batch_is_filled_up(tmp_path, faces):
-    one = ArcFace(embedder(tmp_path / "a.onnx", batch=7))
-    np.testing.assert_allclose(one.embed(faces), by_hand(faces), atol=1e-4)
-    np.testing.assert_allclose(one.embed(faces[:3]), by_hand(faces[:3]), atol=1e-4)
-
-
-def test_no_faces_are_no_vectors(tmp_path, faces):
-    assert ArcFace(embedder(tmp_path / "a.onnx")).embed(faces[:0]).shape == (0, 5)
+@pytest.mark.parametrize("batch", ["n", 7])
+def test_any_number_of_faces_is_embedded_and_a_fixed_batch_filled_up(tmp_path, faces, batch):
+    one = ArcFace(embedder(tmp_path / "a.onnx", batch=batch))
+    for some in (faces, faces[:3], faces[:0]):
+        np.testing.assert_allclose(one.embed(some), by_hand(some), atol=1e-4)
 
 
 def scaled_by(folder, first, constants):
@@ -56,9 +53,8 @@ def test_arithmetic_on_the_input_itself_says_that_a_network_scales(tmp_path):
 
 
 def test_another_network_is_refused(tmp_path):
-    path = network(
-        tmp_path / "a.onnx", [("Flatten", ["data"], ["y"])], [("data", ["n", 3, 48, 48])], [("y", ["n", 6912])]
-    )
+    arrays = [("data", ["n", 3, 48, 48])], [("y", ["n", 6912])]
+    path = network(tmp_path / "a.onnx", [("Flatten", ["data"], ["y"])], *arrays)
     with pytest.raises(OnnxError, match="expected any × 3 × 112 × 112"):
         ArcFace(path)
 

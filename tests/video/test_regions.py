@@ -52,11 +52,8 @@ def test_a_network_sees_rgb_as_imagenet_has_it(tmp_path, batch):
     assert model.embed([]).shape == (0, 3)
 
 
-def test_a_side_that_is_left_open_is_224(tmp_path):
+def test_a_side_that_is_left_open_is_224_and_another_network_is_refused(tmp_path):
     assert OnnxImages(averages(tmp_path, height="h", width="w")).size == (224, 224)
-
-
-def test_another_network_is_refused(tmp_path):
     path = network(tmp_path / "b.onnx", [("Neg", ["x"], ["y"])], [("x", ["n", 5])], [("y", ["n", 5])])
     with pytest.raises(OnnxError, match=r"b\.onnx: inputs: x has the shape any × 5, expected any × 3"):
         OnnxImages(path)
