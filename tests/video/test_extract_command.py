@@ -25,7 +25,7 @@ def extracted(tmp_path_factory):
         for take in range(2):
             place = folder / "films" / person / f"{take}.mp4"
             place.parent.mkdir(parents=True, exist_ok=True)
-            film_faces.video(place, [person, other], seconds=1.0, seed=take, pictures=slice(take, None, 2))
+            film_faces.video(place, [person, other], seconds=0.6, seed=take, pictures=slice(take, None, 2))
     (folder / "films" / "bad.mp4").write_bytes(b"no video")
     options = ["--fps", "4", "--tracks", "all", "--person-folders"]
     return folder, persons, famf("extract", folder / "films", "--out", folder / "out", *options)
