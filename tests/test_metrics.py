@@ -40,10 +40,6 @@ def ap_by_hand(clips, positives):
     return sum(n / rank for n, rank in enumerate(hits, start=1)) / len(positives) if positives else math.nan
 
 
-def ap(scores, classes, k=100, chunk=4096):
-    return mean_average_precision(torch.tensor(scores).float(), torch.tensor(classes), k, chunk).ap.tolist()
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_without_cut_and_ties_it_is_average_precision(seed):
     scores, classes = gallery(seed)
@@ -82,18 +78,6 @@ def test_any_scores_in_any_batches_give_what_is_counted_by_hand(table, k, sizes)
     whole = mean_average_precision(scores, classes, k)
     assert torch.equal(ranking.compute().ap.nan_to_num(-1), whole.ap.nan_to_num(-1))
     assert ranking.compute().rank_1 == whole.rank_1
-
-
-def test_the_cut_keeps_the_best_k_and_the_divisor_all_positives():
-    column, classes = [[6.0], [5.0], [4.0], [3.0], [2.0], [1.0]], [0, -1, 0, 0, -1, 0]
-    for k, hits in ((1, 1), (2, 1), (3, 1 + 2 / 3), (6, 1 + 2 / 3 + 3 / 4 + 4 / 6)):
-        assert ap(column, classes, k) == [pytest.approx(hits / 4)]
-
-
-def test_ties_keep_the_order_of_the_clips():
-    for scores in ([[1.0], [1.0]], [[-0.0], [0.0]], [[0.0], [-0.0]]):
-        assert ap(scores, [0, -1]) == [1.0] and ap(scores, [-1, 0]) == [0.5]
-    assert ap([[1.0]] * 3, [-1, -1, 0], k=2, chunk=1) == [0.0]
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4096])

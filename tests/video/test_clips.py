@@ -78,8 +78,8 @@ def test_no_face(tmp_path):
 
 def test_every_modality(tmp_path):
     """Head and body are looked at around the face, sound is the video's, words are read at three places."""
-    scenes = [[(RED, 100, 60, 40), (GREEN, 180, 110, 36)] for _ in range(60)]
-    video = write(tmp_path / "a.mp4", scenes, [n // 30 * 15 + 115 for n in range(60)], sound=tone(2.4))
+    scenes = [[(RED, 100, 60, 40), (GREEN, 180, 110, 36)] for _ in range(30)]
+    video = write(tmp_path / "a.mp4", scenes, [n // 15 * 15 + 115 for n in range(30)], sound=tone(1.2))
     models = everything()
     main, other = extract_clips(video, models, everybody=True, fps=25)
     x, y, side = 100, 60, 40
@@ -91,7 +91,7 @@ def test_every_modality(tmp_path):
         assert width == pytest.approx(right - left, abs=4) and height == pytest.approx(bottom - top, abs=4)
         assert name in other.vectors and main.vectors[name].dtype == np.float16
     seconds, loudness = main.vectors["audio"]
-    assert seconds == pytest.approx(2.4, abs=0.15) and loudness == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
+    assert seconds == pytest.approx(1.2, abs=0.15) and loudness == pytest.approx(0.5 / np.sqrt(2), rel=0.1)
     assert main.text == "grey 2 subtitle grey 3" and models.sentences.given == [main.text]
     assert main.vectors["text"].tolist() == [len(main.text)]
     assert "audio" not in other.vectors and "text" not in other.vectors and other.text == ""

@@ -21,18 +21,13 @@ def by_hand(faces, dim=5, seed=0):
     return fields @ np.random.default_rng(seed).normal(size=(48, dim)).astype(np.float32)
 
 
-@pytest.mark.parametrize("scaling", [True, False])
-def test_every_network_gets_the_pixels_that_it_wants(tmp_path, faces, scaling):
-    found = ArcFace(embedder(tmp_path / "a.onnx", scaling=scaling))
+@pytest.mark.parametrize(("scaling", "batch"), [(True, "n"), (False, "n"), (True, 7)])
+def test_every_network_gets_the_pixels_that_it_wants(tmp_path, faces, scaling, batch):
+    """A fixed batch is filled up."""
+    found = ArcFace(embedder(tmp_path / "a.onnx", scaling=scaling, batch=batch))
     assert found.dim == 5 and found.scaled is not scaling
-    np.testing.assert_allclose(found.embed(faces), by_hand(faces), atol=1e-4)
-
-
-@pytest.mark.parametrize("batch", ["n", 7])
-def test_any_number_of_faces_is_embedded_and_a_fixed_batch_filled_up(tmp_path, faces, batch):
-    one = ArcFace(embedder(tmp_path / "a.onnx", batch=batch))
     for some in (faces, faces[:3], faces[:0]):
-        np.testing.assert_allclose(one.embed(some), by_hand(some), atol=1e-4)
+        np.testing.assert_allclose(found.embed(some), by_hand(some), atol=1e-4)
 
 
 def scaled_by(folder, first, constants):

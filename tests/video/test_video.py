@@ -179,7 +179,7 @@ def joined(folder, *kinds):
 
 def test_sound_whose_format_changes_in_mid_stream(tmp_path):
     """Stereo at 48 kHz, then one channel at 32 kHz: both are heard."""
-    path = joined(tmp_path, dict(rate=48_000, channels=2, hertz=440), dict(rate=32_000, channels=1, hertz=800))
+    path = joined(tmp_path, dict(rate=48_000, layout="stereo", hertz=440), dict(rate=32_000, hertz=800))
     video = Video(path)
     heard = np.concatenate(list(video.sound()))
     assert len(heard) == pytest.approx(4 * RATE, abs=RATE // 4) and not video.unheard
@@ -203,12 +203,11 @@ def heard_tone(sound, hertz):
     assert np.argmax(abs(np.fft.rfft(sound))) == hertz and sound.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.03)
 
 
-@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (48_000, 1), (16_000, 1)])
-def test_tone(tmp_path, rate, channels):
+@pytest.mark.parametrize(("rate", "layout"), [(44_100, "stereo"), (48_000, "mono"), (16_000, "mono")])
+def test_tone(tmp_path, rate, layout):
     """Whatever the rate and the channels: one channel at 16 kHz, as loud as it was, of the same frequency."""
-    path = video_files.write(
-        tmp_path / "a.mp4", map(marked, range(50)), sound=tone(2, rate), rate=rate, channels=channels
-    )
+    sound = {"sound": tone(2, rate), "rate": rate, "layout": layout}
+    path = video_files.write(tmp_path / "a.mp4", map(marked, range(50)), **sound)
     pieces = list(Video(path).sound())
     heard = np.concatenate(pieces)
     assert heard.dtype == np.float32 and len(pieces) > 10 and len(heard) == pytest.approx(2 * RATE, abs=RATE // 8)
