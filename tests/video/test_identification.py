@@ -257,20 +257,17 @@ def test_another_embedder_is_refused_before_the_video_is_looked_at(model, tmp_pa
         identify(tmp_path / "nowhere.mp4", model, stages(embedder=Embedder(dim=5)))
 
 
-def test_predict_refuses_vectors_of_another_network_too(folder, model):
-    clipset = gather(folder, stages(embedder=Embedder(checksum="other")), fps=10.0)
+def test_predict_refuses_vectors_of_another_network_too(model, made_up):
+    clipset = made_up(dim=DIM, info={"embedder": "other"})
     with pytest.raises(PredictionError, match=r"faces: those of the network other… found, expected .* colours…"):
         prediction.fitting(clipset, model.card)
-    unknown = replace(clipset, info={})
-    assert prediction.fitting(unknown, model.card)[1] == []
-    anything = model.card.model_copy(update={"embedder": None})
-    assert prediction.fitting(clipset, anything)[1] == []
+    assert prediction.fitting(replace(clipset, info={}), model.card)[1] == []
+    assert prediction.fitting(clipset, model.card.model_copy(update={"embedder": None}))[1] == []
 
 
 def test_a_run_knows_the_network_of_its_clips(made_up):
-    spec = run_store.RunSpec(
-        model=ModelConfig(modalities=(), hidden=8), training=TrainingConfig(epochs=1, batch_size=64), protocol="given"
-    )
+    training = TrainingConfig(epochs=1, batch_size=64)
+    spec = run_store.RunSpec(model=ModelConfig(modalities=(), hidden=8), training=training, protocol="given")
     for info in ({"embedder": "sha"}, {}):
         clips = made_up(info=info, seed=len(info))
         run = run_store.get_or_train(spec, clips, torch.device("cpu"))
