@@ -28,7 +28,7 @@ assert Parallel(n_jobs=2)(delayed(work)(sys.argv[1]) for _ in range(2)) == [1, 1
 
 @pytest.mark.parametrize("code", [OURS, PARALLEL], ids=["in our process", "in joblib's workers"])
 def test_onnx_runtime_leaves_nothing_in_an_empty_home(tmp_path, code):
-    """Its telemetry keeps a device's number and a queue of events there, before it sends them; here somebody asks for it."""
+    """Its telemetry, which somebody asks for here, keeps a device's number and a queue of events there."""
     home = tmp_path / "home"
     home.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
