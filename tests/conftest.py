@@ -140,15 +140,8 @@ def made_results():
         for label, level in levels.items():
             ap = level + common + noise * rng.normal(size=(seeds, persons))
             for seed in range(seeds):
-                runs[label, seed + 1] = Run(
-                    RunSpec(seed=seed + 1),
-                    f"{len(runs):012x}",
-                    pd.Series(ap[seed]),
-                    0.5,
-                    [0.1],
-                    1.0,
-                    {"when": "2026-01-01", "commit": 40 * "c"},
-                )
+                numbers = (pd.Series(ap[seed]), 0.5, [0.1], 1.0, {"when": "2026-01-01", "commit": 40 * "c"})
+                runs[label, seed + 1] = Run(RunSpec(seed=seed + 1), f"{len(runs):012x}", *numbers)
         return Results(runs, "data", "standard")
 
     return make

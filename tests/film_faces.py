@@ -29,10 +29,8 @@ def needed() -> None:
 def faces(each: int = 4) -> dict[str, list[Image.Image]]:
     """Some pictures of some persons: 80 to 250 pixels high, of long vectors (10.5) that O-Net was sure of (.99)."""
     with np.load(sources() / "imfdb" / imfdb.EMBEDDINGS) as file:
-        clear = (file["onet_probability"] > 0.99) & (
-            np.linalg.norm(file["embedding"].astype(np.float32), axis=1) > 10.5
-        )
-        paths = file["path"][clear]
+        lengths = np.linalg.norm(file["embedding"].astype(np.float32), axis=1)
+        paths = file["path"][(file["onet_probability"] > 0.99) & (lengths > 10.5)]
     chosen = np.random.default_rng(0).permutation(paths)[:1200]
     found: dict[str, list[Image.Image]] = {}
     for path, content in sorted(imfdb.pictures(imfdb.archive(), set(chosen)).items()):

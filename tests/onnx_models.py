@@ -4,6 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="the extra extract is not installed")
+pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
+
+from onnx import TensorProto, helper, numpy_helper, save
 
 Array = tuple[str, Sequence[int | str]]
 
@@ -17,7 +23,6 @@ def network(
     kind: str = "FLOAT",
 ) -> Path:
     """Writes a graph of nodes (operator, inputs, outputs, attributes), with arrays of (name, shape)."""
-    from onnx import TensorProto, helper, numpy_helper, save
 
     def arrays(told):
         return [helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape) for name, shape in told]

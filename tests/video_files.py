@@ -33,21 +33,18 @@ def write(
     base: Fraction = Fraction(1, 25),
     codec: str = "libx264",
     sound: np.ndarray | None = None,
-    channels: int = 1,
     rate: int = 16_000,
-    layout: str = "",
+    layout: str = "mono",
     sound_codec: str = "aac",
     turned: int = 0,
     aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Encodes pictures, shown at ``times`` in steps of ``base`` seconds, and sound of one channel repeated in
-    all, or of as many as ``layout`` has."""
+    """Encodes pictures, shown at ``times`` in steps of ``base`` seconds, and sound of one channel or of all."""
     pictures = list(pictures)
     with av.open(path, "w") as out:
-        track = out.add_stream(
-            codec, rate=1 / base, options=({"preset": "ultrafast"} if codec == "libx264" else {}) | (options or {})
-        )
+        fast = {"preset": "ultrafast"} if codec == "libx264" else {}
+        track = out.add_stream(codec, rate=1 / base, options=fast | (options or {}))
         track.height, track.width = pictures[0].shape[:2]
         track.pix_fmt, track.codec_context.time_base = "yuvj420p" if codec == "mjpeg" else "yuv420p", base
         if turned:
@@ -56,7 +53,7 @@ def write(
             track.codec_context.sample_aspect_ratio = aspect
         if sound is not None:
             voice = out.add_stream(sound_codec, rate=rate)
-            voice.layout = layout or {1: "mono", 2: "stereo"}[channels]
+            voice.layout = layout
             sound = np.broadcast_to(sound, (voice.layout.nb_channels, sound.shape[-1])).astype(np.float32)
         for time, picture in zip(times or range(len(pictures)), pictures, strict=False):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
@@ -77,13 +74,14 @@ def tone(seconds: float, rate: int = 16_000, hertz: float = TONE) -> np.ndarray:
     return LOUDNESS * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
 
 
-def damage(path: Path, numbers: Iterable[int], *, sparing: float = 0.0, seed: int = 0) -> None:
-    """Overwrites the packets of some pictures, in the order of the file, with noise, ``sparing`` a part of each."""
+def damage(path: Path, numbers=slice(None), *, sparing: float = 0.0, kind: str = "video") -> int:
+    """Overwrites some packets, in the order of the file, with noise, ``sparing`` a part of each; how many these are."""
     with av.open(path) as file:
-        packets = [(packet.pos, packet.size) for packet in file.demux(file.streams.video[0]) if packet.size]
-    content, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
-    for number in numbers:
-        start, size = packets[number]
+        track = getattr(file.streams, kind)[0]
+        packets = np.array([(packet.pos, packet.size) for packet in file.demux(track) if packet.size])[numbers]
+    content, rng = bytearray(path.read_bytes()), np.random.default_rng(0)
+    for start, size in packets:
         spared = int(sparing * size)
         content[start + spared : start + size] = rng.bytes(size - spared)
     path.write_bytes(content)
+    return len(packets)

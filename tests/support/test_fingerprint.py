@@ -4,29 +4,24 @@ import pytest
 
 from famf_lib.support.fingerprint import class_fingerprint, source_fingerprint
 
-SOURCE = (
-    '"""About."""\n\n\ndef f(x):\n    """Twice x."""\n    return 2 * x  # twice\n\n\nclass A:\n    """Nothing."""\n'
-)
+SOURCE = '"""About."""\n\n\ndef f(x):\n    """Twice x."""\n    return 2 * x  # twice\n\n\nclass A:\n    """None."""\n'
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     folder = tmp_path / "sample_package"
     (folder / "inner").mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
-    (folder / "inner" / "__init__.py").write_text("")
-    (folder / "inner" / "one.py").write_text(SOURCE)
-    (folder / "two.py").write_text("y = 1\n")
-    (folder / "values.json").write_text("{}")
+    contents = {"__init__.py": "raise RuntimeError('imported')", "inner/__init__.py": "", "inner/one.py": SOURCE}
+    for name, content in (contents | {"two.py": "y = 1\n", "values.json": "{}"}).items():
+        (folder / name).write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
     return folder
 
 
 def test_comments_docstrings_and_layout_do_not_count(package):
     before = source_fingerprint("sample_package.inner.one", "sample_package")
-    (package / "inner" / "one.py").write_text(
-        "# new\ndef f(x):\n\n    return (2 *\n        x)\n\nclass A:\n    '''Now.'''\n"
-    )
+    other = "# new\ndef f(x):\n\n    return (2 *\n        x)\n\nclass A:\n    '''Now.'''\n"
+    (package / "inner" / "one.py").write_text(other)
     assert source_fingerprint("sample_package", "sample_package.inner.one") == before
 
 

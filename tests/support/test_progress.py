@@ -30,13 +30,11 @@ def test_progress_ends_where_the_work_fails(monkeypatch, capfd):
 
 
 def test_an_executed_page_holds_nothing_of_it(tmp_path):
-    notebook = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
-    first = nbformat.v4.new_code_cell("number: int = 3  # how far", metadata={"tags": ["parameters"]})
+    new, kernel = nbformat.v4, {"name": "python3", "display_name": "Python 3", "language": "python"}
+    first = new.new_code_cell("number: int = 3  # how far", metadata={"tags": ["parameters"]})
     work = "from famf_lib.support.progress import progress\n"
     work += "with progress('counting', number) as bar:\n    bar.to(2)\nnumber"
-    notebook.cells = [first, nbformat.v4.new_code_cell(work)]
+    notebook = new.new_notebook(cells=[first, new.new_code_cell(work)], metadata={"kernelspec": kernel})
     nbformat.write(notebook, tmp_path / "page.ipynb")
     execute(tmp_path / "page.ipynb", tmp_path / "out.ipynb")
     outputs = json.loads((tmp_path / "out.ipynb").read_text())["cells"][-1]["outputs"]

@@ -10,7 +10,7 @@ def git(root, *arguments):
     return subprocess.run(["git", "-C", str(root), *who, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def test_what_differs_from_the_commit_is_said_a_folder_aside(tmp_path):
+def test_what_differs_from_the_commit_is_said_a_folder_aside(tmp_path, monkeypatch):
     assert provenance.commit(tmp_path) is None, "no checkout"
     git(tmp_path, "init", "-q")
     assert provenance.commit(tmp_path) is None, "no commit yet"
@@ -30,8 +30,5 @@ def test_what_differs_from_the_commit_is_said_a_folder_aside(tmp_path):
     assert provenance.commit(tmp_path, but="results") == f"{head}-dirty"
     git(tmp_path, "add", "code.py")
     assert provenance.commit(tmp_path, but="results") == f"{head}-dirty", "in the index, not in the commit"
-
-
-def test_without_git_nothing_is_known(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance.commit(tmp_path) is None
+    assert provenance.commit(tmp_path) is None, "no Git"

@@ -13,8 +13,6 @@ from famf_video import registry
 from famf_video.detection import ENTRIES, MTCNN, NAMES, SCRFD, detector, non_maximum_suppression, overlap
 from famf_video.onnx import OnnxError
 
-# --- overlap and suppression ---
-
 corner = st.integers(0, 12)
 some_boxes = st.lists(st.tuples(corner, corner, corner, corner), min_size=1, max_size=7).map(
     lambda rows: np.array([(x, y, x + w + 1, y + h + 1) for x, y, w, h in rows], float)
@@ -27,11 +25,11 @@ def test_overlap_is_that_of_sets_of_pixels(boxes, others):
         x1, y1, x2, y2 = map(int, box)
         return {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
 
-    for found, rule in ((overlap(boxes, others), None), (overlap(boxes, others, of_smaller=True), min)):
-        for a, row in zip(map(pixels, boxes), found, strict=True):
-            for b, value in zip(map(pixels, others), row, strict=True):
-                whole = len(a | b) if rule is None else min(len(a), len(b))
-                assert value == pytest.approx(len(a & b) / whole)
+    pairs = [[(pixels(box), pixels(other)) for other in others] for box in boxes]
+    union = [[len(a & b) / len(a | b) for a, b in row] for row in pairs]
+    smaller = [[len(a & b) / min(len(a), len(b)) for a, b in row] for row in pairs]
+    np.testing.assert_allclose(overlap(boxes, others), union)
+    np.testing.assert_allclose(overlap(boxes, others, of_smaller=True), smaller)
 
 
 @given(some_boxes, st.randoms(use_true_random=False), st.sampled_from([0.0, 0.3, 0.5]))
@@ -43,9 +41,6 @@ def test_suppression_keeps_the_best_of_those_that_overlap(boxes, random, limit):
     for row in range(len(boxes)):
         better = [k for k in kept if scores[k] > scores[row]]
         assert (row in kept) == all(between[k, row] <= limit for k in better)
-
-
-# --- MTCNN ---
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,7 @@ def composed():
     film_faces.needed()
     rng, made = np.random.default_rng(1), []
     clear = iter([face for of in film_faces.faces().values() for face in of])
-    for seed in range(16):
+    for seed in range(8):
         canvas, boxes = film_faces.background((960, 540), seed), []
         for place, face in enumerate(islice(clear, 6)):
             height = int(rng.integers(60, 200))
@@ -69,7 +64,7 @@ def composed():
             y = place // 3 * 270 + int(rng.integers(0, 270 - height))
             boxes.append(film_faces.pasted(canvas, face, height, x, y))
         made.append((np.asarray(canvas), np.array(boxes, float)))
-    assert sum(len(boxes) for _, boxes in made) == 96
+    assert sum(len(boxes) for _, boxes in made) == 48
     return made
 
 
@@ -90,14 +85,7 @@ def test_mtcnn_finds_faces(mtcnn, composed):
         cut = np.ascontiguousarray(picture[y1 + (y2 - y1) // 8 :, x1 + (x2 - x1) // 8 :])
         beyond = mtcnn.detect(cut).boxes
         assert (beyond >= 0).all() and (beyond <= np.tile(cut.shape[1::-1], 2)).all()
-    assert hits >= 0.95 * 96 and wrong <= 3
-
-
-def test_mtcnn_is_fed_bgr(mtcnn, composed):
-    """With red and blue exchanged it finds fewer (80 % in place of 98 %, says the card of the models)."""
-    right = sum(len(boxes) for _, boxes in composed[:8])  # nearly all of them are found, as above
-    exchanged = sum(len(mtcnn.detect(np.ascontiguousarray(picture[..., ::-1]))) for picture, _ in composed[:8])
-    assert exchanged < 0.95 * right
+    assert hits >= 0.95 * 48 and wrong <= 2
 
 
 def test_mtcnn_follows_a_shift(mtcnn, composed):
@@ -111,11 +99,10 @@ def test_mtcnn_follows_a_shift(mtcnn, composed):
     assert abs(a.points + 40 - b.points[between.argmax(axis=1)]).mean() < 3
 
 
-def test_mtcnn_smallest_face(mtcnn, composed):
+def test_mtcnn_smallest_face(composed):
     large = [detector("mtcnn", 120).detect(picture) for picture, _ in composed[:4]]
     heights = np.concatenate([found.boxes[:, 3] - found.boxes[:, 1] for found in large])
-    assert 0 < len(heights) < sum(len(mtcnn.detect(picture)) for picture, _ in composed[:4])
-    assert heights.min() > 80
+    assert 0 < len(heights) < 22 and heights.min() > 80  # of 24
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (11, 300), (12, 12), (40, 3)])
@@ -132,8 +119,6 @@ def test_mtcnn_from_a_folder(mtcnn, tmp_path):
     with pytest.raises(OnnxError, match=r"mtcnn_pnet\.onnx: no such file found"):
         detector(tmp_path)
 
-
-# --- SCRFD, by a model that gives the same outputs whatever it sees ---
 
 SIDE = (64, 96)  # height and width of the input
 LEVELS = {8: (8, 12), 16: (4, 6), 32: (2, 3)}

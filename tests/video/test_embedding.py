@@ -8,9 +8,6 @@ from famf_video import registry
 from famf_video.embedding import ArcFace, has_own_scaling
 from famf_video.onnx import BATCH, OnnxError
 
-pytest.importorskip("onnx", reason="the extra extract is not installed")
-pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
-
 
 @pytest.fixture
 def faces():
@@ -24,21 +21,13 @@ def by_hand(faces, dim=5, seed=0):
     return fields @ np.random.default_rng(seed).normal(size=(48, dim)).astype(np.float32)
 
 
-@pytest.mark.parametrize("scaling", [True, False])
-def test_every_network_gets_the_pixels_that_it_wants(tmp_path, faces, scaling):
-    found = ArcFace(embedder(tmp_path / "a.onnx", scaling=scaling))
+@pytest.mark.parametrize(("scaling", "batch"), [(True, "n"), (False, "n"), (True, 7)])
+def test_every_network_gets_the_pixels_that_it_wants(tmp_path, faces, scaling, batch):
+    """A fixed batch is filled up."""
+    found = ArcFace(embedder(tmp_path / "a.onnx", scaling=scaling, batch=batch))
     assert found.dim == 5 and found.scaled is not scaling
-    np.testing.assert_allclose(found.embed(faces), by_hand(faces), atol=1e-4)
-
-
-def test_a_network_of_a_fixed_batch_is_filled_up(tmp_path, faces):
-    one = ArcFace(embedder(tmp_path / "a.onnx", batch=7))
-    np.testing.assert_allclose(one.embed(faces), by_hand(faces), atol=1e-4)
-    np.testing.assert_allclose(one.embed(faces[:3]), by_hand(faces[:3]), atol=1e-4)
-
-
-def test_no_faces_are_no_vectors(tmp_path, faces):
-    assert ArcFace(embedder(tmp_path / "a.onnx")).embed(faces[:0]).shape == (0, 5)
+    for some in (faces, faces[:3], faces[:0]):
+        np.testing.assert_allclose(found.embed(some), by_hand(some), atol=1e-4)
 
 
 def scaled_by(folder, first, constants):
@@ -59,9 +48,8 @@ def test_arithmetic_on_the_input_itself_says_that_a_network_scales(tmp_path):
 
 
 def test_another_network_is_refused(tmp_path):
-    path = network(
-        tmp_path / "a.onnx", [("Flatten", ["data"], ["y"])], [("data", ["n", 3, 48, 48])], [("y", ["n", 6912])]
-    )
+    arrays = [("data", ["n", 3, 48, 48])], [("y", ["n", 6912])]
+    path = network(tmp_path / "a.onnx", [("Flatten", ["data"], ["y"])], *arrays)
     with pytest.raises(OnnxError, match="expected any × 3 × 112 × 112"):
         ArcFace(path)
 

@@ -1,5 +1,7 @@
 """``famf extract``, on videos composed of films' faces, with the real detector and recogniser."""
 
+from itertools import product
+
 import film_faces
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ def extracted(tmp_path_factory):
         for take in range(2):
             place = folder / "films" / person / f"{take}.mp4"
             place.parent.mkdir(parents=True, exist_ok=True)
-            film_faces.video(place, [person, other], seconds=1.0, seed=take, pictures=slice(take, None, 2))
+            film_faces.video(place, [person, other], seconds=0.6, seed=take, pictures=slice(take, None, 2))
     (folder / "films" / "bad.mp4").write_bytes(b"no video")
     options = ["--fps", "4", "--tracks", "all", "--person-folders"]
     return folder, persons, famf("extract", folder / "films", "--out", folder / "out", *options)
@@ -33,9 +35,7 @@ def test_what_it_says(extracted):
     folder, persons, done = extracted
     assert done.exit_code == 1 and done.exception is None or isinstance(done.exception, SystemExit)
     said = done.stderr.splitlines()
-    assert said[0] == (
-        "famf: head, body, audio, text: no model given (--head, --body, --speaker, --text), so these clips have none"
-    )
+    assert said[0].startswith("famf: head, body, audio, text: no model given (--head, --body, --speaker, --text)")
     assert said[1].startswith(f"famf: {folder}/films/bad.mp4: cannot be opened as a video") and "expected" in said[1]
     assert said[-1] == "famf: 1 of 7 videos could not be used"
     assert f"{folder}/out: {len(ClipSet.open(folder / 'out')):,} clips" in done.stdout
@@ -77,21 +77,16 @@ def test_asked_again_it_only_puts_together(extracted, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("option", "values"),
+    ("option", "values", "commands"),
     [
-        ("--fps", ["inf", "-inf", "nan", "0", "-5", "1e308", "x"]),
-        ("--min-face", ["0", "-40", "nan", "1e9", "9" * 99]),
-        ("--seed", ["-1", str(2**32), "inf"]),
+        ("--fps", ["inf", "-inf", "nan", "0", "-5", "1e308", "x"], ["extract", "enroll", "identify --run=x"]),
+        ("--min-face", ["0", "-40", "nan", "1e9", "9" * 99], ["extract", "enroll", "identify --run=x"]),
+        ("--seed", ["-1", str(2**32), "inf"], ["enroll"]),
     ],
 )
-@pytest.mark.parametrize("command", ["extract", "enroll", "identify"])
-def test_impossible_numbers_are_refused_before_anything_is_opened(tmp_path, command, option, values):
-    if option == "--seed" and command != "enroll":
-        pytest.skip("it has no seed")
-    for value in values:
-        done = famf(
-            command, "none.mp4", "--out", tmp_path / "out", *["--run", "x"] * (command == "identify"), option, value
-        )
+def test_impossible_numbers_are_refused_before_anything_is_opened(tmp_path, option, values, commands):
+    for command, value in product(commands, values):
+        done = famf(*command.split(), "none.mp4", "--out", tmp_path / "out", option, value)
         assert done.exit_code == 2 and f"Invalid value for '{option}'" in done.output, done.output
         assert not list(tmp_path.iterdir())
 

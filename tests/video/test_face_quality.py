@@ -61,9 +61,8 @@ def test_a_turned_face_is_less_frontal_on_both_sides_and_however_the_camera_is_h
 def test_the_detector_counts_and_each_part_can_spoil_the_whole():
     found = of(scores=[1.0, 0.8, 0.3, 0.0])
     assert falls(found["quality"]) and found["quality"][-1] == 0
-    np.testing.assert_allclose(
-        found["quality"], np.prod([found[name] for name in PARTS], axis=0) ** 0.25
-    )  # the geometric mean
+    mean = np.prod([found[name] for name in PARTS], axis=0) ** 0.25  # the geometric one
+    np.testing.assert_allclose(found["quality"], mean)
 
 
 def test_everything_lies_between_0_and_1():

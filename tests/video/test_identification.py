@@ -4,6 +4,7 @@ import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,57 +15,33 @@ from typer.testing import CliRunner
 
 pytest.importorskip("av", reason="the extra extract is not installed")
 
+import coloured_faces
 import film_faces
 import video_files
+from coloured_faces import BLUE, DIM, GREEN, RED, Detector, Embedder, stages
 from onnx_models import network
+from untrained_models import made as untrained
 
 from famf_book import answer_page
 from famf_book.cli import app
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import run_store, settings
+from famf_lib.models.config import ModelConfig
 from famf_lib.training import checkpoint, prediction
-from famf_lib.training.evaluation import EvaluationConfig
 from famf_lib.training.prediction import PredictionError
+from famf_lib.training.train import TrainingConfig
 from famf_video import enrolment, identification, registry, stills
 from famf_video.alignment import TEMPLATE
-from famf_video.clips import Stages
 from famf_video.detection import Detections
 from famf_video.enrolment import EnrolmentError, enroll, gather
 from famf_video.identification import IdentificationError, identify
 
-COLOURS = {"Ann": (250, 60, 60), "Božena": (60, 250, 60), "<陳>": (60, 60, 250)}
+COLOURS = {"Ann": RED, "Božena": GREEN, "<陳>": BLUE}
 SIDE = 60
 
 
-class Colours:
-    """A detector to which everything bright is one face, and an embedder that sees its mean colour."""
-
-    dim = 3
-
-    def __init__(self, checksum="colours"):
-        self.checksum = checksum
-
-    def detect(self, picture):
-        rows, columns = np.nonzero(picture.max(axis=2) > 128)
-        if len(rows) < 100:
-            return Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty((0, 5, 2), np.float32))
-        box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
-        points = box[:2] + TEMPLATE / 112 * (box[2:] - box[:2])
-        return Detections(box[None], np.array([0.9], np.float32), points[None].astype(np.float32))
-
-    def embed(self, faces):
-        return (faces[:, 30:80, 30:80].mean(axis=(1, 2)) / 20).astype(np.float32)
-
-
-def stages(checksum="colours"):
-    return Stages(Colours(checksum), Colours(checksum))
-
-
 def picture(person, light=1.0, x=30, y=20):
-    canvas = np.zeros((128, 160, 3), np.uint8)
-    texture = np.random.default_rng(1).uniform(0.9, 1.0, (SIDE, SIDE, 1))
-    canvas[y : y + SIDE, x : x + SIDE] = np.array(COLOURS[person]) * light * texture
-    return canvas
+    return coloured_faces.picture([(np.array(COLOURS[person]) * light, x, y, SIDE)], 0)
 
 
 def film(path, person, seconds=2.0, seed=0):
@@ -93,7 +70,7 @@ def quick(monkeypatch):
     """A small classifier."""
     base = settings.setting("imfdb", "standard")
     monkeypatch.setattr(settings, "setting", lambda *_: base.model_copy(update={"hidden": 16}))
-    monkeypatch.setattr(enrolment, "STEPS", 150)
+    monkeypatch.setattr(enrolment, "STEPS", 60)
 
 
 def test_a_folder_of_folders_becomes_clips_of_persons(folder):
@@ -145,18 +122,18 @@ def test_what_is_left_out_by_its_ending_is_said_and_whose_all_is(folder, tmp_pat
 
 
 def test_a_deep_picture_shows_its_face_and_what_is_none_is_left_out(tmp_path):
+    class Grey(Detector):
+        def detect(self, picture):
+            return super().detect(picture * np.uint8([1, 0, 0]))
+
     deep = picture("Ann").max(axis=2).astype(np.uint16) * 257
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    (tmp_path / "eps.jpg").write_bytes(
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 11\n%%EndComments\nshowpage\n%%EOF\n"
-    )
-    said = []
-    clip = stills.clip_from_pictures([tmp_path / "eps.jpg", tmp_path / "deep.png"], stages(), said.append)
+    (tmp_path / "eps.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 7 11\n%%EndComments\n")
+    files, said = [tmp_path / "eps.jpg", tmp_path / "deep.png"], []
+    clip = stills.clip_from_pictures(files, stages(detector=Grey()), said.append)
     assert clip.frames.tolist() == [1]
     np.testing.assert_allclose(clip.boxes, [[30, 20, 30 + SIDE, 20 + SIDE]])
-    assert len(said) == 1 and said[0].startswith(
-        f"{tmp_path / 'eps.jpg'}: cannot be read as a picture (cannot identify"
-    )
+    assert len(said) == 1 and said[0].startswith(f"{files[0]}: cannot be read as a picture (cannot identify")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +155,7 @@ def test_a_folder_that_will_not_do_is_one_sentence(tmp_path, dark, sentence):
 
 
 def test_the_largest_face_of_a_picture_counts_and_a_tight_crop_is_given_room(tmp_path):
-    class Two(Colours):
+    class Two(Detector):
         """Sees nothing that touches the edge, and two faces in any other picture, the larger one second."""
 
         def detect(self, picture):
@@ -189,11 +166,11 @@ def test_the_largest_face_of_a_picture_counts_and_a_tight_crop_is_given_room(tmp
             return Detections(np.concatenate([found.boxes / 2, found.boxes]), np.float32([0.99, 0.8]), points)
 
     Image.fromarray(picture("Ann", x=31, y=17)).save(tmp_path / "a.png")
-    clip = stills.clip_from_pictures([tmp_path / "a.png"], Stages(Two(), Colours()))
+    clip = stills.clip_from_pictures([tmp_path / "a.png"], stages(detector=Two()))
     np.testing.assert_allclose(clip.boxes, [[31, 17, 31 + SIDE, 17 + SIDE]])
     assert clip.scores == pytest.approx(0.8)
 
-    class Roomy(Colours):
+    class Roomy(Detector):
         """Sees a face only if there is room around it. The room is the edge repeated, which is bright as well."""
 
         def detect(self, picture):
@@ -205,7 +182,7 @@ def test_the_largest_face_of_a_picture_counts_and_a_tight_crop_is_given_room(tmp
             return Detections(box, np.float32([0.9]), points)
 
     Image.new("RGB", (SIDE, SIDE), COLOURS["Ann"]).save(tmp_path / "tight.png")
-    clip = stills.clip_from_pictures([tmp_path / "tight.png"], Stages(Roomy(), Colours()))
+    clip = stills.clip_from_pictures([tmp_path / "tight.png"], stages(detector=Roomy()))
     np.testing.assert_allclose(clip.boxes, [[0, 0, SIDE, SIDE]])  # in pixels of the picture as it is
 
 
@@ -237,8 +214,8 @@ def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, qui
     pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
     mean = ("ReduceMean", ["x"], ["y"], {"axes": [2, 3], "keepdims": 0})
     head = network(tmp_path / "head.onnx", [mean], [("x", ["n", 3, 13, 11])], [("y", ["n", 3])])
-    monkeypatch.setattr("famf_video.detection.detector", lambda *_: Colours())
-    monkeypatch.setattr("famf_video.embedding.ArcFace", lambda *_, **__: Colours())
+    monkeypatch.setattr("famf_video.detection.detector", lambda *_: Detector())
+    monkeypatch.setattr("famf_video.embedding.ArcFace", lambda *_, **__: Embedder())
     monkeypatch.setattr(registry, "find", Path)
     model, video = str(tmp_path / "model.safetensors"), str(film(tmp_path / "v.mp4", "Ann", seed=9))
     done = CliRunner().invoke(app, ["enroll", str(folder), "--out", model, "--head", str(head)])
@@ -253,14 +230,9 @@ def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, qui
 @pytest.fixture
 def model(tmp_path, made_up):
     """A saved model that knows the three, whoever is asked about."""
-    from famf_lib.models.config import ModelConfig
-    from famf_lib.models.famf import FAMF
-
-    torch.manual_seed(3)
-    config = ModelConfig(modalities=(), hidden=8)
-    card = checkpoint.Card(config=config, dim=3, modality_dims={}, persons=sorted(COLOURS),
-                      evaluation=EvaluationConfig(faces=4), seed=1, run="r", data="d", embedder="colours")  # fmt: skip
-    return checkpoint.open(checkpoint.save(tmp_path / "m.safetensors", FAMF(config, 3, {}, 3).eval(), card))
+    card = {"persons": sorted(COLOURS), "embedder": "colours", "evaluation": {"faces": 4}}
+    saved = untrained(SimpleNamespace(dim=DIM, modalities={}), modalities=(), **card)
+    return checkpoint.open(checkpoint.save(tmp_path / "m.safetensors", saved.model, saved.card))
 
 
 def test_the_answer_is_that_of_famf_predict(model, tmp_path):
@@ -280,30 +252,22 @@ def test_the_answer_is_that_of_famf_predict(model, tmp_path):
 
 def test_another_embedder_is_refused_before_the_video_is_looked_at(model, tmp_path):
     with pytest.raises(IdentificationError, match="embedder: SHA-256 other… found, expected colours…"):
-        identify(tmp_path / "nowhere.mp4", model, stages("other"))
-    longer = stages()
-    longer.embedder.dim = 5
-    with pytest.raises(IdentificationError, match="embedder: vectors of length 5 found, expected 3"):
-        identify(tmp_path / "nowhere.mp4", model, longer)
+        identify(tmp_path / "nowhere.mp4", model, stages(embedder=Embedder(checksum="other")))
+    with pytest.raises(IdentificationError, match="embedder: vectors of length 5 found, expected 7"):
+        identify(tmp_path / "nowhere.mp4", model, stages(embedder=Embedder(dim=5)))
 
 
-def test_predict_refuses_vectors_of_another_network_too(folder, model):
-    clipset = gather(folder, stages("other"), fps=10.0)
+def test_predict_refuses_vectors_of_another_network_too(model, made_up):
+    clipset = made_up(dim=DIM, info={"embedder": "other"})
     with pytest.raises(PredictionError, match=r"faces: those of the network other… found, expected .* colours…"):
         prediction.fitting(clipset, model.card)
-    unknown = replace(clipset, info={})
-    assert prediction.fitting(unknown, model.card)[1] == []
-    anything = model.card.model_copy(update={"embedder": None})
-    assert prediction.fitting(clipset, anything)[1] == []
+    assert prediction.fitting(replace(clipset, info={}), model.card)[1] == []
+    assert prediction.fitting(clipset, model.card.model_copy(update={"embedder": None}))[1] == []
 
 
 def test_a_run_knows_the_network_of_its_clips(made_up):
-    from famf_lib.models.config import ModelConfig
-    from famf_lib.training.train import TrainingConfig
-
-    spec = run_store.RunSpec(
-        model=ModelConfig(modalities=(), hidden=8), training=TrainingConfig(epochs=1, batch_size=64), protocol="given"
-    )
+    training = TrainingConfig(epochs=1, batch_size=64)
+    spec = run_store.RunSpec(model=ModelConfig(modalities=(), hidden=8), training=training, protocol="given")
     for info in ({"embedder": "sha"}, {}):
         clips = made_up(info=info, seed=len(info))
         run = run_store.get_or_train(spec, clips, torch.device("cpu"))
@@ -330,7 +294,7 @@ def test_the_faces_of_the_sheet_are_those_of_the_video(model, tmp_path):
     (shown,) = answer_page.crops(found.video, found.answers, 7)
     for face, cut in zip(faces, shown, strict=True):
         red = np.asarray(cut)[50:70, 40:56, 0].mean()
-        assert red == pytest.approx(250 * lights[answer.clip.frames[face]] * 0.95, abs=6)
+        assert red == pytest.approx(RED[0] * lights[answer.clip.frames[face]], abs=6)
 
 
 def test_a_page_needs_nothing_else_and_escapes_names(model, tmp_path):
@@ -351,9 +315,6 @@ def test_where_the_answer_cannot_be_written_is_said_first(model, tmp_path):
         (tmp_path / "x.html").mkdir(exist_ok=True)
         done = CliRunner().invoke(app, [*command, str(tmp_path / out)])
         assert isinstance(done.exception, IdentificationError) and re.search(said, str(done.exception))
-
-
-# --- real faces ------------------------------------------------------------------------------------------------------
 
 
 def test_actors_are_enrolled_by_pictures_and_found_in_a_video(tmp_path, monkeypatch):

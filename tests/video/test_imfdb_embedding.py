@@ -22,9 +22,6 @@ from famf_video.embedding import ArcFace
 from famf_video.imfdb_embedding import Landmarks, align_faces, import_pictures, pad_to_square
 from famf_video.onnx import OnnxModel
 
-pytest.importorskip("onnx", reason="the extra extract is not installed")
-pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
-
 PLACES = (TEMPLATE / 112).T.ravel()  # five x, then five y, where the template has them
 
 
@@ -33,14 +30,11 @@ def embedder(tmp_path):
     return ArcFace(small_network(tmp_path / "embedder.onnx", dim=7))
 
 
-def onet(path: Path) -> Landmarks:
+@pytest.fixture
+def landmarks(tmp_path):
     """Stands for O-Net: the points of the template wherever it looks; the lighter a picture, the more probable."""
-    constants = {
-        "row": np.array([[-1.0, 1.0]], np.float32),
-        "four": np.zeros((1, 4), np.float32),
-        "ten": PLACES[None].astype(np.float32),
-        "nought": np.zeros((1, 1), np.float32),
-    }
+    constants = {"row": [[-1, 1]], "four": np.zeros((1, 4)), "ten": PLACES[None], "nought": [[0]]}
+    constants = {name: np.array(value, np.float32) for name, value in constants.items()}
     nodes = [
         ("GlobalAveragePool", ["data"], ["pooled"]),
         ("Flatten", ["pooled"], ["means"]),
@@ -52,7 +46,7 @@ def onet(path: Path) -> Landmarks:
         ("Add", ["zero", "ten"], ["conv6_3"]),
     ]
     outputs = [("prob1", ["n", 2]), ("conv6_2", ["n", 4]), ("conv6_3", ["n", 10])]
-    return Landmarks.open(network(path, nodes, [("data", ["n", 3, 48, 48])], outputs, constants))
+    return Landmarks.open(network(tmp_path / "o.onnx", nodes, [("data", ["n", 3, 48, 48])], outputs, constants))
 
 
 @pytest.fixture
@@ -77,12 +71,12 @@ def test_a_picture_lies_in_the_middle_of_a_square_with_its_edge_around():
     np.testing.assert_array_equal(square[-1, -1], picture[-1, -1])
 
 
-def test_the_most_probable_zoom_gives_the_points(tmp_path):
+def test_the_most_probable_zoom_gives_the_points(landmarks):
     """Light in the middle: the more is cut off, the lighter it is, so that the last zoom is the one."""
     light = np.zeros((100, 100, 3), np.uint8)
     light[20:80, 20:80] = 250
     dark = 255 - light
-    points, probability = onet(tmp_path / "o.onnx").find([light, dark])
+    points, probability = landmarks.find([light, dark])
     unit = TEMPLATE / 112
     np.testing.assert_allclose(points[0], unit * 80 + 10, atol=1e-4)
     np.testing.assert_allclose(points[1], unit * 100, atol=1e-4)
@@ -90,44 +84,42 @@ def test_the_most_probable_zoom_gives_the_points(tmp_path):
     assert probability[0] == pytest.approx(1 / (1 + np.exp(-2 * mean)), abs=0.01)
 
 
-def test_onet_sees_blue_first(tmp_path, monkeypatch):
+def test_onet_sees_blue_first(landmarks, monkeypatch):
     seen, real = [], OnnxModel.__call__
     monkeypatch.setattr(OnnxModel, "__call__", lambda self, given: seen.append(given) or real(self, given))
     red = np.zeros((20, 20, 3), np.uint8)
     red[..., 0] = 255
-    onet(tmp_path / "o.onnx").find([red])
+    landmarks.find([red])
     assert (seen[0][:, 2] > 0.99).all() and (seen[0][:, :2] < -0.99).all()
 
 
-def test_without_a_face_a_picture_is_only_resized(tmp_path):
-    points = onet(tmp_path / "o.onnx")
+def test_without_a_face_a_picture_is_only_resized(landmarks):
     draw = np.random.default_rng(5)
     dark = draw.integers(0, 40, (31, 47, 3), dtype=np.uint8)
     light = draw.integers(215, 256, (31, 47, 3), dtype=np.uint8)
-    faces, probability = align_faces([dark, light], points)
+    faces, probability = align_faces([dark, light], landmarks)
     assert probability[0] <= 0.3 < probability[1]
-    expected = np.asarray(Image.fromarray(dark).resize((112, 112), Image.Resampling.BILINEAR)).astype(int)
-    assert abs(faces[0] - expected).max() <= 1
-    assert abs(faces[1].astype(int) - np.asarray(Image.fromarray(light).resize((112, 112))).astype(int)).max() > 3
+    resized = [Image.fromarray(one).resize((112, 112), Image.Resampling.BILINEAR) for one in (dark, light)]
+    apart = abs(np.array(faces, int) - np.array(resized)).max(axis=(1, 2, 3))
+    assert apart[0] <= 1 and apart[1] > 3
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_an_import_has_the_vector_of_each_picture(world, embedder, tmp_path, packed):
-    points = onet(tmp_path / "o.onnx")
+def test_an_import_has_the_vector_of_each_picture(world, embedder, landmarks, tmp_path, packed):
     source = world.archive(tmp_path) if packed else world.folder(tmp_path)
-    made = import_pictures(source, embedder, points, "again")
+    made = import_pictures(source, embedder, landmarks, "again")
     clipset = made.clipset
     assert made.faces == 24 and len(clipset) == 8 and clipset.info["embedder"] == embedder.checksum
     assert clipset.info["cleaning"]["pictures dropped: no embedding"] == 0  # it is dropped for its place before
     for row, path in zip(clipset.faces.float().numpy(), clipset.face_columns()["path"], strict=True):
         picture = np.asarray(Image.open(io.BytesIO(world.files[path])).convert("RGB"))
-        faces, probability = align_faces([picture], points)
+        faces, probability = align_faces([picture], landmarks)
         np.testing.assert_allclose(row, embedder.embed(faces)[0], atol=2e-3)
     assert not list((store() / "embeddings").glob("*/"))
 
 
-def test_the_import_is_a_dataset_like_the_others_with_the_splits_of_imfdb(world, embedder, tmp_path, monkeypatch):
-    made = import_pictures(world.archive(tmp_path), embedder, onet(tmp_path / "o.onnx"), "again").clipset
+def test_the_import_is_a_dataset_like_the_others_with_the_splits_of_imfdb(world, embedder, landmarks, tmp_path):
+    made = import_pictures(world.archive(tmp_path), embedder, landmarks, "again").clipset
     assert datasets.get("again").protocol == datasets.get("imfdb").protocol == "groups"
     paths = np.array(world.pictures)
     vectors = tmp_path / imfdb.EMBEDDINGS
@@ -139,10 +131,10 @@ def test_the_import_is_a_dataset_like_the_others_with_the_splits_of_imfdb(world,
         assert parts.gallery.tolist() == expected.gallery.tolist() and parts.persons == expected.persons
 
 
-def test_interrupted_it_goes_on_and_ends_the_same(world, embedder, tmp_path, monkeypatch):
+def test_interrupted_it_goes_on_and_ends_the_same(world, embedder, landmarks, tmp_path, monkeypatch):
     monkeypatch.setattr(imfdb_embedding, "PART", 5)
-    source, points = world.archive(tmp_path), onet(tmp_path / "o.onnx")
-    whole = import_pictures(source, embedder, points, "whole").clipset
+    source = world.archive(tmp_path)
+    whole = import_pictures(source, embedder, landmarks, "whole").clipset
     calls = count()
 
     class Failing:
@@ -154,42 +146,37 @@ def test_interrupted_it_goes_on_and_ends_the_same(world, embedder, tmp_path, mon
             return embedder.embed(faces)
 
     with pytest.raises(KeyboardInterrupt):
-        import_pictures(source, Failing(), points, "again")
+        import_pictures(source, Failing(), landmarks, "again")
     assert "again" not in imported.names()
-    rest = import_pictures(source, embedder, points, "again")
+    rest = import_pictures(source, embedder, landmarks, "again")
     assert rest.faces == 24 + 1 - 1 - 15  # three parts of five were done, of which one holds what is no picture
     assert rest.clipset.fingerprint == whole.fingerprint
 
 
-def test_names_and_files_that_will_not_do(world, embedder, tmp_path):
-    points, source = onet(tmp_path / "o.onnx"), world.archive(tmp_path)
-    with pytest.raises(imported.ImportedError, match="'imfdb' is a dataset of the book"):
-        import_pictures(source, embedder, points, "imfdb")
-    with pytest.raises(imfdb.ImfdbError, match=r"nowhere\.tar\.gz: there is no such file"):
-        import_pictures(tmp_path / "nowhere.tar.gz", embedder, points, "again")
-    import_pictures(source, embedder, points, "again")
-    with pytest.raises(imported.ImportedError, match="there is an import 'again' already"):
-        import_pictures(source, embedder, points, "again")
-    assert import_pictures(source, embedder, points, "again", replacing=True).faces == 24
-    with pytest.raises(imfdb.ImfdbError):
-        import_pictures(Path(__file__), embedder, points, "other")
-    (empty := tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=f"{empty}: no picture found, expected IMFDB_final/"):
-        import_pictures(empty, embedder, points, "other")
+def test_names_and_files_that_will_not_do(world, embedder, landmarks, tmp_path):
+    source, empty = world.archive(tmp_path), tmp_path / "empty"
+    empty.mkdir()
+    assert import_pictures(source, embedder, landmarks, "again").faces == 24
+    for path, name, error, sentence in (
+        (source, "imfdb", imported.ImportedError, "'imfdb' is a dataset of the book"),
+        (source, "again", imported.ImportedError, "there is an import 'again' already"),
+        (tmp_path / "nowhere.tar.gz", "other", imfdb.ImfdbError, r"nowhere\.tar\.gz: there is no such file"),
+        (Path(__file__), "other", imfdb.ImfdbError, None),
+        (empty, "other", ValueError, f"{empty}: no picture found, expected IMFDB_final/"),
+    ):
+        with pytest.raises(error, match=sentence):
+            import_pictures(path, embedder, landmarks, name)
+    assert import_pictures(source, embedder, landmarks, "again", replacing=True).faces == 24
 
 
-def test_the_command_imports_under_the_name_of_the_network(world, embedder, tmp_path):
-    points = onet(tmp_path / "o.onnx").model.path
-    source = world.archive(tmp_path)
-    command = ["data", "import", "imfdb", str(source), "--embedder", str(embedder.model.path)]
-    command += ["--landmarks", str(points)]
+def test_the_command_imports_under_the_name_of_the_network(world, embedder, landmarks, tmp_path):
+    command = ["data", "import", "imfdb", str(world.archive(tmp_path)), "--embedder", str(embedder.model.path)]
+    command += ["--landmarks", str(landmarks.model.path)]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0 and "24 faces in" in done.output and imported.names() == ["imfdb-embedder"]
     refused = CliRunner().invoke(app, [*command[:5], str(tmp_path / "no.onnx")])
     assert "expected a file or one of mobilefacenet128" in str(refused.exception)
 
-
-# --- the real ones ---------------------------------------------------------------------------------------------------
 
 RECORDED = "mobilefacenet128.npz"
 here = imfdb.absence() is None and not registry.absence("mobilefacenet128") and not registry.absence("mtcnn-onet")

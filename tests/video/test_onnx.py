@@ -8,14 +8,11 @@ from onnx_models import network
 
 from famf_video.onnx import OnnxError, OnnxModel
 
-pytest.importorskip("onnx", reason="the extra extract is not installed")
-pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
 
-
-def doubled(folder, **options):
+def doubled(folder):
     """x → 2 x, of n × 3 numbers."""
-    return network(folder / "a.onnx", [("Mul", ["x", "two"], ["y"])], [("x", ["n", 3])], [("y", ["n", 3])],
-                   {"two": np.float32([2])}, **options)  # fmt: skip
+    arrays = [("x", ["n", 3])], [("y", ["n", 3])]
+    return network(folder / "a.onnx", [("Mul", ["x", "two"], ["y"])], *arrays, {"two": np.float32([2])})
 
 
 def test_a_model_is_a_function_of_arrays(tmp_path):

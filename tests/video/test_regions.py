@@ -9,9 +9,6 @@ from onnx_models import network
 from famf_video.onnx import OnnxError
 from famf_video.regions import DEVIATION, MEAN, OnnxImages, cut_out, region
 
-pytest.importorskip("onnx", reason="the extra extract is not installed")
-pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
-
 
 def test_by_hand():
     """A face of 20 × 40 pixels at (100, 50) in a picture of 400 × 300."""
@@ -55,11 +52,8 @@ def test_a_network_sees_rgb_as_imagenet_has_it(tmp_path, batch):
     assert model.embed([]).shape == (0, 3)
 
 
-def test_a_side_that_is_left_open_is_224(tmp_path):
+def test_a_side_that_is_left_open_is_224_and_another_network_is_refused(tmp_path):
     assert OnnxImages(averages(tmp_path, height="h", width="w")).size == (224, 224)
-
-
-def test_another_network_is_refused(tmp_path):
     path = network(tmp_path / "b.onnx", [("Neg", ["x"], ["y"])], [("x", ["n", 5])], [("y", ["n", 5])])
     with pytest.raises(OnnxError, match=r"b\.onnx: inputs: x has the shape any × 5, expected any × 3"):
         OnnxImages(path)
