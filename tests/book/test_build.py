@@ -192,9 +192,6 @@ def staged(root: Path, page: str):
     return nbformat.read(root / "_build" / "source" / "book" / f"{page}.ipynb", as_version=4)
 
 
-# --- What is executed again ---
-
-
 def test_only_what_changed_is_executed_again(root, executed, monkeypatch):
     def run(**options):
         executed.clear()
@@ -283,8 +280,6 @@ def test_a_page_records_where_it_comes_from(root, executed):
     table = (root / "_build" / "source" / "book" / "execution.md").read_text()
     assert '`seeds = [3, 5]`<br>`dataset = "imfdb"` |' in table
 
-
-# --- The pages of further datasets ---
 
 SEVERAL = 'datasets: list[str] = ["synthetic", "imfdb"]  # all'
 
@@ -418,9 +413,6 @@ def test_the_command_asks_for_the_pages_of_notebooks_that_have_something_to_show
     assert asked[1]["further"] == []
 
 
-# --- What is refused before anything long ---
-
-
 def change_pages(**pages):
     return lambda root: write_yaml(root / "book" / "pages.yml", PAGES | pages)
 
@@ -470,9 +462,6 @@ def test_what_is_wrong_is_said_before_anything_runs(root, untouched, change, sen
 def test_a_parameter_that_no_notebook_has_is_refused(root, untouched):
     with pytest.raises(BookError, match="no notebook of the book has a parameter 'dateset'; there are: dataset, seeds"):
         build(root, parameters={"dateset": "imfdb"})
-
-
-# --- The pages ---
 
 
 @pytest.fixture(scope="module")

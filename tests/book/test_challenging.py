@@ -43,9 +43,6 @@ def of(table: pd.DataFrame, row: int) -> set[str]:
     return {kind for kind in table if table[kind].fillna(False)[row]}
 
 
-# --- the kinds -------------------------------------------------------------------------------------------------------
-
-
 def test_kinds_of_synthetic_faces():
     faces = [
         ({}, {CLEAR}),
@@ -182,9 +179,6 @@ def test_sharpness_is_measured_in_large_enough_pictures(monkeypatch, tmp_path):
     assert np.isnan(challenging.sharpness_of(made([{}] * 3))).all()
 
 
-# --- the random sample -----------------------------------------------------------------------------------------------
-
-
 def test_faces_are_drawn_at_random_one_per_person():
     dark = {"darkness": 0.9}
     faces = [dark] * 40 + [dark | {"blur": 0.9}] * 4 + [dark] * 6
@@ -203,9 +197,6 @@ def test_faces_are_drawn_at_random_one_per_person():
     assert (again == lots["light"]).all()
     drawn = {int(row) for seed in range(60) for row in challenging.chosen(clipset, table, 3, seed)["light"]}
     assert drawn == set(range(8, 40))  # every face can be drawn
-
-
-# --- the lengths -----------------------------------------------------------------------------------------------------
 
 
 def test_the_comparison_is_within_persons():
@@ -263,9 +254,6 @@ def test_tables_and_figure_of_any_size(count):
     challenging.kinds_figure(found.iloc[:0]).canvas.draw()  # no kind at all
     plt.close("all")
     assert challenging.answer(found)
-
-
-# --- the page --------------------------------------------------------------------------------------------------------
 
 
 def test_the_page_on_synthetic_persons(tmp_path):

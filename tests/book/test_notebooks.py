@@ -34,9 +34,6 @@ def write(path: Path, *code: str, declared: str | None = DECLARED) -> Path:
     return path
 
 
-# --- What is declared ---
-
-
 def test_parameters_are_read_with_type_default_and_help(tmp_path):
     # braces in the path: papermill would take them for a template
     (tmp_path / "{odd}").mkdir()
@@ -76,9 +73,6 @@ def test_what_is_no_notebook_is_named(tmp_path, content):
         parameters(tmp_path / "b.ipynb")
 
 
-# --- What is given ---
-
-
 def test_values_become_what_the_notebook_declares(tmp_path):
     path = write(tmp_path / "a.ipynb", declared=DECLARED + "names: list[str] = []\n")
     given = {"dataset": "12", "seeds": "[3, 5]", "rate": 1, "quick": "true", "anything": "1", "names": "b, 'c'"}
@@ -115,9 +109,6 @@ def test_an_unknown_name_is_refused_with_the_closest_and_all(tmp_path):
     text = str(caught.value)
     assert "a.ipynb" in text and "'sedes'" in text and "closest is 'seeds'" in text
     assert "anything, dataset, quick, rate, seeds" in text and "\n" not in text
-
-
-# --- Execution ---
 
 
 def test_an_executed_notebook_holds_outputs_and_where_they_come_from(tmp_path):
@@ -200,9 +191,6 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-# --- Inside a notebook ---
 
 
 @pytest.mark.parametrize(("name", "code"), [("seeds", 0), ("sedes", 1)])

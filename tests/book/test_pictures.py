@@ -23,9 +23,6 @@ def as_bytes(images) -> list[bytes]:
     return [image.tobytes() for image in images]
 
 
-# --- synthetic -------------------------------------------------------------------------------------------------------
-
-
 def small(person: list, counts: list[int], own: list[bool]) -> ClipSet:
     """Clips of these persons; their faces differ in the generator's variables."""
     total, rng = sum(counts), np.random.default_rng(5)
@@ -66,9 +63,6 @@ def test_no_rows_no_pictures_and_every_face_of_the_generator_can_be_drawn():
 def test_an_unknown_dataset_is_refused():
     with pytest.raises(ValueError, match="'imdb' is not known"):
         faces_of("imdb", small(["ann"], [1], [True]), [0])
-
-
-# --- real ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -126,9 +120,6 @@ def test_real_pictures_are_found():
     assert len(set(as_bytes(found))) == 5 and {image.size for image in found} == {PIXELS}
 
 
-# --- none ------------------------------------------------------------------------------------------------------------
-
-
 def bare(**columns) -> ClipSet:
     clips = pd.DataFrame({"name": ["one", "two"], "person": ["ann", "bob"], "split": None, "group": None})
     return ClipSet.build(np.ones((3, 5)), np.array([2, 1]), clips, face_table=pd.DataFrame(columns, index=range(3)))
@@ -158,8 +149,6 @@ def test_cards_are_placed_like_pictures():
     assert [card.get_x() for card in cards] == pytest.approx([image.get_extent()[0] for image in beside])
     assert "<image" not in light(figure).data
 
-
-# --- the figure ------------------------------------------------------------------------------------------------------
 
 FACES = [Image.new("RGB", PIXELS, (7 * n, 90, 130)) for n in range(31)]
 

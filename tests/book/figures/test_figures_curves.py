@@ -49,9 +49,6 @@ def of_faces(made_results):
     return replace(found, answers={"faces": pd.concat(tables, ignore_index=True)})
 
 
-# --- K ---------------------------------------------------------------------------------------------------------------
-
-
 def test_rows_of_clusters_have_their_numbers(of_clusters):
     table = curves.by_clusters(of_clusters, {"K = 5": 0.83})
     assert table["clusters"].tolist() == [2, 5, 5] and table["batch"].tolist() == [211, 211, 101]
@@ -103,9 +100,6 @@ def test_what_fits_on_a_card():
     found = curves.fitting(memory, (1, 11, 40))
     assert found["a"].tolist() == ["1 (1.0 GB)", "16 (3.0 GB)", "16 (3.0 GB)"]
     assert found["b"].tolist() == ["", "8 (11.0 GB)", "16 (12.0 GB)"]
-
-
-# --- N ---------------------------------------------------------------------------------------------------------------
 
 
 def naive(results, label, n):
@@ -168,9 +162,6 @@ def test_sentences_on_normalisation_and_lengths(of_faces):
     text = curves.told_lengths(counts, (5, 64))
     assert text.startswith("Half of the ranked clips have 5 faces or fewer; 40% have fewer than 5 and 80% have fewer")
     assert curves.told_lengths(counts[:0], (5,)) == ""
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------
 
 
 def drawn(figure):

@@ -106,9 +106,6 @@ def test_answer_and_table():
     assert list(shown["A, untrained"]) == ["+0.00 [-0.10, +0.10]", ""]
 
 
-# --- clips -----------------------------------------------------------------------------------------------------------
-
-
 @given(
     st.lists(st.tuples(st.floats(0, 9), st.integers(0, 4)), max_size=30),
     st.lists(st.floats(0, 1), max_size=6),
@@ -189,9 +186,6 @@ def test_untrained_models_are_the_start_of_the_trained_ones(clipset):
     assert float(torch.cdist(centres, clipset.faces.float()).min(dim=1).values.max()) < 2.0
     assert set(found.answers["weights"]["label"]) == {"A", "k-means"}
     assert found.answers["weights"]["seed"].eq(1).all()
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------
 
 
 def test_missing_values_are_not_drawn(rows_of):
