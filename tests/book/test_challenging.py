@@ -1,8 +1,8 @@
 """The challenging cases: kinds by hand, the comparison for known norms, and the executed page."""
 
+import re
 from io import BytesIO
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,9 +41,6 @@ def real(faces: list[tuple], heights: list[float]) -> ClipSet:
 
 def of(table: pd.DataFrame, row: int) -> set[str]:
     return {kind for kind in table if table[kind].fillna(False)[row]}
-
-
-# --- the kinds -------------------------------------------------------------------------------------------------------
 
 
 def test_kinds_of_synthetic_faces():
@@ -110,11 +107,7 @@ def test_kinds_of_faces_with_boxes_and_scores():
 
 @pytest.mark.parametrize(
     ("scores", "poor"),
-    [
-        (range(11), [0, 1]),  # the quantile equals a score
-        ([5, 5, 5, 6, 7, 8], [0, 1, 2]),
-        ([5, 5, 5], []),
-    ],
+    [(range(11), [0, 1]), ([5, 5, 5, 6, 7, 8], [0, 1, 2]), ([5, 5, 5], [])],  # in the first the quantile equals a score
 )
 def test_equal_scores_are_rated_alike(scores, poor):
     table = challenging.kinds(unlabelled(quality=list(scores)))
@@ -149,7 +142,7 @@ def test_sharpness_is_the_variance_of_the_laplacian():
     kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
     expected = signal.convolve2d(grey, kernel, mode="same", boundary="symm").var() / grey.var()
     assert challenging.sharpness(picture) == pytest.approx(expected)
-    blurred = [challenging.sharpness(picture.filter(ImageFilter.GaussianBlur(r))) for r in (0.5, 1, 2, 4)]
+    blurred = [challenging.sharpness(picture.filter(ImageFilter.GaussianBlur(r))) for r in (0.5, 2)]
     assert np.all(np.diff([expected, *blurred]) < 0)
     pale = picture.point(lambda v: 90 + v // 4)
     assert challenging.sharpness(pale) == pytest.approx(expected, rel=0.1)  # contrast is not sharpness
@@ -182,9 +175,6 @@ def test_sharpness_is_measured_in_large_enough_pictures(monkeypatch, tmp_path):
     assert np.isnan(challenging.sharpness_of(made([{}] * 3))).all()
 
 
-# --- the random sample -----------------------------------------------------------------------------------------------
-
-
 def test_faces_are_drawn_at_random_one_per_person():
     dark = {"darkness": 0.9}
     faces = [dark] * 40 + [dark | {"blur": 0.9}] * 4 + [dark] * 6
@@ -203,9 +193,6 @@ def test_faces_are_drawn_at_random_one_per_person():
     assert (again == lots["light"]).all()
     drawn = {int(row) for seed in range(60) for row in challenging.chosen(clipset, table, 3, seed)["light"]}
     assert drawn == set(range(8, 40))  # every face can be drawn
-
-
-# --- the lengths -----------------------------------------------------------------------------------------------------
 
 
 def test_the_comparison_is_within_persons():
@@ -227,26 +214,19 @@ def test_the_comparison_is_within_persons():
     assert np.isnan(summary.loc["blur", "all"])
 
 
-def table_of(**ends: tuple[float, float]) -> pd.DataFrame:
-    rows = {kind: {"all": (a + b) / 2, "all low": a, "all high": b} for kind, (a, b) in ends.items()}
-    return pd.DataFrame.from_dict(rows | {CLEAR: {}}, orient="index", columns=["all", "all low", "all high"])
-
-
 @pytest.mark.parametrize(
     ("ends", "said"),
     [
         ({"light": (-0.3, -0.2), "blur": (-0.2, -0.1)}, r"^Faces of every kind .*weak light −25.0% .*, blurred −15.0%"),
-        (
-            {"light": (-0.3, -0.2), "pose": (-0.1, 0.2)},
-            r"^Faces of 1 of 2 kinds .*contains 0 for faces that are turned away",
-        ),
+        ({"light": (-0.3, -0.2), "pose": (-0.1, 0.2)}, r"^Faces of 1 of 2 kinds .*contains 0 for .* turned away"),
         ({"light": (0.1, 0.2)}, r"^No kind .*longer for faces that are in weak light \+15.0% \[\+10.0%"),
         ({"small": (np.nan, np.nan)}, "^Too few persons"),
-        ({}, "^These data have neither boxes nor scores"),
     ],
 )
 def test_the_answer_follows_the_intervals(ends, said):
-    assert pd.Series([challenging.answer(table_of(**ends))]).str.contains(said)[0]
+    rows = {kind: {"all": (a + b) / 2, "all low": a, "all high": b} for kind, (a, b) in ends.items()}
+    table = pd.DataFrame.from_dict(rows | {CLEAR: {}}, orient="index", columns=["all", "all low", "all high"])
+    assert re.search(said, challenging.answer(table))
 
 
 @pytest.mark.parametrize("count", [1, 400])
@@ -256,16 +236,9 @@ def test_tables_and_figure_of_any_size(count):
     clipset = made(faces, person=["a", "b"], counts=[count // 2, count - count // 2], norms=rng.random(count) + 1)
     found = challenging.summary(clipset, challenging.kinds(clipset))
     assert len(challenging.shown(found)) == 6 and "nan" not in challenging.shown(found).to_string()
-    figure = challenging.kinds_figure(found)
-    figure.canvas.draw()
-    said = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert said == ["all faces of the kind", "only of this kind"]
-    challenging.kinds_figure(found.iloc[:0]).canvas.draw()  # no kind at all
-    plt.close("all")
+    for table in (found, found.iloc[:0]):  # the second has no kind at all
+        challenging.kinds_figure(table).canvas.draw()
     assert challenging.answer(found)
-
-
-# --- the page --------------------------------------------------------------------------------------------------------
 
 
 def test_the_page_on_synthetic_persons(tmp_path):

@@ -32,14 +32,13 @@ def famf(monkeypatch, capsys):
     ("arguments", "sentence"),
     [
         (["run", "table-9"], "experiment: 'table-9' is not known, expected one of: table-1"),
-        (
-            ["run", "table-1", "--profile", "huge"],
-            "profile: 'huge' is not known, expected one of quick",
-        ),
+        (["run", "table-1", "--profile", "huge"], "profile: 'huge' is not known, expected one of quick"),
         (["run", "table-1", "-d", "imdb"], "dataset: 'imdb' is not known, expected one of synthetic, imfdb"),
         (["sweep", "table-1", "--notebooks", "README.md"], "--notebooks: README.md is a file, expected a folder"),
         (["data", "import", "table", "/no/such/folder", "--name", "mine"], "/no/such/folder: there is no such folder"),
         (["--data", "/no/such/folder", "data", "list"], "--data: /no/such/folder is not a folder"),
+        (["predict", 300 * "a", "synthetic"], f"{300 * 'a'}: it cannot be used (File name too long)"),
+        (["data", "info", 300 * "a"], f"{300 * 'a'}: it cannot be used (File name too long)"),
     ],
 )
 def test_bad_input_is_one_sentence(famf, arguments, sentence):
@@ -75,11 +74,6 @@ def test_a_hostile_number_or_place_is_refused_before_anything_runs(arguments, fo
     assert found in said
 
 
-@pytest.mark.parametrize("command", [["predict", 300 * "a", "synthetic"], ["data", "info", 300 * "a"]])
-def test_a_name_that_the_system_refuses_is_one_sentence(famf, command):
-    code, _, error = famf(*command)
-    assert code == 1 and len(error.splitlines()) == 1
-    assert error.startswith(f"famf: {300 * 'a'}: it cannot be used (File name too long)")
 
 
 def test_a_store_that_is_no_folder_is_one_sentence(famf, tmp_path):
@@ -101,13 +95,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9973, 9973));"
         "sys.argv = ['famf', 'data', 'info', 'synthetic', '--profile', 'quick']; cli.main()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"FAMF_STORE": str(tmp_path)},
-    )
+    environment = os.environ | {"FAMF_STORE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith(f"famf: {tmp_path / 'clipsets' / 'synthetic-'}")
     assert "(File too large)" in done.stderr
@@ -145,15 +134,11 @@ def test_clean_never_touches_data_of_the_user(tmp_path):
     for folder in (store / "runs" / "x", store / "clipsets" / "y", own):
         folder.mkdir(parents=True)
     code = (
-        "from famf_book import cli; from famf_lib.support import files; from pathlib import Path;"
+        "from famf_book import cli; from pathlib import Path;"
         f"cli.ROOT = Path({str(tmp_path / 'checkout')!r}); cli.clean(runs=True)"
     )
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        env=os.environ | {"FAMF_STORE": str(store), "FAMF_DATA": str(tmp_path / "own")},
-        capture_output=True,
-    )
+    environment = os.environ | {"FAMF_STORE": str(store), "FAMF_DATA": str(tmp_path / "own")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
     assert own.exists() and not (store / "runs").exists() and not (store / "clipsets").exists()
 
 
@@ -163,12 +148,6 @@ def test_where_data_lie_is_told_to_kernels_of_other_folders(tmp_path):
         "print(os.environ['FAMF_STORE'], 'FAMF_DATA' in os.environ)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "FAMF_DATA"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        env=environment | {"FAMF_STORE": "mine/store", "PYTHONPATH": str(ROOT)},
-    )
-    assert done.stdout.split() == [str(tmp_path / "mine" / "store"), "False"]
+    environment |= {"FAMF_STORE": "mine/store", "PYTHONPATH": str(ROOT)}
+    done = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=tmp_path, env=environment)
+    assert done.split() == [str(tmp_path / "mine" / "store"), "False"]

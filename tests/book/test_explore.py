@@ -49,9 +49,6 @@ def other(explorer):
     return clip, next(person for person in explorer.persons if person != clip.person)
 
 
-# --- the numbers -----------------------------------------------------------------------------------------------------
-
-
 def predicted(explorer, clipset):
     """The rows of ``famf predict`` by name of the clip."""
     model = checkpoint.open(explorer.file)
@@ -175,9 +172,6 @@ def test_bad_input_gives_one_sentence(explorer, monkeypatch, ask, sentence):
         ask(explorer)
 
 
-# --- the sliders -----------------------------------------------------------------------------------------------------
-
-
 def test_sliders_draw_the_answer_of_the_model(explorer, store):
     widgets = pytest.importorskip("famf_book.widgets", reason="ipywidgets is not installed (the extra lab has it)")
     shutil.copytree(explorer.file.parents[2], store)
@@ -203,9 +197,6 @@ def test_sliders_draw_the_answer_of_the_model(explorer, store):
     one.share.value = 1.0
     assert one.ruin == Ruin("stranger", 1.0, person=one.person.value)
     assert one.status.value == ""
-
-
-# --- in JupyterLab ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

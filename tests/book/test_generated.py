@@ -18,14 +18,8 @@ share: float = 0.5  # of the clips
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 MACHINE = {"hardware": {"processor": "P", "cores": 2}, "versions": {"python": "3.11", "torch": "2"}}
 RECORD = {"seconds": 2.5, "when": "2026-01-02 03:04", "commit": "0123456789" * 4, "parameters": {}, **MACHINE}
-FACES = {
-    "name": "imfdb",
-    "profile": "standard",
-    "fingerprint": "f1",
-    "persons": 1100,
-    "clips": 23_000,
-    "faces": 345_000,
-}
+FACES = {"name": "imfdb", "profile": "standard", "fingerprint": "f1"}
+FACES |= {"persons": 1100, "clips": 23_000, "faces": 345_000}
 
 
 @pytest.fixture
@@ -33,10 +27,7 @@ def pages(tmp_path):
     """Two pages of one notebook, the second with parameters of its own, and one of another."""
     (tmp_path / "book").mkdir()
     for name, cell in (("numbers", CELL), ("words", 'word: str = "face"  # what to say')):
-        cells = [
-            new_markdown_cell(f"# {name.title()} {{{{page}}}}"),
-            new_code_cell(cell, metadata={"tags": ["parameters"]}),
-        ]
+        cells = [new_markdown_cell(f"# {name}"), new_code_cell(cell, metadata={"tags": ["parameters"]})]
         (tmp_path / "book" / f"{name}.ipynb").write_text(writes(new_notebook(cells=cells, metadata=KERNEL)))
 
     def page(name, notebook, title=None, **given):
@@ -44,9 +35,8 @@ def pages(tmp_path):
         defaults = {parameter.name: parameter.default for parameter in notebooks.parameters(path)}
         return Page(name, path, given, defaults | given, title)
 
-    real = page(
-        "real", "numbers", "Real_faces", dataset="imfdb", seeds=[3, 5], note="it's `one` | two", profile="standard"
-    )
+    own = {"dataset": "imfdb", "seeds": [3, 5], "note": "it's `one` | two", "profile": "standard"}
+    real = page("real", "numbers", "Real_faces", **own)
     return [page("plain", "numbers", "Plain"), real, page("words", "words")]
 
 
@@ -77,10 +67,8 @@ def test_the_command_of_a_page_gives_its_values_and_no_defaults(tmp_path, pages)
 def test_what_differs_between_pages_has_a_column_and_what_is_the_same_a_sentence(tmp_path, pages):
     own = {"dataset": "imfdb", "note": "a|b", "seeds": [1, 2]}
     other = RECORD | {"hardware": {"processor": "Q", "gpu": "G"}, "parameters": own, "data": [FACES]}
-    records = {
-        "plain": RECORD | {"data": [{"name": "synthetic", "profile": "standard", "fingerprint": "f0"}]},
-        "real": other,
-    }
+    synthetic = [{"name": "synthetic", "profile": "standard", "fingerprint": "f0"}]
+    records = {"plain": RECORD | {"data": synthetic}, "real": other}
     text = generated.texts(tmp_path, pages[:2], records, {})["book/execution.md"]
     assert "The same for all pages: profile standard, commit `012345678`." in text
     assert cells(text, "page") == [["page", "took", "when<br>(UTC)", "data", "machine"]]

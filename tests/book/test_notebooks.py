@@ -1,6 +1,5 @@
 """Parameterised notebooks: what they declare, what is refused, and how a failure reads."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -32,9 +32,6 @@ def write(path: Path, *code: str, declared: str | None = DECLARED) -> Path:
     cells += [new_code_cell(source) for source in code]
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     return path
-
-
-# --- What is declared ---
 
 
 def test_parameters_are_read_with_type_default_and_help(tmp_path):
@@ -76,9 +73,6 @@ def test_what_is_no_notebook_is_named(tmp_path, content):
         parameters(tmp_path / "b.ipynb")
 
 
-# --- What is given ---
-
-
 def test_values_become_what_the_notebook_declares(tmp_path):
     path = write(tmp_path / "a.ipynb", declared=DECLARED + "names: list[str] = []\n")
     given = {"dataset": "12", "seeds": "[3, 5]", "rate": 1, "quick": "true", "anything": "1", "names": "b, 'c'"}
@@ -90,13 +84,13 @@ def test_values_become_what_the_notebook_declares(tmp_path):
     assert check(path, {"names": "['b']"}) == check(path, {"names": "b"}) == {"names": ["b"]}
 
 
-OTHERS = [1.5, [1, "2"], None, True, [True], {"a": 1}, {1, 2}, range(3)]
-TEXTS = ["one", "1 2", "1,x", "{[]: 1}", "[" * 997, "-" * 99_991 + "1"]
+NO_LISTS = [1.5, [1, "2"], None, True, [True], {"a": 1}, {1, 2}, range(3)]
+NO_LISTS += ["one", "1 2", "1,x", "{[]: 1}", "[" * 997, "-" * 99_991 + "1"]
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("dataset", 3), ("rate", "fast"), ("quick", 1), *(("seeds", value) for value in OTHERS + TEXTS)],
+    [("dataset", 3), ("rate", "fast"), ("quick", 1), *(("seeds", value) for value in NO_LISTS)],
 )
 def test_values_that_do_not_fit_are_refused(tmp_path, name, value):
     with pytest.raises(NotebookError, match=rf"a\.ipynb: {name}: found .*, expected (str|list\[int\]|float|bool)"):
@@ -115,9 +109,6 @@ def test_an_unknown_name_is_refused_with_the_closest_and_all(tmp_path):
     text = str(caught.value)
     assert "a.ipynb" in text and "'sedes'" in text and "closest is 'seeds'" in text
     assert "anything, dataset, quick, rate, seeds" in text and "\n" not in text
-
-
-# --- Execution ---
 
 
 def test_an_executed_notebook_holds_outputs_and_where_they_come_from(tmp_path):
@@ -170,6 +161,13 @@ def test_a_failure_names_notebook_cell_and_error_and_leaves_the_last_result(tmp_
     assert [file.name for file in out.parent.iterdir()] == ["b.ipynb"]
 
 
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def test_an_interrupt_leaves_neither_files_nor_kernel(tmp_path):
     path = write(tmp_path / "a.ipynb", "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(900)")
     code = "import sys; from famf_book.notebooks import execute; execute(*sys.argv[1:])"
@@ -180,51 +178,30 @@ def test_an_interrupt_leaves_neither_files_nor_kernel(tmp_path):
         # Tests that a shell runs in its background ignore interrupts, and so would what they start.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    pid = wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     process.send_signal(signal.SIGINT)
     assert b"KeyboardInterrupt" in process.communicate(timeout=120)[1]
-    assert wait_for(lambda: not alive(int(pid)))
+    wait_for(lambda: not psutil.pid_exists(int((tmp_path / "pid").read_text())))
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-# --- Inside a notebook ---
-
-
-@pytest.mark.parametrize(("name", "code"), [("seeds", 0), ("sedes", 1)])
-def test_plain_papermill_stops_at_a_typo(tmp_path, name, code):
-    path = write(tmp_path / "a.ipynb", GUARD, "assert seeds == [3]")
-    command = [sys.executable, "-m", "papermill", str(path), str(tmp_path / "b.ipynb"), "-p", name, "3"]
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("seeds", "3", ""),
+        ("sedes", "3", "NotebookError: there is no parameter 'sedes' in this notebook; the closest is 'seeds'"),
+        ("dataset", "mars", "DatasetUnknown: dataset: 'mars' is not known, expected one of synthetic, imfdb"),
+    ],
+)
+def test_plain_papermill_stops_with_one_sentence(tmp_path, name, value, expected):
+    known = "from famf_lib.data import datasets\n\ndatasets.get(dataset)"
+    path = write(tmp_path / "a.ipynb", GUARD, known if name == "dataset" else "assert seeds == [3]")
+    command = [sys.executable, "-m", "papermill", str(path), str(tmp_path / "b.ipynb"), "-p", name, value]
     done = subprocess.run([*command, "--no-progress-bar"], capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    if code:
-        said = done.stderr.split('Exception encountered at "In [')[1].splitlines()[1:]
-        (sentence,) = filter(None, said)  # and not the way there
-        expected = "NotebookError: there is no parameter 'sedes' in this notebook; the closest is 'seeds'"
-        assert sentence.startswith(expected)
-
-
-def test_a_dataset_that_is_not_known_is_one_sentence(tmp_path):
-    path = write(tmp_path / "a.ipynb", GUARD, "from famf_lib.data import datasets\n\ndatasets.get('martian')")
-    command = [sys.executable, "-m", "papermill", str(path), str(tmp_path / "b.ipynb"), "--no-progress-bar"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    said = done.stderr.split('Exception encountered at "In [')[1].splitlines()[1:]
-    (sentence,) = filter(None, said)
-    assert sentence.startswith("DatasetUnknown: dataset: 'martian' is not known, expected one of synthetic, imfdb")
+    assert done.returncode == bool(expected), done.stderr
+    if expected:
+        (sentence,) = filter(None, done.stderr.split('Exception encountered at "In [')[1].splitlines()[1:])
+        assert sentence.startswith(expected)  # and not the way there
 
 
 @pytest.mark.parametrize(

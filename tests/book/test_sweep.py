@@ -70,9 +70,6 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_time(kept, store, tmp_p
         assert set(lines["mean_ap"]) == {alone.mean_ap} and set(lines["seed"]) == {task.spec.seed}
 
 
-# --- the grid ---
-
-
 def test_rows_that_experiments_share_are_one_task(kept):
     tasks = sweep.grid(["attention", "confidence"], ["mine"], "quick", [3, 5])
     assert len({task.spec.model_dump_json() for task in tasks}) == len(tasks) == 6
@@ -96,9 +93,6 @@ def test_an_experiment_with_nothing_to_see_is_left_out(made_up):
     }
     with pytest.raises(ValueError, match="^table-2: nothing to see on faces, expected other modalities$"):
         sweep.grid(["table-2"], ["faces"], "quick", [1])
-
-
-# --- what goes wrong ---
 
 
 @pytest.fixture

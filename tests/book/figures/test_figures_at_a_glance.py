@@ -1,6 +1,5 @@
 """Table 1 on several datasets: the order of its rows, the rank of FAMF, and what is drawn."""
 
-import pandas as pd
 import pytest
 
 from famf_book.figures import at_a_glance
@@ -40,9 +39,3 @@ def test_one_panel_per_dataset_and_one_for_the_paper(made_results):
     assert titles == ["the paper\nFAMF best of 6", "one\nFAMF 7th of 7", "two\nFAMF best of 2"]
     assert sorted(dots.get_offsets()[0, 0] for dots in paper.collections) == sorted(v for v in PRINTED.values() if v)
     assert len(one.lines) == 7 and len(two.lines) == 2
-
-
-def test_nothing_to_show_is_an_empty_figure():
-    empty = pd.DataFrame(columns=["paper", "ours", "low", "high"])
-    assert len(at_a_glance.draw({}).axes) == 1
-    assert at_a_glance.draw({"none": empty}).axes[1].get_title() == "none"

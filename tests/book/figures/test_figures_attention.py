@@ -69,9 +69,6 @@ def test_a_person_without_such_a_clip_is_left_out(made_results, weights):
     assert body == pytest.approx(np.mean(by_seed))
 
 
-# --- tokens ----------------------------------------------------------------------------------------------------------
-
-
 def test_effective_rank_of_orthogonal_and_parallel_tokens():
     square = torch.eye(5, 11)[None] * torch.tensor([3.0, 0.1, 7.0, 1.0, 2.0])[:, None]  # lengths do not matter
     line = torch.ones(1, 5, 11) * torch.tensor([3.0, -0.1, 7.0, 1.0, 2.0])[:, None]
@@ -151,6 +148,3 @@ def test_change_of_the_tokens(trained):
     recorded = Results({key: replace(run, folder=None) for key, run in results.runs.items()}, "data", "quick")
     with pytest.raises(ValueError, match="only its numbers were recorded"):
         attention.left(recorded, clipset)
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------

@@ -8,12 +8,11 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 
-from famf_book import report
 from famf_book.figures import curves
 from famf_book.figures.curves import OURS_FORM, STORED
-from famf_book.plots import GB, MB
+from famf_book.plots import GB
 from famf_lib.evidence.bootstrap import estimate
-from famf_lib.evidence.claims import MARGIN, Verdict
+from famf_lib.evidence.claims import Verdict
 
 TESTED = (1, 3, 7, 13, 61)
 TRAINED = {"few": 3, "many": 13}
@@ -47,9 +46,6 @@ def of_faces(made_results):
             table = pd.DataFrame({"faces": n, "person": np.arange(len(ap)), "ap": ap})
             tables.append(table.assign(label=label, seed=seed))
     return replace(found, answers={"faces": pd.concat(tables, ignore_index=True)})
-
-
-# --- K ---------------------------------------------------------------------------------------------------------------
 
 
 def test_rows_of_clusters_have_their_numbers(of_clusters):
@@ -105,9 +101,6 @@ def test_what_fits_on_a_card():
     assert found["b"].tolist() == ["", "8 (11.0 GB)", "16 (12.0 GB)"]
 
 
-# --- N ---------------------------------------------------------------------------------------------------------------
-
-
 def naive(results, label, n):
     table = results.answers["faces"]
     rows = table[(table["label"] == label) & (table["faces"] == n)]
@@ -159,75 +152,23 @@ def test_enough_holds_for_all_larger_n(verdicts, expected):
     assert found["gain"].isna().all()  # 24 was not tested
 
 
-def test_sentences_on_normalisation_and_lengths(of_faces):
-    for kind, words in (("none", "not normalised"), ("cluster+whole", "`normalisation: cluster+whole`")):
-        for run in of_faces.runs.values():
-            run.spec.model.aggregation_options["normalisation"] = kind
-        assert words in curves.told_normalisation(of_faces)
+def test_lengths_are_told_for_the_ranked_clips():
     counts = np.array([0, 3, 5, 7, 90])
     text = curves.told_lengths(counts, (5, 64))
     assert text.startswith("Half of the ranked clips have 5 faces or fewer; 40% have fewer than 5 and 80% have fewer")
     assert curves.told_lengths(counts[:0], (5,)) == ""
 
 
-# --- figures ---------------------------------------------------------------------------------------------------------
-
-
-def drawn(figure):
-    figure.draw_without_rendering()
-    return figure.axes
-
-
-def texts(axes):
-    return [text.get_text() for text in axes.texts]
-
-
-def test_clusters_are_drawn_with_the_papers_values(of_clusters):
-    table = curves.by_clusters(of_clusters, {"K = 2": 0.7, "K = 5": 0.8})
-    above, below = drawn(curves.clusters(table, report.by_seed(of_clusters), curves.seconds(of_clusters)))
-    offsets = np.concatenate([np.asarray(c.get_offsets()) for c in above.collections if hasattr(c, "get_sizes")])
-    for value in (0.7, 0.8, *table["ours"], *report.by_seed(of_clusters).to_numpy().flatten()):
-        assert np.isclose(offsets[:, 1].astype(float), value).any()
-    whole = next(line for line in above.lines if len(line.get_xdata()) == 2)
-    assert list(whole.get_xdata()) == [2, 5] and list(whole.get_ydata()) == pytest.approx(table["ours"][:2])
-    assert [t.get_text() for t in below.get_xticklabels()] == ["2", "5"]
-    low, high = below.get_ylim()
-    assert low == 0 and high > 23  # the slowest run is visible
-
-
-def test_memory_is_drawn_with_the_cards_in_range():
-    small = pd.DataFrame({OURS_FORM: [1, 2], STORED: [3, 4]}, index=[1, 8]) * MB
-    large = pd.DataFrame({OURS_FORM: [2, 3], STORED: [6, 12]}, index=[1, 8]) * GB
-    left, right = drawn(curves.memory({"a": small, "b": large}))
-    assert texts(left) == [] and texts(right) == ["11 GB card", "16 GB card"]
-    assert (left.get_title(), right.get_title()) == ("a", "b")
-    assert list(right.lines[1].get_ydata()) == [6 * GB, 12 * GB]
-
-
-def test_rings_mark_equal_n_and_filled_points_no_difference(of_faces):
-    (axes,) = drawn(curves.faces(curves.by_faces(of_faces)))
-    rings = next(c for c in axes.collections if c.get_label() == "as many faces as in training")
-    expected = [(n, naive(of_faces, label, n).mean()) for label, n in TRAINED.items()]
-    assert np.asarray(rings.get_offsets()) == pytest.approx(np.array(expected))
-    assert sorted(texts(axes)) == ["trained with 13", "trained with 3"]
-    (axes,) = drawn(curves.faces_beside(curves.beside_most(of_faces)))
+def test_only_points_without_a_difference_are_filled(of_faces):
+    axes = curves.faces_beside(curves.beside_most(of_faces)).axes[0]
     few, many = (c for c in axes.collections if len(c.get_offsets()) == 4)
-    white = to_rgba("white")
-    assert [tuple(c) == white for c in few.get_facecolors()] == [True, True, False, False]
-    assert [tuple(c) == white for c in many.get_facecolors()] == [True] * 4
-    low, high = axes.get_ylim()
-    assert low == pytest.approx(-6 * MARGIN) and 2 * MARGIN <= high <= 6 * MARGIN
-
-
-def points(trained, tested, mean=0.5):
-    rows = [(f"{t}", t, n, mean, mean - 0.1, mean + 0.1) for t in trained for n in tested]
-    return pd.DataFrame(rows, columns=["label", "trained", "faces", "mean", "low", "high"])
+    hollow = [[tuple(colour) == to_rgba("white") for colour in c.get_facecolors()] for c in (few, many)]
+    assert hollow == [[True, True, False, False], [True] * 4]
 
 
 def test_names_of_curves_do_not_overlap():
-    (axes,) = drawn(curves.faces(points((4, 8, 24, 48), (1, 2, 4))))  # four curves that end in one point
-    renderer = axes.figure.canvas.get_renderer()
-    boxes = sorted((Text.get_window_extent(text, renderer) for text in axes.texts), key=lambda box: box.y0)
-    assert len(boxes) == 4
-    for lower, upper in zip(boxes, boxes[1:], strict=False):
-        assert upper.y0 - lower.y0 >= 10 * axes.figure.dpi / 72
+    rows = [(f"{t}", t, n, 0.5, 0.4, 0.6) for t in (4, 8, 24, 48) for n in (1, 2, 4)]  # four that end in one point
+    figure = curves.faces(pd.DataFrame(rows, columns=["label", "trained", "faces", "mean", "low", "high"]))
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text, figure.canvas.get_renderer()) for text in figure.axes[0].texts]
+    assert len(boxes) == 4 and (np.diff(sorted(box.y0 for box in boxes)) >= 10 * figure.dpi / 72).all()

@@ -8,6 +8,7 @@ import pytest
 
 from famf_book import plots
 from famf_book.figures import (
+    at_a_glance,
     attention,
     cluster_weights,
     confidence,
@@ -112,6 +113,14 @@ FIGURES = {
         lambda n: [weights.EASIER.get(trait, trait) for trait in TRAITS[:n]],
     ),
     "fifths": (lambda n: weights.fifths_figure(table(trait=TRAITS[:n], fifth=range(1, 6))), None),
+    "nothing known": (
+        lambda n: weights.correlations_figure(table(label=["A"], trait=TRAITS[:n]).assign(mean=np.nan)),
+        None,
+    ),
+    "at a glance": (
+        lambda n: at_a_glance.draw(dict.fromkeys(names(n % 3), table(label=names(n)).set_index("label"))),
+        None,
+    ),
     "levels": (
         lambda n: plots.levels(table(label=names(n)).set_index("label"), pd.DataFrame(0.5, names(n), [1, 2])),
         names,
@@ -120,7 +129,7 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("size", [0, 1, 17])
+@pytest.mark.parametrize("size", [0, 1, 11])
 @pytest.mark.parametrize("name", FIGURES)
 def test_figure_of_any_size(name, size):
     make, rows = FIGURES[name]

@@ -39,11 +39,7 @@ def read_as(made_results):
 
 @pytest.mark.parametrize(
     ("normalisation", "name"),
-    [
-        ("none", "none"),
-        ("cluster", "each cluster, before φ"),
-        ("cluster+whole", "each cluster before φ, the whole behind"),
-    ],
+    [("none", "none"), ("cluster", "each cluster, before φ")],
 )
 def test_the_books_reading_follows_the_setting(read_as, normalisation, name):
     book = readings.of_the_book(read_as({}, normalisation))
@@ -90,18 +86,15 @@ def test_questions_and_readings_are_sorted_by_size(read_as):
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
-        (-0.9 * MARGIN, 0.9 * MARGIN, Outcome.SAME),
-        (0.2 * MARGIN, 0.9 * MARGIN, Outcome.SAME),  # above 0, but negligible
-        (0.2 * MARGIN, 1.1 * MARGIN, Outcome.BETTER),
-        (-3 * MARGIN, -2 * MARGIN, Outcome.WORSE),
-        (-1.1 * MARGIN, -0.2 * MARGIN, Outcome.WORSE),
-        (-0.2 * MARGIN, 2 * MARGIN, Outcome.UNKNOWN),
-        (-2 * MARGIN, 0.2 * MARGIN, Outcome.UNKNOWN),
-        (0.0, 2 * MARGIN, Outcome.UNKNOWN),
-        (-2 * MARGIN, 0.0, Outcome.UNKNOWN),
+        (-0.9, 0.9, Outcome.SAME),
+        (0.2, 0.9, Outcome.SAME),  # above 0, but negligible
+        (0.2, 1.1, Outcome.BETTER),
+        (-1.1, -0.2, Outcome.WORSE),
+        *[(*ends, Outcome.UNKNOWN) for ends in ((-0.2, 2), (-2, 0.2), (0.0, 2), (-2, 0.0))],
     ],
 )
 def test_outcome(low, high, expected):
+    low, high = low * MARGIN, high * MARGIN
     assert readings.outcome(Estimate((low + high) / 2, low, high, 5, 13)) == expected
     assert str(expected) in readings.RULE.replace("*", "")
 
@@ -113,15 +106,9 @@ def made(*rows):
 
 
 def test_a_question_follows_from_its_readings():
-    table = made(
-        ("a", Outcome.UNKNOWN, 0.1),
-        ("a", Outcome.BETTER, 0.05),
-        ("b", Outcome.SAME, 0.0),
-        ("b", Outcome.SAME, 0.0),
-        ("c", Outcome.SAME, 0.0),
-        ("c", Outcome.UNKNOWN, 0.0),
-        ("d", Outcome.WORSE, -0.02),
-    )
+    same = [("b", Outcome.SAME, 0.0), ("b", Outcome.SAME, 0.0), ("c", Outcome.SAME, 0.0)]
+    rest = [("c", Outcome.UNKNOWN, 0.0), ("d", Outcome.WORSE, -0.02)]
+    table = made(("a", Outcome.UNKNOWN, 0.1), ("a", Outcome.BETTER, 0.05), *same, *rest)
     assert readings.sorted_out(table) == {"matter": ["a", "d"], "same": ["b"], "unknown": ["c"]}
     text = readings.answer(table)
     assert text.startswith(
@@ -131,20 +118,9 @@ def test_a_question_follows_from_its_readings():
     assert "a difference for b." in text and "cannot tell for c." in text
 
 
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        ([], "None of 0 questions that the paper leaves open was shown to matter."),
-        ([("a", Outcome.SAME, 0.0)], "None of 1 question that the paper leaves open was shown to matter."),
-        ([("a", Outcome.BETTER, 0.1), ("b", Outcome.SAME, 0.0)], "1 of 2 questions that the paper leaves open matters"),
-        (
-            [(q, Outcome.WORSE, -0.1) for q in "abcde"],
-            "c (other 2 instead of ours: -0.1000 [-0.1100, -0.0900]); then d, e.",
-        ),
-    ],
-)
-def test_answer_for_any_number_of_questions(rows, words):
-    assert words in readings.answer(made(*rows))
+def test_answer_without_a_question_that_matters():
+    for rows in ([], [("a", Outcome.SAME, 0.0)]):
+        assert f"None of {len(rows)} question" in readings.answer(made(*rows))
 
 
 def test_the_page_links_every_question_to_where_it_is_explained():
