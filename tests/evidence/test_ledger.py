@@ -94,7 +94,9 @@ def test_how_far_verdicts_reach_depends_on_the_data():
     paper, other, both = (verdicts.reach(names) for names in (["iqiyi"], ["synthetic"], ["synthetic", "iqiyi"]))
     assert "are not among the datasets" in other and "paper's own data" in paper and paper in both
     assert "other data" in both and "other data" not in paper
-    assert "same data" in report.beside_paper("iqiyi") and "not the dataset of this page" in report.beside_paper("imfdb")
+    assert "same data" in report.beside_paper("iqiyi") and "not the dataset of this page" in report.beside_paper(
+        "imfdb"
+    )
 
 
 def test_paper_differences_are_the_papers(made_results):

@@ -66,9 +66,6 @@ def test_the_rules_are_those_of_what_is_configured():
     assert pick_device(parameters.DEVICES[1]).type == "cpu"
 
 
-# --- The notebooks of the book ---
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_parameter_says_its_type_and_what_may_stand_there(path):
     for one in notebooks.parameters(path):
@@ -108,9 +105,6 @@ def test_the_build_refuses_before_a_kernel_starts():
     path = ROOT / "book" / "table-1.ipynb"
     with pytest.raises(notebooks.NotebookError, match=r"table-1\.ipynb: seeds: -7 is not known, expected"):
         notebooks.check(path, {"seeds": "[1, -7]"})
-
-
-# --- famf run -p NAME VALUE ---
 
 
 @pytest.fixture
@@ -159,9 +153,6 @@ def test_what_does_not_fit_is_one_sentence_and_nothing_is_made(asked, arguments,
     assert isinstance(error, ValueError), error
     assert str(error).startswith(sentence) and "\n" not in str(error)
     assert not asked
-
-
-# --- Tab ---
 
 
 def offered(*words):

@@ -75,9 +75,6 @@ def same(a, b):
     return True
 
 
-# --- Trained once ---
-
-
 def test_a_run_is_trained_once_and_then_hashed_and_read_once(clips, trainings, store, monkeypatch):
     assert find(SPEC, clips, CPU) is None
     first = get_or_train(SPEC, clips, CPU)
@@ -118,9 +115,6 @@ def test_the_saved_model_knows_the_run_that_it_is_of(clips):
     assert (card.config, card.evaluation) == (SPEC.model, SPEC.evaluation)
     assert list(card.persons) == run.split(clips).persons == run.ap.index.tolist()
     assert (card.dim, card.modality_dims) == (11, {"audio": 7})
-
-
-# --- Opening a run by its name ---
 
 
 @pytest.fixture
@@ -177,8 +171,6 @@ def test_a_damaged_run_is_one_sentence(three, content):
         run_store.open_run("abcd")
 
 
-# --- What decides a run ---
-
 DECIDES = {
     "the seed": changed(seed=2),
     "the part": changed(part="tune"),
@@ -231,8 +223,6 @@ def test_the_code_that_decides_is_all_that_training_stands_on():
         any(name.startswith(one) for name in deciding) for one in run_store.DECIDING_MODULES
     )
 
-
-# --- Interrupted ---
 
 SCRIPT = """
 import functools, json, sys, time
@@ -316,8 +306,6 @@ def test_a_failed_run_leaves_nothing_that_looks_finished(clips, monkeypatch, sto
     assert find(SPEC, clips, CPU) is None
     assert get_or_train(SPEC, clips, CPU).mean_ap > 0
 
-
-# --- Many runs ---
 
 MANY = [changed(seed=seed) for seed in (3, 1, 2)]
 

@@ -61,9 +61,6 @@ def famf(*arguments):
     return done.output.splitlines()
 
 
-# --- Scored ---
-
-
 def test_the_precision_at_each_hit_over_all_positives_and_all_ids():
     truth = {"1": ["a", "b", "c"], "2": ["d"], "3": ["e"], "4": ["f", "g"]}
     ranked = {"1": ["a", "noise", "a", "b"], "2": ["a", "e", "d"], "4": [], "5": ["a"]}
@@ -123,9 +120,6 @@ def test_any_file_scores_as_the_plain_evaluation_says(tmp_path_factory, found):
     assert report.persons["person"].tolist() == list(truth)
     named = {name for person in truth for name in ranked.get(person, [])}
     assert report.clips == len(named) and report.noise == len(named - {n for own in truth.values() for n in own})
-
-
-# --- Ranked ---
 
 
 @pytest.fixture(scope="module")
@@ -245,9 +239,6 @@ def test_the_data_of_a_run_are_found_by_what_they_are(run, imported, clips, made
     shutil.rmtree(store / "clipsets")
     with pytest.raises(ValueError, match=f"{store}: no data found, expected {card.data}, the data of run {run.key}"):
         submission.data_of(card)
-
-
-# --- The command ---
 
 
 def test_the_command_ranks_and_scores_its_own_file(run, imported, tmp_path):

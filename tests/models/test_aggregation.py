@@ -51,9 +51,6 @@ def clips(b=B, n=N, d=D, seed=1):
     return torch.randn(b, n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-# --- The equations, face by face ---
-
-
 def unit(v):
     length = torch.sqrt(sum(value**2 for value in v.flatten()))
     return v / length
@@ -148,9 +145,6 @@ def test_tokens_weights_and_gradients_are_those_of_the_equation(name, options, m
         cancels = key == "score.bias" and options["attention"] == "softmax"
         assert a is not None and (cancels or b.abs().max() > 1e-3), f"no gradient reaches {key}"
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
-
-
-# --- Properties of all ---
 
 
 @of_every_case
@@ -259,8 +253,6 @@ def test_mixed_precision_stays_close(name):
     torch.testing.assert_close(mixed.float(), module(x, MASK), rtol=0.05, atol=0.1)
     torch.testing.assert_close(weights.float(), module.face_weights(x, MASK), rtol=0.05, atol=0.05)
 
-
-# --- Chunks of clips ---
 
 VLADS = [(name, options) for name, options in SMALL.items() if name not in ("mean", "nextvlad")]
 of_every_vlad = pytest.mark.parametrize(("name", "options"), VLADS, ids=lambda v: v if isinstance(v, str) else "")
@@ -391,9 +383,6 @@ def test_an_exporter_gets_plain_operations():
     mask = torch.cat([MASK, MASK[:2]])
     torch.testing.assert_close(graph.module()(clips(5), mask), module(clips(5), mask))
     assert "_ResidualSums" not in str(graph) and "bmm" in str(graph)
-
-
-# --- Initialisation ---
 
 
 def blobs(clusters, each=29, seed=0):

@@ -54,9 +54,6 @@ def batch(seed=1, b=B, masked=True):
     )
 
 
-# --- The parts together ---
-
-
 @pytest.mark.parametrize(("aggregation", "fusion"), list(product(AGGREGATIONS, FUSIONS)))
 def test_every_combination_runs_forward_and_backward(aggregation, fusion):
     model = made(aggregation=aggregation, fusion=fusion).train()
@@ -179,9 +176,6 @@ def test_the_data_must_have_the_modalities():
     assert str(refusal.value) == "modalities: the data have no 'audio', expected some of: body, text"
     with pytest.raises(ValueError, match="expected some of: none$"):
         FAMF(config(), D, {}, C)
-
-
-# --- The configuration ---
 
 
 def test_the_defaults_are_the_papers():

@@ -30,9 +30,6 @@ def tokens(seed=1):
     return torch.randn(B, T, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-# --- The equations, token by token ---
-
-
 def projected(module, name, options, x):
     """W_F1 W_F2 x of one token."""
     if name == "mma":

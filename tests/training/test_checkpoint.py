@@ -52,9 +52,6 @@ def rewritten(good, place, metadata=None, **tensors):
     return place
 
 
-# --- Saving and opening ---
-
-
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_a_model_comes_back_as_it_was_saved(aggregation, fusion, tmp_path):
@@ -110,9 +107,6 @@ def test_an_opened_model_is_independent_of_its_file(good, tmp_path):
     with torch.no_grad():
         checkpoint.open(good).model.classifier[0].weight.zero_()
     assert good.read_bytes() == content
-
-
-# --- Files that are refused ---
 
 
 def edited(**changes):
@@ -211,9 +205,6 @@ def test_opening_runs_no_code_and_takes_no_memory_before_the_sizes_agree(good, t
     large = rewritten(good, tmp_path / "large.safetensors", {"config": edited(hidden=20_000)})
     done = subprocess.run([sys.executable, "-c", WATCHED, good, large], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and int(done.stdout) < 100_000, done.stderr  # KiB
-
-
-# --- Random changes ---
 
 
 def opened_or_refused(content, place):

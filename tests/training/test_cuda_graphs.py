@@ -118,9 +118,6 @@ def same(a, b):
     return a.losses == b.losses and all(torch.equal(first[name], second[name]) for name in first)
 
 
-# --- The training ---
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("modules", [row.modules for row in TABLE_1], ids="-".join)
 def test_captured_steps_train_as_plain_ones_do(clips, monkeypatch, modules, precision):
@@ -188,9 +185,6 @@ def test_nothing_is_recorded_on_a_cpu_or_by_several_processes(clips, monkeypatch
 
     monkeypatch.setattr(cuda_graphs, "recorder", lambda device: never)
     train(model(), SETTINGS, *clips, seed=1, processes=Two())
-
-
-# --- Waiting ---
 
 
 def test_an_epoch_reads_nothing_from_the_device(clips, monkeypatch):

@@ -86,9 +86,6 @@ def output(folder, stream):
     return "".join(path.read_text() for path in sorted(folder.glob(f"{stream} *")))
 
 
-# --- the numbers ---
-
-
 def train_twice():
     folder, out = map(Path, sys.argv[1:])
     clips = ClipSet.open(folder)
@@ -117,9 +114,6 @@ def test_a_step_of_fewer_clips_than_processes_is_refused(kept, monkeypatch):
         train.train(MODEL, SETTINGS, kept, split(kept, "given"), 1, processes=processes)
 
 
-# --- the store ---
-
-
 def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, store):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     famf = ["-m", "famf_book.cli", "run", "attention", "-d", "mine", "--profile", "quick", "--seeds", "1"]
@@ -138,9 +132,6 @@ def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, s
     assert all(run_store.get_or_train(run.spec, kept, CPU).key == run.key for run in found)
     with pytest.raises(ValueError, match="^WORLD_SIZE: 2 found for a new run, expected torchrun"):
         run_store.get_or_train(RunSpec(seed=7), kept, CPU)
-
-
-# --- one that fails ---
 
 
 def train_slowly():

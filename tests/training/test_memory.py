@@ -58,9 +58,6 @@ def allocated(model, settings, clips):
     return peak
 
 
-# --- Against the allocator ---
-
-
 VLAD = {"aggregation_options": {"clusters": 17, "centres": "random"}, "fusion_options": {}}
 CASES = {
     "famf": ({}, "float32"),
@@ -84,9 +81,6 @@ def test_the_peak_is_that_of_the_allocator(clips, monkeypatch, case):
         monkeypatch.setitem(AGGREGATIONS, "attentionvlad", ResidualsMaterialised)
     assert found.peak == pytest.approx(allocated(model, settings, clips), rel=TOLERANCE)
     assert "weights" not in case or found.parameters > found.activations
-
-
-# --- Against counts by hand ---
 
 
 def test_weights_and_moments_are_counted_to_the_byte():

@@ -102,9 +102,6 @@ def test_inputs_outputs_and_metadata(graph):
     assert str(ROOT).encode() not in content and b".py" not in content, "it names files of this machine"
 
 
-# --- Wrong graphs are not kept ---
-
-
 def test_a_graph_with_other_numbers_is_not_kept(tmp_path, monkeypatch, graph):
     class Program:
         """A graph of other weights."""
@@ -159,9 +156,6 @@ def test_a_modality_with_the_name_of_another_tensor_is_refused(tmp_path):
     with pytest.raises(ExportError, match="^modalities: 'mask' is the name of another tensor of the graph"):
         onnx(made(modalities=("audio", "mask")), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
-
-
-# --- The command ---
 
 
 def famf(*arguments):

@@ -43,9 +43,6 @@ def whole(tables):
     return pa.concat_tables(tables).to_pandas()
 
 
-# --- The persons ---
-
-
 def test_every_clip_has_the_probabilities_of_its_logits(clips):
     opened = made(clips)
     batches = evaluation.logits_of(opened.model, 3, clips, torch.arange(len(clips)), seed=29)
@@ -102,9 +99,6 @@ def test_a_model_that_gives_nan_is_refused(clips):
         next(predict(opened, clips))
 
 
-# --- The faces ---
-
-
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("at_once", [1, 20, 10_000])
 def test_the_weights_are_those_of_the_faces_of_a_clip_in_their_order(clips, aggregation, at_once, monkeypatch):
@@ -121,9 +115,6 @@ def test_the_weights_are_those_of_the_faces_of_a_clip_in_their_order(clips, aggr
             with torch.inference_mode():
                 expected = opened.model.aggregation.face_weights(faces[None])[0]
             np.testing.assert_allclose(row.weights, expected, rtol=1e-5)
-
-
-# --- Clips that lack a modality ---
 
 
 def test_a_missing_modality_is_absent_in_every_clip(clips):
@@ -151,9 +142,6 @@ def test_vectors_of_another_length_are_refused(clips, made_up, other, sentence):
     with pytest.raises(PredictionError) as refusal:
         fitting(made_up(**other), made(clips).card)
     assert str(refusal.value) == sentence
-
-
-# --- Written ---
 
 
 def test_parquet_and_json_lines_hold_the_same(clips, tmp_path):
@@ -193,9 +181,6 @@ def test_a_bad_place_is_refused_before_anything_is_computed(tmp_path):
         with pytest.raises(PredictionError, match=sentence):
             write(never(), place)
     assert (folder / "part").is_dir()
-
-
-# --- The command ---
 
 
 def famf(*arguments):

@@ -86,9 +86,6 @@ def place(tmp_path):
     return {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0.0}
 
 
-# --- Learning ---
-
-
 @pytest.mark.parametrize("aggregation", ["mean", "attentionvlad"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_learns_true_labels_and_not_shuffled_ones(made_up, aggregation, precision):
@@ -104,9 +101,6 @@ def test_it_learns_true_labels_and_not_shuffled_ones(made_up, aggregation, preci
     # With 7 persons the mAP of a random order is slightly above 1/7.
     assert scores["true"].mean_ap > 0.8 and scores["true"].rank_1 > 0.8
     assert scores["shuffled"].mean_ap < 0.35 and scores["shuffled"].rank_1 < 0.35
-
-
-# --- Reproducibility and resuming ---
 
 
 def test_a_seed_repeats_a_training_and_another_one_does_not(clips, whole):
@@ -187,9 +181,6 @@ def test_the_time_of_a_training_includes_the_time_before_its_interruptions(clips
         with pytest.raises(Stop):
             train(RANDOM, BRIEF, *clips, seed=1, report=an_epoch_a_second(stop), **place)
     assert train(RANDOM, BRIEF, *clips, seed=1, report=an_epoch_a_second(None), **place).seconds == 5
-
-
-# --- The optimiser ---
 
 
 @pytest.mark.parametrize(
@@ -290,9 +281,6 @@ def test_kmeans_sees_training_faces_only(clips, monkeypatch):
     assert {tuple(face.tolist()) for face in seen[0]} <= own and len(seen[0]) > len(own) / 4
 
 
-# --- Evaluation ---
-
-
 @pytest.mark.parametrize("rank_by", ["probability", "logit"])
 @pytest.mark.parametrize("k", [3, 100])
 def test_evaluation_ranks_the_whole_gallery(clips, whole, monkeypatch, rank_by, k):
@@ -326,9 +314,6 @@ def test_clips_with_probabilities_close_to_1_are_separated(clips, monkeypatch):
     monkeypatch.setattr(evaluation, "logits_of", lambda *given: [(torch.arange(len(logits)), logits)])
     ranking = evaluation.rank(model, EvaluationConfig(faces=4), clipset, parts, seed=1)
     assert ranking.clips()[0].tolist() == logits[:, 0].argsort(descending=True)[:100].tolist()
-
-
-# --- Bad input ---
 
 
 @pytest.mark.parametrize(
