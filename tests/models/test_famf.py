@@ -1,6 +1,5 @@
 """The whole model: its parts together, absent modalities, and its configuration."""
 
-import json
 from itertools import product
 
 import pytest
@@ -171,15 +170,6 @@ def test_the_defaults_are_the_papers():
     assert model.token_names == [f"face {k}" for k in range(1, 9)] + ["audio", "body"]
     assert ModelConfig().hidden == 4096 and model.fusion.second.weight.shape == (32, 128)
     assert (model.aggregation.normalisation, model.aggregation.attention) == ("none", "sigmoid")
-
-
-@of_every_pair
-def test_a_configuration_survives_json(aggregation, fusion):
-    given = config(aggregation, fusion)
-    again = ModelConfig(**json.loads(json.dumps(given.model_dump(mode="json"))))
-    assert again == given and again.model_dump() == given.model_dump()
-    assert isinstance(again.modalities, tuple)
-    assert fusion != "mlma" or again.fusion_options["hidden"] == (5, 3)
 
 
 def test_configurations_that_mean_the_same_are_equal_and_frozen():
