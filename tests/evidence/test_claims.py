@@ -39,22 +39,16 @@ def test_the_band_holds_the_negligible_effects():
     assert [rule.band(0.25) for rule in (BETTER, SAME, NOT_WORSE)] == [(0, 0.25), (-0.25, 0.25), (-0.25, 0)]
 
 
-@pytest.mark.parametrize(
-    ("parts", "verdict"),
-    [
+def test_a_claim_of_several_parts():
+    for parts, verdict in (
         ([HOLDS], HOLDS),
         ([HOLDS, HOLDS], HOLDS),
         ([HOLDS, UNKNOWN], UNKNOWN),
         ([HOLDS, FAILS], FAILS),
         ([UNKNOWN, FAILS], FAILS),
-    ],
-)
-def test_a_claim_of_several_parts(parts, verdict):
-    assert combined(parts) == combined(parts[::-1]) == verdict
-    assert combined(parts, ["what the data lack"]) == (FAILS if verdict == FAILS else UNKNOWN)
-
-
-def test_a_claim_without_parts_has_no_verdict():
+    ):
+        assert combined(parts) == combined(parts[::-1]) == verdict
+        assert combined(parts, ["what the data lack"]) == (FAILS if verdict == FAILS else UNKNOWN)
     with pytest.raises(ValueError, match="verdicts: none"):
         combined([])
 

@@ -1,5 +1,7 @@
 """Every claim on made-up results in which it is true and in which it is false, and how the ledger is shown."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from famf_lib.models.aggregation import GhostVLAD
 HOLDS, FAILS, UNKNOWN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
 CLAIM = {claim.number: claim for claim in ledger.CLAIMS}
 MMA, ONE = "AttentionVLAD + MMA", "MMA: one convolution alone"
+BEST = {"Face+Audio+Body": 0.7, "Face+Audio": 0.6}
 ALL = "AttentionVLAD + {}, all modalities"
 
 
@@ -32,15 +35,8 @@ def results_for(number, made_results, changed, dataset="synthetic"):
 
 def answers(results, rows):
     """Rows of a probe: for each seed and person what ``rows`` gives, as (label, columns)."""
-    persons = range(-1, 13)
-    return pd.DataFrame(
-        [
-            {"label": label, "seed": s, "person": p} | columns
-            for label, columns in rows
-            for s in results.seeds
-            for p in persons
-        ]
-    )
+    every = product(rows, results.seeds, range(-1, 13))
+    return pd.DataFrame([{"label": label, "seed": s, "person": p} | columns for (label, columns), s, p in every])
 
 
 @pytest.mark.parametrize(
@@ -50,11 +46,7 @@ def answers(results, rows):
         ("2", {"AttentionVLAD + MLMA": 0.6, MMA: 0.6}, {"AttentionVLAD + MLMA": 0.6}),
         ("3", {"AttentionVLAD + MLMA": 0.6, "NetVLAD + MLMA": 0.6}, {"AttentionVLAD + MLMA": 0.6}),
         ("5", {"AttentionVLAD + MLMA": 0.6, "AttentionVLAD + Concat": 0.6}, {"GhostVLAD + MLMA": 0.6}),
-        (
-            "6",
-            {"Face+Audio+Body": 0.7, "Face+Audio": 0.6},
-            {"Face+Audio+Body": 0.7, "Face+Audio": 0.6, "Face+Head": 0.8},
-        ),
+        ("6", BEST, BEST | {"Face+Head": 0.8}),
         ("8a", {"K = 8": 0.6}, {"K = 8": 0.6, "K = 16": 0.7}),
         ("9", {ONE: 0.4}, {ONE: 0.4, "MMA: no residual": 0.4}),
     ],
@@ -67,7 +59,7 @@ def test_a_claim_about_levels(number, true, false, made_results):
 
 
 def test_text_hurts_and_not_the_other_way_round(made_results):
-    results = results_for("6", made_results, {"Face+Audio+Body": 0.7, "Face+Audio": 0.6, "Face+Audio+Text": 0.65})
+    results = results_for("6", made_results, BEST | {"Face+Audio+Text": 0.65})
     of_part = {part.case: part for part in CLAIM["6"].comparisons(results)}
     assert of_part["text hurts"].ours.mean == pytest.approx(0.6 - 0.65)
     assert of_part["text hurts"].verdict == FAILS and of_part["audio helps"].verdict == HOLDS
@@ -83,7 +75,7 @@ def test_parts_that_a_dataset_cannot_test_are_left_out(made_results):
     ]  # fmt: skip
     assert cases("Face", "Face+Audio", "Face+Text", "Face+Audio+Text") == ["audio helps", "text hurts"]
     assert cases("Face", "Face+Head") == []
-    without_text = made_results({"Face": 0.5, "Face+Audio": 0.6, "Face+Audio+Body": 0.7}, noise=0.001)
+    without_text = made_results(BEST | {"Face": 0.5}, noise=0.001)
     parts, lacking = CLAIM["6"].comparisons(without_text), CLAIM["6"].untested(without_text)
     assert all(part.verdict == HOLDS for part in parts) and "text hurts" in lacking and len(parts) + len(lacking) == 9
     assert ledger.Entry(CLAIM["6"], "mine", tuple(parts), "", untested=tuple(lacking)).verdict == UNKNOWN
@@ -134,14 +126,11 @@ def test_claim_7_compares_with_an_even_attention(made_results):
     names = ["face 1", "face 2", "audio", "body"]
 
     def table(body_on_face, audio_on_itself):
-        weights = {
-            "face 1": [0.25] * 4,
-            "face 2": [0.25] * 4,
-            "audio": [(1 - audio_on_itself) / 3] * 2 + [audio_on_itself, (1 - audio_on_itself) / 3],
-            "body": [body_on_face / 2] * 2 + [(1 - body_on_face) / 2] * 2,
-        }
-        rows = [(n, {"row": r, "column": c, "weight": w}) for n in results.labels for r in names
-                for c, w in zip(names, weights[r], strict=True)]  # fmt: skip
+        rest = (1 - audio_on_itself) / 3
+        weights = np.array([[0.25] * 4, [0.25] * 4, [rest, rest, audio_on_itself, rest], [0.0] * 4])
+        weights[3] = np.repeat([body_on_face / 2, (1 - body_on_face) / 2], 2)
+        places = product(results.labels, enumerate(names), enumerate(names))
+        rows = [(n, {"row": row, "column": of, "weight": weights[r, c]}) for n, (r, row), (c, of) in places]
         return answers(results, rows)
 
     for given, verdicts_ in (
@@ -230,10 +219,7 @@ def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch
 def test_figure_of_any_size(rows, columns):
     words = [str(v) for v in Verdict] + [verdicts.NOT_TESTED]
     content = np.array([[words[(r + c) % 4] for c in range(columns)] for r in range(rows)], dtype=object)
-    table = pd.DataFrame(
-        content.reshape(rows, columns), [f"claim {r}" for r in range(rows)], [f"data {c}" for c in range(columns)]
-    )
-    figure = verdicts.draw(table)
+    figure = verdicts.draw(pd.DataFrame(content.reshape(rows, columns)).rename("claim {}".format).rename(columns=str))
     figure.canvas.draw()
     assert [t.get_text() for t in figure.axes[0].texts] == content.ravel().tolist()
 

@@ -50,8 +50,7 @@ def run(clips):
 def test_the_usual_conditions_give_the_runs_own_ap(run, clips):
     for probe, where in (("ruined", "share == 0"), ("missing", "missing == ''")):
         table = probes.ask(run, probe, clips).query(where)
-        kinds = table.groupby("kind") if "kind" in table else [("", table)]
-        for _, one in kinds:
+        for _, one in table.groupby("kind") if "kind" in table else [("", table)]:
             np.testing.assert_allclose(one.sort_values("person")["ap"], run.ap, equal_nan=True)
 
 
@@ -65,11 +64,7 @@ def test_faces_is_an_evaluation_with_another_number(run, clips):
 
 def test_ruined_frames_are_what_they_should_be(run, clips, monkeypatch):
     seen = []
-
-    def spy(model, evaluation, clipset, split, seed):
-        seen.append(clipset.faces.clone())
-        return evaluate(model, evaluation, clipset, split, seed)
-
+    spy = lambda *given: seen.append(given[2].faces.clone()) or evaluate(*given)  # noqa: E731
     monkeypatch.setattr(probes, "evaluate", spy)
     split = run.split(clips)
     probes.ruined(run.model(clips), SPEC, clips, split)
@@ -113,11 +108,9 @@ def test_weights_are_those_of_eq_3_and_correlate_as_scipy_says(run, clips):
     table = probes.ask(run, "weights", clips).set_index(["person", "trait"])
     known = split.gallery_classes >= 0
     columns = clips.face_columns()
-    faces, persons = [], []
-    for clip, person in zip(split.gallery[known], split.gallery_classes[known], strict=True):
-        for i in range(int(clips.offsets[clip]), int(clips.offsets[clip + 1])):
-            faces.append(i)
-            persons.append(int(person))
+    gallery = split.gallery[known].tolist()
+    faces = [i for clip in gallery for i in range(*clips.offsets[clip : clip + 2].tolist())]
+    persons = np.repeat(split.gallery_classes[known].numpy(), clips.counts[gallery].numpy())
     weight = []
     with torch.no_grad():
         phi = [float(torch.sigmoid(aggregation.score(c))) for c in aggregation.centres]
@@ -147,9 +140,8 @@ def test_attention_is_the_mean_over_the_clips_that_have_everything(run, clips):
     whole = (clips.counts > 0) & audio.present & body.present
     for person in table["person"].unique():
         rows = [int(c) for c, p in zip(split.gallery, split.gallery_classes, strict=True) if p == person and whole[c]]
-        # clips of N faces or fewer are not sampled at random but for the repeats: take clips of 1 or 5 faces
-        exact = [c for c in rows if clips.counts[c] in (1, 5)]
-        if len(exact) != len(rows) or not rows:
+        # Clips of N faces or fewer are not sampled at random but for the repeats: only those of 1 or 5 are compared.
+        if not rows or any(clips.counts[c] not in (1, 5) for c in rows):
             continue
         found = []
         for c in rows:
@@ -157,8 +149,8 @@ def test_attention_is_the_mean_over_the_clips_that_have_everything(run, clips):
             batch = Batch(
                 faces if faces.shape[1] == 5 else faces.expand(1, 5, -1),
                 None,
-                {"audio": audio.vectors[c : c + 1].float(), "body": body.vectors[c : c + 1].float()},
-                {"audio": torch.tensor([True]), "body": torch.tensor([True])},
+                {name: each.vectors[c : c + 1].float() for name, each in (("audio", audio), ("body", body))},
+                {name: torch.tensor([True]) for name in ("audio", "body")},
             )
             with torch.no_grad():
                 found.append(model.attention(batch)[0].numpy())

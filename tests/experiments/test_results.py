@@ -1,6 +1,7 @@
 """The numbers of an experiment: computed, recorded, and shown where they cannot be computed."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -29,9 +30,7 @@ def test_recording_gives_the_numbers_back(results_folder, tiny, few):
     assert "person" not in json.dumps(json.loads(path.read_text())["runs"][0]["ap"])
     written = {one.name: one.read_bytes() for one in results_folder.iterdir()}
     assert sorted(written) == [
-        "table-1-synthetic-quick-answers.parquet",
-        "table-1-synthetic-quick-weights.parquet",
-        "table-1-synthetic-quick.json",
+        f"table-1-synthetic-quick{end}" for end in ("-answers.parquet", "-weights.parquet", ".json")
     ]
     names = datasets.load("synthetic", "quick").persons
     assert not any(name.encode() in content for name in names for content in written.values()), "a person's name"
@@ -105,13 +104,11 @@ def test_what_cannot_be_run_is_one_sentence_before_anything_is_made(changed, sen
 def test_answers_line_up_with_persons_and_seeds(made_results):
     found = made_results({"A": 0.5, "B": 0.6}, seeds=3, persons=5)
     rows = [
-        {"label": label, "seed": seed, "person": person, "faces": n, "ap": 100 * seed + 10 * person + n}
-        for label in "AB"
-        for seed in (1, 2, 3)
-        for person in (-1, 0, 3)  # noise clips, and persons without a value
-        for n in (1, 2)
+        (label, seed, person, n, 100 * seed + 10 * person + n)
+        for label, seed, person, n in product("AB", (1, 2, 3), (-1, 0, 3), (1, 2))  # −1: noise clips
     ]
-    found.answers["faces"] = pd.DataFrame(rows).sample(frac=1, random_state=1)
+    columns = ["label", "seed", "person", "faces", "ap"]
+    found.answers["faces"] = pd.DataFrame(rows, columns=columns).sample(frac=1, random_state=1)
     one = found.answer("faces", "B", "ap", faces=2)
     assert one.shape == (3, 5)
     assert one[1, 3] == 232 and one[2, 0] == 302 and np.isnan(one[:, [1, 2, 4]]).all()
@@ -121,9 +118,8 @@ def test_full_size_is_shown_beside_a_smaller_profile_with_where_it_comes_from(re
     few(TABLE_1[0], TABLE_1[-1], probes=())
     fresh = results.run_experiment("table-1", "synthetic", "quick", [1, 2], "cpu")
     assert results.full_size("table-1", "synthetic", "quick") is None
-    monkeypatch.setattr(
-        "famf_lib.support.provenance.hardware", lambda: {"processor": "P", "cores": 3, "gpu": "Some GPU"}
-    )
+    hardware = {"processor": "P", "cores": 3, "gpu": "Some GPU"}
+    monkeypatch.setattr("famf_lib.support.provenance.hardware", lambda: hardware)
     results.record(fresh, "table-1", "synthetic", "paper", "famf run table-1 --profile paper")
     assert results.full_size("table-1", "synthetic", "paper") is None, "it would stand beside itself"
     full = results.full_size("table-1", "synthetic", "quick")

@@ -1,6 +1,5 @@
 """The whole model: its parts together, absent modalities, and its configuration."""
 
-import json
 from itertools import product
 
 import pytest
@@ -19,16 +18,12 @@ OPTIONS |= {name: {"clusters": K} for name in ("netvlad", "ghostvlad", "attentio
 OPTIONS |= {"mma": {"hidden": 3}, "mlma": {"hidden": (5, 3)}}
 
 
+of_every_pair = pytest.mark.parametrize(("aggregation", "fusion"), list(product(AGGREGATIONS, FUSIONS)))
+
+
 def config(aggregation="attentionvlad", fusion="mlma", modalities=("audio", "body"), **more):
-    return ModelConfig(
-        aggregation=aggregation,
-        aggregation_options=OPTIONS[aggregation],
-        fusion=fusion,
-        fusion_options=OPTIONS[fusion],
-        modalities=modalities,
-        hidden=17,
-        **more,
-    )
+    options = {"aggregation_options": OPTIONS[aggregation], "fusion_options": OPTIONS[fusion]}
+    return ModelConfig(aggregation=aggregation, fusion=fusion, modalities=modalities, hidden=17, **options, **more)
 
 
 def made(seed=0, **options):
@@ -39,25 +34,17 @@ def made(seed=0, **options):
     return model
 
 
-def batch(seed=1, b=B, masked=True):
-    g = torch.Generator().manual_seed(seed)
-    mask = torch.rand(b, N, generator=g) < 0.6
+def batch(masked=True):
+    """The second clip has no face and no audio, and the first one no body."""
+    g = torch.Generator().manual_seed(1)
+    mask = torch.rand(B, N, generator=g) < 0.6
     mask[0], mask[1] = True, False
-    present = {m: torch.rand(b, generator=g) < 0.6 for m in ("audio", "body")}
-    present["audio"][:2] = torch.tensor([True, False])
-    present["body"][:2] = torch.tensor([False, True])
-    return Batch(
-        torch.randn(b, N, D, generator=g),
-        mask if masked else None,
-        {"audio": torch.randn(b, A, generator=g), "body": torch.randn(b, D, generator=g)},
-        present,
-    )
+    present = {"audio": torch.tensor([1, 0, 1, 0, 1]) > 0, "body": torch.tensor([0, 1, 1, 1, 0]) > 0}
+    vectors = {"audio": torch.randn(B, A, generator=g), "body": torch.randn(B, D, generator=g)}
+    return Batch(torch.randn(B, N, D, generator=g), mask if masked else None, vectors, present)
 
 
-# --- The parts together ---
-
-
-@pytest.mark.parametrize(("aggregation", "fusion"), list(product(AGGREGATIONS, FUSIONS)))
+@of_every_pair
 def test_every_combination_runs_forward_and_backward(aggregation, fusion):
     model = made(aggregation=aggregation, fusion=fusion).train()
     for given in (batch(), batch(masked=False)):
@@ -109,13 +96,12 @@ def test_absent_values_have_no_effect(aggregation, features):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("features", ["raw", "unit"])
-@pytest.mark.parametrize(("aggregation", "fusion"), list(product(AGGREGATIONS, FUSIONS)))
+@of_every_pair
 def test_a_model_in_half_precision_stays_close_and_finite(aggregation, fusion, features, dtype):
     model, given = made(aggregation=aggregation, fusion=fusion, features=features).eval(), batch()
     given.faces[~given.mask] = torch.nan
-    half = Batch(
-        given.faces.to(dtype), given.mask, {m: v.to(dtype) for m, v in given.modalities.items()}, given.present
-    )
+    vectors = {m: v.to(dtype) for m, v in given.modalities.items()}
+    half = Batch(given.faces.to(dtype), given.mask, vectors, given.present)
     expected = model(given)
     model = model.to(dtype)
     tokens, logits = model.tokens(half), model(half)
@@ -162,12 +148,10 @@ def test_cluster_attention_before_concat_can_be_absorbed():
 
 
 def test_the_classifier_is_that_of_the_paper():
-    layers = classifier(10 * 512, 4096, 10_034)
-    linear = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
-    norms = [layer for layer in layers if isinstance(layer, torch.nn.BatchNorm1d)]
-    assert [(m.in_features, m.out_features) for m in linear] == [(5120, 4096), (4096, 4096), (4096, 10_034)]
-    assert [(m.num_features, m.momentum) for m in norms] == [(4096, 0.1)] * 2
-    assert not any(isinstance(layer, torch.nn.Dropout) for layer in layers)
+    with torch.device("meta"):
+        layers = classifier(10 * 512, 4096, 10_034)
+    assert [layers[n].weight.shape for n in (0, 3, 6)] == [(4096, 5120), (4096, 4096), (10_034, 4096)]
+    assert layers[1].momentum == layers[4].momentum == 0.1
     kinds = [type(layer).__name__ for layer in layers]
     assert kinds == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear"]
     assert "ReLU" not in [type(layer).__name__ for layer in classifier(3, 5, 7, "none")]
@@ -181,23 +165,11 @@ def test_the_data_must_have_the_modalities():
         FAMF(config(), D, {}, C)
 
 
-# --- The configuration ---
-
-
 def test_the_defaults_are_the_papers():
     model = FAMF(ModelConfig(hidden=8), 64, {"audio": 64, "body": 64}, C)
     assert model.token_names == [f"face {k}" for k in range(1, 9)] + ["audio", "body"]
     assert ModelConfig().hidden == 4096 and model.fusion.second.weight.shape == (32, 128)
     assert (model.aggregation.normalisation, model.aggregation.attention) == ("none", "sigmoid")
-
-
-@pytest.mark.parametrize(("aggregation", "fusion"), list(product(AGGREGATIONS, FUSIONS)))
-def test_a_configuration_survives_json(aggregation, fusion):
-    given = config(aggregation, fusion)
-    again = ModelConfig(**json.loads(json.dumps(given.model_dump(mode="json"))))
-    assert again == given and again.model_dump() == given.model_dump()
-    assert isinstance(again.modalities, tuple)
-    assert fusion != "mlma" or again.fusion_options["hidden"] == (5, 3)
 
 
 def test_configurations_that_mean_the_same_are_equal_and_frozen():

@@ -30,9 +30,6 @@ def tokens(seed=1):
     return torch.randn(B, T, D, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-# --- The equations, token by token ---
-
-
 def projected(module, name, options, x):
     """W_F1 W_F2 x of one token."""
     if name == "mma":
@@ -126,14 +123,15 @@ def test_the_defaults_are_those_of_the_papers():
     assert float(MLMA(D).penalty()) == float(Concat(D).penalty()) == 0
 
 
-@pytest.mark.parametrize("penalty", [-1.0, math.inf, math.nan])
-def test_a_bad_penalty_is_refused(penalty):
-    with pytest.raises(ValueError, match=rf"^penalty: {penalty}, expected a finite number of 0 or more$"):
-        MMA(D, penalty=penalty)
-
-
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-@pytest.mark.parametrize("make", [lambda: MMA(D, hidden=0), lambda: MLMA(D, hidden=(0, -3))])
-def test_fewer_than_one_channel_are_refused(make):
-    with pytest.raises(ValueError, match=r"^hidden: .*expected 1 or more$"):
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        *((lambda p=p: MMA(D, penalty=p), f"penalty: {p}, expected a finite") for p in (-1.0, math.inf, math.nan)),
+        (lambda: MMA(D, hidden=0), "hidden: .*expected 1 or more$"),
+        (lambda: MLMA(D, hidden=(0, -3)), "hidden: .*expected 1 or more$"),
+    ],
+)
+def test_a_bad_option_is_refused(make, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
         make()

@@ -1,11 +1,13 @@
 """A saved model can be opened again; a damaged or malicious file is refused with one sentence and runs no code."""
 
 import json
-import subprocess
+import os
+import resource
 import sys
 
 import pytest
 import torch
+from forked import ended, forked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -16,7 +18,6 @@ from famf_lib.models.aggregation import AGGREGATIONS
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.models.fusion import FUSIONS
-from famf_lib.support.files import ROOT
 from famf_lib.training import checkpoint
 from famf_lib.training.checkpoint import Card, SavedModelError
 
@@ -52,9 +53,6 @@ def rewritten(good, place, metadata=None, **tensors):
     return place
 
 
-# --- Saving and opening ---
-
-
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_a_model_comes_back_as_it_was_saved(aggregation, fusion, tmp_path):
@@ -75,29 +73,19 @@ def test_a_model_comes_back_as_it_was_saved(aggregation, fusion, tmp_path):
 
 def test_a_full_disk_is_an_oserror_and_leaves_the_earlier_file(good, tmp_path):
     """A limit on the file size has the effect of a full disk: it is reached in the middle of writing."""
-    code = (
-        "import resource, sys; from pathlib import Path; from famf_lib.training import checkpoint;"
-        "sys.path.insert(0, 'tests/training'); import test_checkpoint as here; described = here.card();"
-        "model = here.model_of(described);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (997, 997))\n"
-        "try: checkpoint.save(Path(sys.argv[1]), model, described)\n"
-        "except OSError as error: print(error.strerror, error.filename)"
-    )
     place = tmp_path / "model.safetensors"
     place.write_bytes(good.read_bytes())
-    done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == f"File too large {place}\n"
+    with forked(save_on_a_full_disk, place) as processes:
+        assert ended(processes) == [0]
     assert place.read_bytes() == good.read_bytes() and list(tmp_path.iterdir()) == [place]
 
 
-def test_any_reader_can_read_the_metadata(good):
-    with safe_open(good, framework="np") as file:
-        metadata = file.metadata()
-    assert metadata.pop("format") == "famf-model-1"
-    values = {name: json.loads(text) for name, text in metadata.items()}
-    assert values["config"]["hidden"] == 13 and values["evaluation"] == {"faces": 5, "k": 100, "rank_by": "logit"}
-    expected = {"dim": 12, "persons": list(PERSONS), "seed": 17, "run": "0a1b", "data": "2c3d"}
-    assert expected.items() <= values.items()
+def save_on_a_full_disk(place):
+    model = model_of(card())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (997, 997))
+    with pytest.raises(OSError, match="File too large") as full:
+        checkpoint.save(place, model, card())
+    assert str(full.value.filename) == str(place)
 
 
 def test_an_opened_model_is_independent_of_its_file(good, tmp_path):
@@ -110,9 +98,6 @@ def test_an_opened_model_is_independent_of_its_file(good, tmp_path):
     with torch.no_grad():
         checkpoint.open(good).model.classifier[0].weight.zero_()
     assert good.read_bytes() == content
-
-
-# --- Files that are refused ---
 
 
 def edited(**changes):
@@ -128,8 +113,6 @@ METADATA = {
     "no JSON": ({"dim": "twelve"}, "dim: not valid JSON (Expecting value"),
     "JSON too deep": ({"dim": "[" * 100_000}, "dim: not valid JSON"),
     "a number too long": ({"dim": "1" * 10_000}, "dim: not valid JSON"),
-    "no number": ({"dim": '"twelve"'}, "dim: 'twelve' found; input should be a valid integer"),
-    "half a person": ({"persons": '["Ann", 2, "c", "d"]'}, "persons.1: 2 found; input should be a valid string"),
     "no person": ({"persons": "[]"}, "persons: [] found; tuple should have at least 1 item"),
     "a person too many": ({"persons": '["a", "b", "c", "d", "e"]'}, "persons: 5 names found, expected one for each of"),
     "a person twice": ({"persons": '["a", "b", "c", "a"]'}, "persons: a name appears twice"),
@@ -143,8 +126,6 @@ METADATA = {
     "a width beyond memory": ({"config": edited(hidden=10**9)}, "tensor 'classifier.0.weight': shape (13, 120) found"),
     "a width beyond any tensor": ({"config": edited(hidden=10**30)}, "config: no model can be built from it ("),
     "vectors beyond any tensor": ({"dim": "9" * 400}, "config: no model can be built from it ("),
-    "another length": ({"modality_dims": '{"audio": 8, "body": 12}'}, "tensor 'projections.audio.weight': shape (12"),
-    "no evaluation": ({"evaluation": '{"faces": 0}'}, "faces: 0 found; input should be greater than or equal to 1"),
     "a control character": ({"\x1b[2J\n": "1"}, "[2J : no such key"),
 }  # fmt: skip
 
@@ -186,34 +167,28 @@ def refused(place, sentence):
     assert text.isprintable() and len(text) < len(str(place)) + checkpoint.LENGTH + 200
 
 
-WATCHED = """
-import resource, sys
-from famf_lib.training import checkpoint as saved
-good, large = sys.argv[1:]
-saved.open(good)  # imports everything that is imported late
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def open_watched(good, large):
+    checkpoint.open(good)  # imports everything that is imported late
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sys.addaudithook(watch)
+    checkpoint.open(good)
+    try:
+        checkpoint.open(large)
+    except SavedModelError:
+        os._exit(int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before > 100_000))  # KiB
+    raise SystemExit("it was opened")
+
 
 def watch(event, arguments):
     if event in ("exec", "compile", "import", "pickle.find_class", "subprocess.Popen", "os.system"):
         raise SystemExit(f"it ran {event} {arguments}")
 
-sys.addaudithook(watch)
-saved.open(good)
-try:
-    saved.open(large)
-except saved.SavedModelError:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
 
 def test_opening_runs_no_code_and_takes_no_memory_before_the_sizes_agree(good, tmp_path):
     """A second layer of 20,000 × 20,000 would take 1.6 GB, which most machines have."""
     large = rewritten(good, tmp_path / "large.safetensors", {"config": edited(hidden=20_000)})
-    done = subprocess.run([sys.executable, "-c", WATCHED, good, large], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0 and int(done.stdout) < 100_000, done.stderr  # KiB
-
-
-# --- Random changes ---
+    with forked(open_watched, good, large) as processes:
+        assert ended(processes) == [0]
 
 
 def opened_or_refused(content, place):

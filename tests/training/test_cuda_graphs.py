@@ -5,6 +5,7 @@ tensors without running the Python code between them. Tensors on the device ``me
 """
 
 from contextlib import ExitStack
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,16 +22,9 @@ from famf_lib.training.cuda_graphs import WARM_UP
 from famf_lib.training.train import SingleProcess, TrainingConfig, train
 
 aten = torch.ops.aten
-WAITING = {  # operations that the host waits for, because it needs their result or its size
-    aten._local_scalar_dense,
-    aten.nonzero,
-    aten.masked_select,
-    aten.equal,
-    aten.is_nonzero,
-    aten._unique2,
-    aten.unique_dim,
-    aten.bincount,
-}
+# Operations that the host waits for, because it needs their result or its size.
+WAITING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten.is_nonzero}
+WAITING |= {aten._unique2, aten.unique_dim, aten.bincount}
 SETTINGS = TrainingConfig(
     epochs=5, decay_after=2, decay_every=2, batch_size=13, faces=5, precision="float32", lr=0.004, lr_aggregation=0.04
 )
@@ -118,9 +112,6 @@ def same(a, b):
     return a.losses == b.losses and all(torch.equal(first[name], second[name]) for name in first)
 
 
-# --- The training ---
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("modules", [row.modules for row in TABLE_1], ids="-".join)
 def test_captured_steps_train_as_plain_ones_do(clips, monkeypatch, modules, precision):
@@ -161,17 +152,12 @@ def test_a_captured_training_resumes(clips, tmp_path, monkeypatch):
 
 
 def test_a_step_that_cannot_be_recorded_is_run_plainly(clips, monkeypatch):
-    tried = []
-
-    def fails(function):
-        tried.append(1)
-        raise RuntimeError("no memory left\nand much more")
-
+    fails = Mock(side_effect=RuntimeError("no memory left\nand much more"))
     monkeypatch.setattr(cuda_graphs, "recorder", lambda device: fails)
     plain = train(model(), SETTINGS, *clips, seed=1, cuda_graph=False)
     with pytest.warns(UserWarning, match=r"cannot be recorded and is launched kernel by kernel: no memory left$"):
         assert same(train(model(), SETTINGS, *clips, seed=1), plain)
-    assert len(tried) == 1
+    fails.assert_called_once()
 
 
 def test_nothing_is_recorded_on_a_cpu_or_by_several_processes(clips, monkeypatch):
@@ -183,14 +169,8 @@ def test_nothing_is_recorded_on_a_cpu_or_by_several_processes(clips, monkeypatch
         def share(self, rows):
             return rows[:2]
 
-    def never(function):
-        raise AssertionError("captured")
-
-    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: never)
+    monkeypatch.setattr(cuda_graphs, "recorder", lambda device: lambda function: pytest.fail("captured"))
     train(model(), SETTINGS, *clips, seed=1, processes=Two())
-
-
-# --- Waiting ---
 
 
 def test_an_epoch_reads_nothing_from_the_device(clips, monkeypatch):

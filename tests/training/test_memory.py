@@ -29,13 +29,8 @@ def clips(made_up):
 
 
 def config(clusters=3, **changed):
-    values = {
-        "aggregation_options": {"clusters": clusters, "centres": "random"},
-        "fusion_options": {"hidden": (13, 7)},
-        "modalities": ("audio", "body"),
-        "hidden": 97,
-    }
-    return ModelConfig(**(values | changed))
+    values = {"aggregation_options": {"clusters": clusters, "centres": "random"}, "fusion_options": {"hidden": (13, 7)}}
+    return ModelConfig(**(values | {"modalities": ("audio", "body"), "hidden": 97} | changed))
 
 
 def schedule(batch=BATCH, precision="float32", faces=11):
@@ -56,9 +51,6 @@ def allocated(model, settings, clips):
         now += call.nbytes()
         peak = max(peak, now)
     return peak
-
-
-# --- Against the allocator ---
 
 
 VLAD = {"aggregation_options": {"clusters": 17, "centres": "random"}, "fusion_options": {}}
@@ -84,9 +76,6 @@ def test_the_peak_is_that_of_the_allocator(clips, monkeypatch, case):
         monkeypatch.setitem(AGGREGATIONS, "attentionvlad", ResidualsMaterialised)
     assert found.peak == pytest.approx(allocated(model, settings, clips), rel=TOLERANCE)
     assert "weights" not in case or found.parameters > found.activations
-
-
-# --- Against counts by hand ---
 
 
 def test_weights_and_moments_are_counted_to_the_byte():
@@ -125,13 +114,8 @@ def test_only_materialised_residuals_grow_with_faces_times_clusters(materialised
 
 
 def test_sizes_that_no_machine_holds_can_be_counted():
-    found = peak_of_step(
-        ModelConfig(aggregation_options={"clusters": 64}),
-        TrainingConfig(batch_size=2**20, precision="float32"),
-        dim=512,
-        modality_dims={"audio": 512, "body": 512},
-        persons=10_034,
-    )
+    model, settings = ModelConfig(aggregation_options={"clusters": 64}), schedule(2**20, faces=24)
+    found = peak_of_step(model, settings, dim=512, modality_dims={"audio": 512, "body": 512}, persons=10_034)
     assert 2**40 / 2 < found.peak < 2**42
 
 
@@ -149,11 +133,8 @@ def test_materialised_residuals_give_the_same_tokens(normalisation, masked):
     torch.testing.assert_close(other(x, mask), ours(x, mask))
 
 
-def test_an_aggregation_with_other_tokens_is_refused():
+def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="aggregation: 4 tokens of length 53 found, expected 3 tokens of length 53"):
         counted(config(3), schedule(), lambda dim, **options: NetVLAD(dim, 4))
-
-
-def test_a_modality_without_a_length_is_refused():
     with pytest.raises(ValueError, match="modalities: the data have no 'audio'"):
         peak_of_step(config(), schedule(), dim=DIM, modality_dims={"body": DIM}, persons=PERSONS)

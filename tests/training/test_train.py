@@ -16,14 +16,7 @@ from famf_lib.models.config import ModelConfig
 from famf_lib.training import evaluation
 from famf_lib.training import train as training
 from famf_lib.training.evaluation import EvaluationConfig, evaluate, logits_of
-from famf_lib.training.train import (
-    TrainingConfig,
-    build,
-    learning_rate_factor,
-    pick_device,
-    precision_of,
-    train,
-)
+from famf_lib.training.train import TrainingConfig, build, learning_rate_factor, pick_device, precision_of, train
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -86,11 +79,7 @@ def place(tmp_path):
     return {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0.0}
 
 
-# --- Learning ---
-
-
-@pytest.mark.parametrize("aggregation", ["mean", "attentionvlad"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("aggregation", "precision"), [("mean", "float32"), ("attentionvlad", "bfloat16")])
 def test_it_learns_true_labels_and_not_shuffled_ones(made_up, aggregation, precision):
     scores = {}
     options = SMALL | ({"aggregation": "mean", "aggregation_options": {}} if aggregation == "mean" else {})
@@ -104,9 +93,6 @@ def test_it_learns_true_labels_and_not_shuffled_ones(made_up, aggregation, preci
     # With 7 persons the mAP of a random order is slightly above 1/7.
     assert scores["true"].mean_ap > 0.8 and scores["true"].rank_1 > 0.8
     assert scores["shuffled"].mean_ap < 0.35 and scores["shuffled"].rank_1 < 0.35
-
-
-# --- Reproducibility and resuming ---
 
 
 def test_a_seed_repeats_a_training_and_another_one_does_not(clips, whole):
@@ -158,18 +144,9 @@ def test_an_interrupted_checkpoint_leaves_the_one_before(clips, whole, place, tm
 @pytest.fixture
 def an_epoch_a_second(monkeypatch):
     """A clock that advances by a second per epoch; returns a function that makes its ``report``."""
-    now = [7.0]
-    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
-
-    def until(stop):
-        def report(epoch, loss):
-            now[0] += 1
-            if epoch == stop:
-                raise Stop
-
-        return report
-
-    return until
+    passed = []
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: 7.0 + len(passed)))
+    return lambda stop: stop_after(stop, passed)
 
 
 def test_checkpoints_come_every_so_many_seconds(clips, place, monkeypatch, an_epoch_a_second):
@@ -187,9 +164,6 @@ def test_the_time_of_a_training_includes_the_time_before_its_interruptions(clips
         with pytest.raises(Stop):
             train(RANDOM, BRIEF, *clips, seed=1, report=an_epoch_a_second(stop), **place)
     assert train(RANDOM, BRIEF, *clips, seed=1, report=an_epoch_a_second(None), **place).seconds == 5
-
-
-# --- The optimiser ---
 
 
 @pytest.mark.parametrize(
@@ -240,9 +214,8 @@ def test_the_first_step_moves_the_aggregation_by_its_rate_and_the_rest_by_theirs
 
 def test_the_loss_is_cross_entropy_of_the_drawn_faces_plus_the_penalty(clips):
     clipset, parts = clips
-    config = ModelConfig(
-        **(SMALL | {"fusion": "mma", "fusion_options": {"penalty": 0.1}, "aggregation_options": {"centres": "random"}})
-    )
+    changed = {"fusion": "mma", "fusion_options": {"penalty": 0.1}, "aggregation_options": {"centres": "random"}}
+    config = ModelConfig(**(SMALL | changed))
     model = build(config, clipset, len(parts.persons), seed=1).train()
     sampler = Sampler(clipset, parts.train, 5, config.modalities)
     drawn = sampler.draw(generator(CPU, 1, training.FACES, 0))
@@ -282,15 +255,9 @@ def test_kmeans_sees_training_faces_only(clips, monkeypatch):
     seen = []
     monkeypatch.setattr("famf_lib.models.famf.FAMF.initialise", lambda self, faces, seed: seen.append(faces))
     train(MODEL, brief(epochs=1), clipset, parts, seed=1)
-    own = {
-        tuple(face.tolist())
-        for clip in parts.train.tolist()
-        for face in clipset.faces[clipset.offsets[clip] : clipset.offsets[clip + 1]].float()
-    }
+    offsets = clipset.offsets.tolist()
+    own = {tuple(f.tolist()) for c in parts.train.tolist() for f in clipset.faces[offsets[c] : offsets[c + 1]].float()}
     assert {tuple(face.tolist()) for face in seen[0]} <= own and len(seen[0]) > len(own) / 4
-
-
-# --- Evaluation ---
 
 
 @pytest.mark.parametrize("rank_by", ["probability", "logit"])
@@ -328,9 +295,6 @@ def test_clips_with_probabilities_close_to_1_are_separated(clips, monkeypatch):
     assert ranking.clips()[0].tolist() == logits[:, 0].argsort(descending=True)[:100].tolist()
 
 
-# --- Bad input ---
-
-
 @pytest.mark.parametrize(
     ("asked", "instructions", "precision"),
     [
@@ -354,12 +318,9 @@ def test_an_unavailable_device_is_refused(name):
         pick_device(name)
 
 
-def test_an_infinite_loss_is_refused(clips):
+def test_an_infinite_loss_and_a_single_clip_are_refused(clips):
     with pytest.raises(ValueError, match=r"^lr: the loss is (nan|inf) after epoch \d, expected lower learning rates$"):
         train(RANDOM, brief(lr=1e30, lr_aggregation=1e30), *clips, seed=1)
-
-
-def test_a_single_training_clip_is_refused(clips):
     clipset, parts = clips
     with pytest.raises(ValueError, match=r"^split: 1 training clips, expected 2 or more for batch normalisation$"):
         train(MODEL, BRIEF, clipset, with_training(parts, 1), seed=1)
