@@ -217,7 +217,7 @@ def _opened(folder: Path, fingerprint: str, device: torch.device) -> ClipSet:
 
 @contextmanager
 def cluster(
-    scheduler: str = "",
+    scheduler: str | None = None,
     workers: int = 0,
     device: str = "auto",
     *,
@@ -241,7 +241,7 @@ def cluster(
         raise SweepError("distributed: not installed, expected it for a sweep: pip install distributed")
     from distributed import Client
 
-    if not scheduler:
+    if scheduler is None:
         kind = pick_device(device).type
         with _local(kind, workers) as here, Client(here) as client:
             yield client, kind
@@ -263,7 +263,9 @@ def cluster(
 
 def _address(scheduler: str) -> str:
     if not Path(scheduler).is_file():
-        return scheduler
+        if ":" in scheduler:
+            return scheduler
+        raise SweepError(f"--scheduler: there is no file {scheduler}, expected one, or an address as tcp://host:8786")
     try:
         return str(json.loads(Path(scheduler).read_bytes())["address"])
     except (ValueError, LookupError, TypeError, RecursionError):

@@ -75,7 +75,7 @@ def split_by_ending(folder: Path, endings: Sequence[str]) -> tuple[list[Path], l
 
 def left_out(files: Sequence[Path], expected: str = VIDEOS) -> str:
     """Says which files are left out, with the number of each ending."""
-    times = Counter(file.suffix.lower() or "without" for file in files).most_common()
+    times = Counter(file.suffix.lower() or "no ending" for file in files).most_common()
     told = ", ".join(f"{number:,} {ending}" for ending, number in times[:7]) + " …" * (len(times) > 7)
     return f"{counted(len(files), 'file')} left out because of their ending ({told}), expected {expected}"
 

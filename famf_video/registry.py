@@ -68,7 +68,7 @@ def find(name: str | Path) -> Path:
     if entry is None:
         if Path(name).is_file():
             return Path(name)
-        raise RegistryError(f"model: {str(name)!r} found, expected a file or one of {', '.join(entries())}")
+        raise RegistryError(f"model: {str(name)!r} is unknown, expected a file or one of {', '.join(entries())}")
     if reason := absence(str(name)):
         raise RegistryError(reason)
     return entry.path

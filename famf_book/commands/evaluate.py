@@ -33,7 +33,9 @@ def evaluate(
     """Rank the gallery of a run and write a submission, or score a submission as the official evaluation does."""
     if truth is not None:
         if out is not None or dataset:
-            raise ValueError("--truth: found with --out or --dataset, expected it with a submission, them with a run")
+            raise ValueError(
+                "--truth: found with --out or --dataset, expected --truth with a submission, or the others with a run"
+            )
         _score(Path(what), truth, per_person)
     elif per_person is not None or Path(what).is_file():
         raise ValueError(f"--truth: nothing found, expected the ground truth for the submission {what}")

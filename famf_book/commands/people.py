@@ -40,7 +40,9 @@ def enroll(
     if made.tried:
         typer.echo(f"trial on held-out clips: {made.right} of {made.tried} assigned to the right person")
     else:
-        typer.echo("no trial: no person has two videos, or enough pictures for two clips")
+        typer.echo(
+            "no trial on held-out clips: it needs a person with two videos, or with enough pictures for two clips"
+        )
     typer.echo(
         f"{made.file}: {counted(made.persons, 'person')}, {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}"
     )

@@ -21,11 +21,11 @@ def sweep(
     seeds: Seeds = "",
     device: Device = "auto",
     scheduler: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="address of a Dask scheduler, such as tcp://host:8786, or its scheduler file; by default this machine"
         ),
-    ] = "",
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=0, max=1024, help="workers on this machine; 0: one per core, or one per GPU")
     ] = 0,
@@ -44,6 +44,8 @@ def sweep(
         found = next(path for path in (pages, *pages.parents) if path.exists())
         if not found.is_dir():
             raise ValueError(f"--notebooks: {found} is a file, expected a folder")
+    if scheduler == "":  # an unset variable in a script must not train everything here
+        raise ValueError("--scheduler: nothing found, expected an address or a file")
     if wait is not None and not wait >= 0:
         raise ValueError(f"--wait: {wait} found, expected minutes, 0 or more")
     numbers = list(seeds) or None

@@ -4,14 +4,17 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-MISSING = {"nan", "none", "null", "nat", "n/a", "<na>", "-1"}
+from famf_lib.support.wording import counted
+
+MISSING = {"", "-", "nan", "none", "null", "nat", "n/a", "<na>", "-1"}
 """What programs write as text for a missing value. A person may have such a name, so none is refused."""
 LISTED = 6  # names that one sentence lists
 
 
 def plain(name: str) -> str:
-    """A name without differences that the eye misses: case, spaces around it or doubled, Unicode forms."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """A name without differences that the eye misses: case, spaces, Unicode forms, characters without width."""
+    seen = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    return " ".join(seen.casefold().split())
 
 
 def doubts(names: Iterable[str | None], where: str) -> list[str]:
@@ -22,7 +25,9 @@ def doubts(names: Iterable[str | None], where: str) -> list[str]:
     alike = sorted((n for n in times if forms[plain(n)] > 1 and n not in missing), key=lambda n: (plain(n), n))
 
     def listed(few: list[str]) -> str:
-        return ", ".join(f"{name!r} ({times[name]:,} times)" for name in few[:LISTED]) + " …" * (len(few) > LISTED)
+        return ", ".join(f"{name!r} ({counted(times[name], 'time')})" for name in few[:LISTED]) + " …" * (
+            len(few) > LISTED
+        )
 
     found = []
     if missing:

@@ -56,7 +56,7 @@ def _white(values: np.ndarray, mode: str, kind: str | None) -> int:
     low, high = values.min(), values.max()
     if low >= 0 and high <= usual[-1]:
         return next(white for white in usual if high <= white)
-    extent = f"from {low:.10g} to {high:.10g}" if np.isfinite(values).all() else "that are not all numbers"
+    extent = f"from {low:.10g} to {high:.10g}" if np.isfinite(values).all() else "with NaN or infinity"
     raise RasterError(f"{name} {extent} found as pixels, expected 0 to {' or 0 to '.join(map(str, usual))}")
 
 

@@ -165,6 +165,15 @@ def test_a_scheduler_that_does_not_answer_gives_its_sentence(monkeypatch):
             pass
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "sentence"),
+    [("", "nothing found, expected an address or a file"), ("no.json", "there is no file no.json")],
+)
+def test_a_scheduler_that_is_not_there_is_not_replaced_by_this_machine(scheduler, sentence, kept):
+    done = CliRunner().invoke(app, ["sweep", "attention", "-d", "mine", "--profile", "quick", "--scheduler", scheduler])
+    assert done.exit_code and str(done.exception).startswith(f"--scheduler: {sentence}")
+
+
 @pytest.fixture
 def scheduler(tmp_path):
     """A scheduler without workers, in a process of its own; its file."""

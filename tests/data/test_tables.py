@@ -471,13 +471,17 @@ READS = "found, which reads as a missing value and is taken as a name; expected 
     ("changed", "sentences"),
     [
         ({"label": ["nan", "ann", "nan"]}, [f"label: 'nan' (2 times) {READS}"]),
-        ({"label": ["NaN", "None", "null"]}, [f"label: 'NaN' (1 times), 'None' (1 times), 'null' (1 times) {READS}"]),
-        ({"label": ["-1", "ann", "<NA>"]}, [f"label: '-1' (1 times), '<NA>' (1 times) {READS}"]),
+        ({"label": ["NaN", "None", "null"]}, [f"label: 'NaN' (1 time), 'None' (1 time), 'null' (1 time) {READS}"]),
+        ({"label": ["-1", "ann", "<NA>"]}, [f"label: '-1' (1 time), '<NA>' (1 time) {READS}"]),
         ({"group": ["nan", "nan", "film"]}, [f"group: 'nan' (2 times) {READS}"]),
-        ({"label": ["P ", "P", "P"]}, [f"label: 2 names {ALIKE}: 'P' (2 times), 'P ' (1 times)"]),
-        ({"label": ["ann", "Ann", None]}, [f"label: 2 names {ALIKE}: 'Ann' (1 times), 'ann' (1 times)"]),
-        ({"label": ["Zoë", "Zoe\u0308", "x"]}, [f"label: 2 names {ALIKE}: 'Zoe\u0308' (1 times), 'Zoë' (1 times)"]),
-        ({"group": ["film", "a\u00a0b", "a  b"]}, [f"group: 2 names {ALIKE}: 'a  b' (1 times), 'a\\xa0b' (1 times)"]),
+        ({"label": ["P ", "P", "P"]}, [f"label: 2 names {ALIKE}: 'P' (2 times), 'P ' (1 time)"]),
+        (
+            {"label": ["P\u200b", "P", " "]},
+            [f"label: ' ' (1 time) {READS}", f"label: 2 names {ALIKE}: 'P' (1 time), 'P\\u200b' (1 time)"],
+        ),
+        ({"label": ["ann", "Ann", None]}, [f"label: 2 names {ALIKE}: 'Ann' (1 time), 'ann' (1 time)"]),
+        ({"label": ["Zoë", "Zoe\u0308", "x"]}, [f"label: 2 names {ALIKE}: 'Zoe\u0308' (1 time), 'Zoë' (1 time)"]),
+        ({"group": ["film", "a\u00a0b", "a  b"]}, [f"group: 2 names {ALIKE}: 'a  b' (1 time), 'a\\xa0b' (1 time)"]),
         ({"label": ["Nana", "Na", "Noney"]}, []),
         ({"label": ["ann ", None, None]}, []),
     ],
@@ -496,7 +500,7 @@ def test_who_does_not_listen_is_warned(tmp_path):
         tables.import_tables(written(tmp_path / "mine", clips=clips))
     done = CliRunner().invoke(app, ["data", "import", "table", str(tmp_path / "mine"), "--replace"])
     assert done.exit_code == 0
-    assert done.stderr == f"famf: {tmp_path}/mine/clips.parquet: label: 'nan' (1 times) {READS}\n"
+    assert done.stderr == f"famf: {tmp_path}/mine/clips.parquet: label: 'nan' (1 time) {READS}\n"
 
 
 def test_an_import_is_a_dataset_of_that_name(tmp_path):

@@ -279,7 +279,7 @@ def test_what_the_command_cannot_do_is_said(run, tmp_path):
     for arguments, sentence in (
         ((file,), f"--truth: nothing found, expected the ground truth for the submission {file}"),
         ((run.key, "--per-person", tmp_path / "p.csv"), "--truth: nothing found"),
-        ((*both, "--out", file), "--truth: found with --out or --dataset, expected it with a submission"),
+        ((*both, "--out", file), "--truth: found with --out or --dataset, expected --truth with a submission"),
         ((*both, "--per-person", tmp_path), f"--per-person: {tmp_path} is a folder, expected"),
         ((*both, "--per-person", file / "x"), "cannot be written"),
         ((*both, "--per-person", file), "is one of the input files, expected another file to write"),

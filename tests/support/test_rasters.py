@@ -61,7 +61,7 @@ def test_deep_colours_keep_their_tones():
         (RAMP.astype(np.int32) * 13, "whole numbers from 0 to 851955"),
         (RAMP.astype(np.int32) - 17, "whole numbers from -17 to 65518"),
         (RAMP.astype(np.float32), "fractions from 0 to 65535"),
-        (np.full((7, 11), np.nan, np.float32), "fractions that are not all numbers"),
+        (np.full((7, 11), np.nan, np.float32), "fractions with NaN or infinity"),
     ],
 )
 def test_tones_of_an_unknown_scale_are_refused(array, found):

@@ -96,7 +96,10 @@ def test_bad_options_are_one_sentence(tmp_path):
     for options, sentence in (
         (["--tracks", "some"], "--tracks: 'some' found, expected main or all"),
         (["--labels", "x.csv", "--person-folders"], "--labels: found with --person-folders, expected one of them"),
-        (["--detector", "none.onnx"], "model: 'none.onnx' found, expected a file or one of"),
+        (
+            ["--detector", "none.onnx"],
+            "model: 'none.onnx' is unknown, expected a file or one of",
+        ),
         (["--detector", str(tmp_path)], "mtcnn_pnet.onnx: no such file found, expected an ONNX model"),
     ):
         done = famf("extract", tmp_path / "a.mp4", "--out", tmp_path / "out", *options)

@@ -70,7 +70,7 @@ def test_a_model_is_found_by_its_name_or_its_path(known, file, tmp_path):
     assert registry.add(file).path == tmp_path / "models" / "a.onnx"
     assert registry.find("ann").read_bytes() == CONTENT
     assert registry.find(file) == file == registry.find(str(file))
-    with pytest.raises(RegistryError, match="model: 'bob' found, expected a file or one of ann$"):
+    with pytest.raises(RegistryError, match="model: 'bob' is unknown, expected a file or one of ann$"):
         registry.find("bob")
 
 
