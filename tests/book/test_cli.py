@@ -74,8 +74,6 @@ def test_a_hostile_number_or_place_is_refused_before_anything_runs(arguments, fo
     assert found in said
 
 
-
-
 def test_a_store_that_is_no_folder_is_one_sentence(famf, tmp_path):
     (tmp_path / "file").touch()
     code, _, error = famf("data", "info", "synthetic", "--profile", "quick", FAMF_STORE=str(tmp_path / "file"))
