@@ -9,7 +9,6 @@ import yaml
 from sphinx.util.inspect import stringify_signature
 
 from famf_book.extensions import api
-from famf_lib import metrics
 from famf_lib.data import clipset
 from famf_lib.models import aggregation
 from famf_lib.support.files import ROOT
@@ -62,8 +61,3 @@ def test_a_signature_is_python_so_that_sphinx_breaks_it_into_lines():
     signature = stringify_signature(inspect.signature(clipset.ClipSet), unqualified_typehints=True)
     shown, _ = api._signature(None, "class", "name", clipset.ClipSet, None, signature, None)
     assert "<" in signature and "<" not in shown
-
-
-def test_shapes_are_visible():
-    shown = stringify_signature(inspect.signature(metrics.average_precision), unqualified_typehints=True)
-    assert "Bool[Tensor, 'C k']" in shown and "Float[Tensor, 'C']" in shown

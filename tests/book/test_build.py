@@ -255,14 +255,10 @@ def test_what_lies_under_an_absent_page_moves_up_and_an_empty_part_goes():
 
 def test_pages_of_one_notebook_have_their_own_title_and_labels(root, executed):
     build(root)
-    plain, real = staged(root, "numbers"), staged(root, "numbers-real")
-    assert plain.cells[0].source.startswith("# Numbers\n\n(rows-numbers)=")
-    assert real.cells[0].source == (
-        "# Numbers of real faces\n\n(rows-numbers-real)=\nSee [the square](#fig-numbers-real)."
-    )
-    figures = [notebook.cells[-1].metadata["mystnb"]["figure"] for notebook in (plain, real)]
-    assert [figure["name"] for figure in figures] == ["fig-numbers", "fig-numbers-real"]
-    assert figures[1]["caption"] == "A square of numbers-real"
+    for page, title in (("numbers", "Numbers"), ("numbers-real", "Numbers of real faces")):
+        cells = staged(root, page).cells
+        assert cells[0].source == f"# {title}\n\n(rows-{page})=\nSee [the square](#fig-{page})."
+        assert cells[-1].metadata["mystnb"]["figure"] == {"name": f"fig-{page}", "caption": f"A square of {page}"}
 
 
 def test_a_page_records_where_it_comes_from(root, executed):

@@ -46,11 +46,6 @@ def test_bins_double_and_hold_enough_persons(number, least, expected):
     assert (inside == ~np.isnan(number)).all() if found else not np.sum(inside)
 
 
-def test_name_of_a_bin():
-    names = {(1, 1, 40): "1", (3, 4, 40): "3–4", (17, 64, 40): "17+", (1, 1, 1): "1", (9, 16, 16): "9+"}
-    assert {each: training_clips.name(*each) for each in names} == names
-
-
 def test_rank_1_and_map_are_means_over_the_persons_of_a_bin(results):
     table = training_clips.by_clips(results).set_index(["row", "measure", "clips"]).sort_index()
     assert list(table.loc[("A", "rank-1")].index) == ["1–2", "3+"]
