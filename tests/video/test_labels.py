@@ -49,7 +49,7 @@ def test_what_a_folder_holds_besides_is_said(tmp_path):
     said = []
     assert labels.videos([tmp_path / "v"], said.append) == videos
     assert len(said) == 1 and said[0].startswith(f"{tmp_path / 'v'}: 4 files left out because of their ending")
-    assert "(2 .txt, 1 .heic, 1 without)" in said[0] and said[0].endswith("no video remains in cy, cy/deep")
+    assert "(2 .txt, 1 .heic, 1 no ending)" in said[0] and said[0].endswith("no video remains in cy, cy/deep")
     said.clear()
     labels.videos(videos, said.append)
     assert not said
@@ -77,7 +77,7 @@ def test_names_that_may_not_be_meant_are_taken_and_told(tmp_path):
         f"{table}: person: 'nan' (2 times)",
         f"{table}: person: 3 names",
     ]
-    assert said[1].endswith("'P' (1 times), 'P ' (1 times), 'p' (1 times)")
+    assert said[1].endswith("'P' (1 time), 'P ' (1 time), 'p' (1 time)")
     table.write_text("clip,person\na,nan\n")
     with pytest.warns(UserWarning, match="'nan' .1 times."):
         labels.read(table)
