@@ -54,7 +54,7 @@ def test_what_a_folder_holds_besides_is_said(tmp_path):
     labels.videos(videos, said.append)
     assert not said
     with pytest.raises(
-        LabelsError, match=r"cy: no video in it, 2 files .*\(1 \.heic, 1 without\), expected videos \(.mp4"
+        LabelsError, match=r"cy: no video in it, 2 files .*\(1 \.heic, 1 no ending\), expected videos \(.mp4"
     ):
         labels.videos([tmp_path / "v" / "cy"])
 
@@ -79,7 +79,7 @@ def test_names_that_may_not_be_meant_are_taken_and_told(tmp_path):
     ]
     assert said[1].endswith("'P' (1 time), 'P ' (1 time), 'p' (1 time)")
     table.write_text("clip,person\na,nan\n")
-    with pytest.warns(UserWarning, match="'nan' .1 times."):
+    with pytest.warns(UserWarning, match="'nan' .1 time."):
         labels.read(table)
 
 
