@@ -27,7 +27,7 @@ from famf_lib.experiments import results, run_store
 from famf_lib.experiments.catalogue import EXPERIMENTS
 from famf_lib.experiments.probes import POOREST, RUIN
 from famf_lib.experiments.run_store import Run, RunSpec, threads
-from famf_lib.experiments.settings import setting
+from famf_lib.experiments.settings import row_settings
 from famf_lib.models.famf import FAMF
 from famf_lib.training import checkpoint
 from famf_lib.training.train import pick_device
@@ -208,7 +208,7 @@ class Explorer:
 
     def __init__(self, dataset: str = "synthetic", profile: str = "standard", seed: int = 1, device: str = "auto"):
         self.dataset, self.seed, self.device = dataset, seed, pick_device(device)
-        self.source, self.setting = datasets.get(dataset), setting(dataset, profile)
+        self.source, self.settings = datasets.get(dataset), row_settings(dataset, profile)
         self.clipset: ClipSet = datasets.load(dataset, profile)
         self._models: dict[int, FAMF] = {}
         self._untouched: dict[tuple[int, int], Answer] = {}
@@ -216,7 +216,7 @@ class Explorer:
     def spec(self, clusters: int) -> RunSpec:
         """The run with K clusters: a row of the experiment ``clusters``, so that the book's runs are used."""
         row = next(v for v in EXPERIMENTS["clusters"].variants if v.label == f"K = {clusters}")
-        return row.spec(self.source, self.setting, self.seed)
+        return row.spec(self.source, self.settings.of(row.tuned_as or row.label), self.seed)
 
     def there(self, clusters: int) -> bool:
         """Whether the model with K clusters is trained."""

@@ -1,10 +1,10 @@
 """The style of all figures, and two dot plots with intervals that many pages share.
 
-The paper's values are hollow diamonds.
+The paper's values are hollow black diamonds; a verdict is the shape of a mark, and a setting its colour.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
 import matplotlib.pyplot as plt
@@ -15,14 +15,26 @@ from IPython.core.pylabtools import print_figure
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from famf_lib.evidence.claims import Comparison, Verdict
+from famf_lib.experiments.parameters import SettingName
+from famf_lib.experiments.settings import SHORT
 
 PALETTE = sns.color_palette("colorblind")
-OURS, PAPER, MUTED = PALETTE[0], PALETTE[3], "0.55"
-VERDICT_COLOURS = {Verdict.HOLDS: PALETTE[2], Verdict.DOES_NOT_HOLD: PALETTE[3], Verdict.CANNOT_TELL: MUTED}
+OURS, PAPER, MUTED = PALETTE[0], "black", "0.55"
 DIAMOND = {"s": 48, "marker": "D", "facecolor": "none", "edgecolor": PAPER, "linewidth": 1.6}
+SETTING_COLOURS: dict[SettingName, tuple] = {"printed": PALETTE[1], "own": OURS, "shared": PALETTE[7]}
+SETTING_OFFSETS: dict[SettingName, float] = {"printed": -0.24, "own": 0.0, "shared": 0.24}
+# A verdict is read from the shape of its mark: colour is free for the setting, and a grey print loses nothing.
+VERDICT_MARKS: dict[Verdict, dict] = {
+    Verdict.HOLDS: {"marker": "o"},
+    Verdict.DOES_NOT_HOLD: {"marker": "X"},
+    Verdict.CANNOT_TELL: {"marker": "o", "markerfacecolor": "white"},
+    Verdict.TOO_EASY: {"marker": "s", "markerfacecolor": "white"},
+    Verdict.DEPENDS: {"marker": "o", "fillstyle": "left", "markerfacecoloralt": "white"},
+}
 TIP = "tip: "
 WIDTH = 7.5  # inches: the text column of the book
 GB, MB = 2**30, 2**20  # as for graphics cards: an "11 GB" card has 11 × 2³⁰ bytes
@@ -83,30 +95,43 @@ def levels(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
     return figure
 
 
-def differences(compared: list[Comparison]) -> Figure:
-    """A dot plot of paired differences, coloured by verdict, and the paper's; those in the grey band are negligible."""
-    height = 1.1 + 0.42 * max(len(compared), 1)
-    figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+def differences(compared: Mapping[SettingName, Sequence[Comparison]], unit: str = "mAP at 100") -> Figure:
+    """Paired differences with their intervals under each setting, and the paper's.
+
+    The shape of a mark is the verdict; a difference within the grey band is negligible.
+    """
+    first = next(iter(compared.values()))
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.4 + 0.62 * max(len(first), 1)), layout="constrained")
     axes.axvline(0, color="0.35", linewidth=1)
-    for y, one in enumerate(compared):
-        low, high = one.rule.band(one.margin)
-        axes.fill_betweenx([y - 0.5, y + 0.5], low, high, color="0.5", alpha=0.15, linewidth=0)
-        colour = VERDICT_COLOURS[one.verdict]
-        axes.plot([one.ours.low, one.ours.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="round")
-        ours = f"{one.ours.mean:+.4f} [{one.ours.low:+.4f}, {one.ours.high:+.4f}]"
-        tip(axes.scatter(one.ours.mean, y, s=55, color=colour, zorder=3), f"{one.name}: {ours}, {one.verdict}")
+    for setting, comparisons in compared.items():
+        colour, offset = SETTING_COLOURS[setting], SETTING_OFFSETS[setting]
+        for y, one in enumerate(comparisons):
+            axes.plot([one.ours.low, one.ours.high], [y + offset] * 2, color=colour, linewidth=2.2)
+            (mark,) = axes.plot(one.ours.mean, y + offset, color=colour, markersize=8, **VERDICT_MARKS[one.verdict])
+            ours = f"{one.ours.mean:+.4f} [{one.ours.low:+.4f}, {one.ours.high:+.4f}]"
+            tip(mark, f"{one.name}, {SHORT[setting]}: {ours}, {one.outcome}")
+    for y, one in enumerate(first):
+        axes.fill_betweenx([y - 0.45, y + 0.45], *one.rule.band(one.margin), color="0.5", alpha=0.15, linewidth=0)
         if one.paper is not None:
             tip(axes.scatter(one.paper, y, **DIAMOND, zorder=3), f"{one.name}, the paper: {one.paper:+.4f}")
-    several = len({one.claim for one in compared}) > 1  # the name of a single claim would be on every line
-    name_rows(axes, [f"{one.claim}\n{one.case}" if several else one.case for one in compared])
-    axes.tick_params(axis="y", labelsize=8)
-    axes.set_xlabel("difference in mAP at 100")
-    for verdict, colour in VERDICT_COLOURS.items():
-        axes.plot([], [], color=colour, marker="o", linewidth=2.5, label=str(verdict))
-    if any(one.paper is not None for one in compared):
-        axes.scatter([], [], **DIAMOND, label="paper")
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    several = len({one.claim for one in first}) > 1  # the name of a single claim would be on every line
+    name_rows(axes, [f"{one.claim}\n{one.case}" if several else one.case for one in first])
+    axes.set_xlabel(f"difference in {unit}")
+    verdicts = {one.verdict for comparisons in compared.values() for one in comparisons}
+    legend(figure, list(compared), verdicts, paper=any(one.paper is not None for one in first))
     return figure
+
+
+def legend(
+    figure: Figure, settings: Sequence[SettingName], verdicts: Iterable[Verdict] = (), paper: bool = True
+) -> None:
+    """A legend above the figure: the colours of the settings, the shapes of the verdicts, the paper's diamond."""
+    handles = [Line2D([], [], color=SETTING_COLOURS[s], linewidth=4, label=SHORT[s]) for s in settings]
+    for verdict in (v for v in Verdict if v in set(verdicts)):
+        handles.append(Line2D([], [], color="0.3", linestyle="", markersize=8, label=verdict, **VERDICT_MARKS[verdict]))
+    if paper:
+        handles.append(Line2D([], [], color=PAPER, marker="D", markerfacecolor="none", linestyle="", label="paper"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
 
 
 def name_rows(axes: Axes, names: list[str]) -> None:

@@ -48,14 +48,11 @@ def _further(dataset: str):
 
 
 def _absent(page) -> str | None:
-    """Why a page cannot be made here: its dataset is absent, and there is no recording of its results."""
+    """Why a page cannot be made here: its dataset is absent."""
     from famf_lib.data import datasets
-    from famf_lib.experiments import results
 
     name = page.values.get("dataset")
-    if name is None or (absence := datasets.get(name).absence()) is None:
-        return None
-    return None if results.find_recording(page.notebook.stem, name, page.values["profile"]) else absence
+    return None if name is None else datasets.get(name).absence()
 
 
 def _inputs(page) -> dict:
@@ -113,7 +110,7 @@ def _prepare(page) -> None:
             if experiment.serves(source) and source.absence() is None:
                 seeds = values["seeds"] or experiment.seeds
                 protocol = values.get("protocol", "")
-                results.run_experiment(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
+                results.run_settings(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
 
 
 def _datasets(page) -> list[str]:
@@ -123,4 +120,5 @@ def _datasets(page) -> list[str]:
     if "datasets" in page.values:
         return page.values["datasets"]
     name = page.values.get("dataset", page.notebook.stem)
-    return [name] if "dataset" in page.values or name in datasets.names() else []
+    shown = [name] if "dataset" in page.values or name in datasets.names() else []
+    return list(dict.fromkeys(shown + page.values.get("beside", [])))
