@@ -78,15 +78,15 @@ def comparison_table(compared: Mapping[SettingName, Sequence[Comparison]]) -> pd
 
 def verdicts(entries: Sequence[Entry]) -> str:
     """One sentence per claim: its verdict, how many parts hold, and what the settings say."""
-    said = []
-    for entry in entries:
-        if entry.verdict is None:
-            said.append(f"“{entry.claim.short}”: not tested, {entry.reason}.")
-            continue
-        held = f" ({entry.deciding.held})" if entry.deciding.held else ""
-        by_setting = f": {entry.by_setting}" if entry.by_setting else ""
-        said.append(f"“{entry.claim.short}”: **{entry.verdict}**{held}{by_setting}.")
-    return " ".join(said)
+    return " ".join(f"“{entry.claim.short}”: {verdict(entry)}." for entry in entries)
+
+
+def verdict(entry: Entry) -> str:
+    """The verdict on a claim in words, how many of its parts hold, and what the settings say."""
+    if entry.verdict is None:
+        return f"not tested, {entry.reason}"
+    held = f" ({entry.deciding.held})" if entry.deciding.held else ""
+    return f"**{entry.verdict}**{held}; {entry.by_setting}"
 
 
 def answer(experiment: str, found: Mapping[str, Mapping[SettingName, Results]]) -> str:

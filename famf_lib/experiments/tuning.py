@@ -25,7 +25,7 @@ FINAL = (102, 103)
 """Further seeds for the best points of a row."""
 FINALISTS = 4
 STEP = 4.0  # the ratio of neighbouring learning rates
-WIDENINGS = 3  # at most this many rates are added
+WIDENINGS = 3  # so often, at most, the grid gets a rate at either end
 
 Point = tuple[str, Choice]  # a row's label and its choice
 
@@ -51,7 +51,7 @@ def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]
             scores.setdefault(point, {})[seed] = found.mean_ap
 
     rates = sorted(GRID["lr"])
-    for _ in range(WIDENINGS + 1):
+    for left in reversed(range(WIDENINGS + 1)):
         train([(label, choice) for label in rows for choice in points(rates)], SCREENING, "every point")
         best = [point for label in rows for point in finalists(scores, label)]
         for seed in FINAL:
@@ -60,7 +60,7 @@ def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]
         shared = best_shared(scores, [v for v in TABLE_1 if v.label in rows])
         used = {choice.lr for choice in (shared, *chosen.values())}
         wider = [rates[0] / STEP] * (rates[0] in used) + [rates[-1] * STEP] * (rates[-1] in used)
-        if not wider:
+        if not wider or not left:
             break
         rates = sorted([*rates, *wider])
     result = {
