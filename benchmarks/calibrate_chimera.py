@@ -2,7 +2,7 @@
 
     python benchmarks/calibrate_chimera.py
 
-Only NetVLAD + MMA is trained, at the point that was tuned for it on generated data, on persons joined by other seeds than
+Only NetVLAD + MMA is trained, at the point tuned for it on generated data, on persons joined by other seeds than
 the book's. Differences between methods play no part. The share is interpolated and rounded to a hundredth; it is
 ``OTHER_SPEAKER`` of ``famf_lib.data.chimera``. The table is written to ``results/calibration-chimera.json``.
 """

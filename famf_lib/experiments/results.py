@@ -86,7 +86,7 @@ def run_experiment(
     seeds: Sequence[int] = (),
     device: str = "auto",
     protocol: str = "",
-    setting: SettingName = DECIDING,
+    setting: str = DECIDING,
 ) -> Results:
     """The results of an experiment: read from the store or made now; from a recording if the dataset is absent.
 

@@ -111,7 +111,7 @@ def tuned(dataset: str, profile: Profile) -> dict | None:
     return None if found is None else json.loads(found.read_text())
 
 
-def row_settings(dataset: str, profile: str, setting: SettingName = DECIDING) -> RowSettings:
+def row_settings(dataset: str, profile: str, setting: str = DECIDING) -> RowSettings:
     """The setting of each row of a table. Where nothing was tuned, every row is as printed.
 
     Raises:

@@ -10,11 +10,11 @@ import pytest
 from bs4 import BeautifulSoup
 
 from famf_book import report
-from famf_book.plots import levels, svg
+from famf_book.plots import differences, levels, svg
 from famf_lib.evidence import ledger
-from famf_lib.evidence.claims import Verdict
 from famf_lib.experiments import results as experiment_results
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, TABLE_1
+from famf_lib.experiments.parameters import SETTINGS
 
 LEVELS = {variant.label: 0.5 for variant in TABLE_1}
 PRINTED = EXPERIMENTS["table-1"].paper()
@@ -31,25 +31,35 @@ def test_table_shows_the_levels_and_the_papers_values(made_results):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({FAMF.label: 0.9}, ["ranks 1st of 7 rows", "“FAMF over the others”: **holds** in all 5"]),
-        ({FAMF.label: 0.1}, ["ranks 7th of 7", "the best is", "“FAMF over the others”: **does not hold** in all"]),
-        ({FAMF.label: 0.6, "GhostVLAD + Concat": 0.8}, ["2nd of 7", "**mixed** (4 × holds, 1 × does not hold)"]),
+        ({}, "“FAMF over the others”: **does not hold** (0 of 5 parts hold); the same under every setting."),
+        (
+            {"own": {FAMF.label: 0.9}},
+            "“FAMF over the others”: **depends on the setting** (5 of 5 parts hold); does not hold as printed; "
+            "holds with each row at its own best; does not hold with one shared choice.",
+        ),
+        ({"own": {FAMF.label: 0.6, "GhostVLAD + Concat": 0.8}}, "**does not hold** (4 of 5 parts hold); the same"),
     ],
 )
-def test_answer_follows_the_numbers(made_results, changed, words):
-    results = made_results(LEVELS | changed)
-    compared = ledger.comparisons("table-1", results)
-    answer = f"{report.place(report.rows(results, PRINTED), FAMF.label, 'FAMF')} {report.verdicts(compared)}"
-    assert answer.startswith("FAMF (AttentionVLAD + MLMA) ranks")
-    for word in words:
-        assert word in answer
+def test_the_answer_of_a_page_follows_the_numbers(made_results, changed, words):
+    found = {setting: made_results(LEVELS | changed.get(setting, {})) for setting in SETTINGS}
+    answer = report.answer("table-1", {"synthetic": found})
+    assert answer.startswith("- On generated persons (`synthetic`): ") and words in answer
 
 
-def test_answer_says_when_it_cannot_tell(made_results):
-    results = made_results(LEVELS | {FAMF.label: 0.52}, noise=0.3)
-    compared = ledger.comparisons("table-1", results)
-    assert {c.verdict for c in compared} == {Verdict.CANNOT_TELL}
-    assert "**cannot tell** in all 5 comparisons" in report.verdicts(compared)
+def test_the_table_of_comparisons_has_the_effect_of_the_deciding_setting_and_every_verdict(made_results):
+    levels = {"printed": 0.1, "own": 0.75, "shared": 0.5}
+    found = {setting: made_results(LEVELS | {FAMF.label: level}) for setting, level in levels.items()}
+    compared = {setting: ledger.comparisons("table-1", results) for setting, results in found.items()}
+    table = report.comparison_table(compared)
+    row = table.loc["FAMF over the others: NetVLAD + MMA"]
+    assert row["ours"] == pytest.approx(0.75 - 0.5) and row["paper"] == pytest.approx(0.8824 - 0.8246)
+    assert row[["as printed", "own best", "shared"]].tolist() == [
+        "does not hold", "holds", "does not hold: no practical difference",
+    ]  # fmt: skip
+    drawn = differences(compared).axes[0]
+    assert [text.get_text() for text in drawn.get_yticklabels()][0] == "FAMF over the others\nNetVLAD + MMA"
+    tips = " ".join(str(line.get_gid()) for line in drawn.lines)
+    assert "NetVLAD + MMA, as printed: -0.4000 [" in tips and "own best: +0.2500 [" in tips
 
 
 def test_a_styled_table_has_the_interval_in_one_column_and_folds_long_texts(made_results):
@@ -94,12 +104,12 @@ def test_the_csv_of_a_table_has_all_digits():
 
 def test_every_run_of_a_page_is_listed(made_results):
     results = made_results({"one": 0.5, "another": 0.7}, seeds=3)
-    page = BeautifulSoup(report.runs(results).data, "html.parser")
+    page = BeautifulSoup(report.runs({"own": results}).data, "html.parser")
     lines = [[cell.text for cell in line.find_all(["th", "td"])] for line in page.tbody.find_all("tr")]
-    assert [(line[0], line[1], line[4]) for line in lines] == [
-        (label, str(seed), run.key[:12]) for (label, seed), run in results.runs.items()
+    assert [(line[0], line[1], line[2], line[5]) for line in lines] == [
+        (label, "own best", str(seed), run.key[:12]) for (label, seed), run in results.runs.items()
     ]
-    assert [float(line[2]) for line in lines] == pytest.approx([r.mean_ap for r in results.runs.values()], abs=5e-5)
+    assert [float(line[3]) for line in lines] == pytest.approx([r.mean_ap for r in results.runs.values()], abs=5e-5)
     assert page.details["id"] == "runs" and "6 runs" in page.summary.text
     assert f'href="#{page.details["id"]}"' in report.where_from(results)
 

@@ -11,14 +11,14 @@ import pytest
 from famf_lib import paper
 from famf_lib.data.datasets import DATASETS
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, READINGS, TABLE_1, TABLE_2, Variant, set_name, specs
-from famf_lib.experiments.settings import BASE
+from famf_lib.experiments.settings import BASE, RowSettings
 
 STANDARD = BASE["standard"]
 SYNTHETIC, IMFDB = DATASETS["synthetic"], DATASETS["imfdb"]
 
 
 def dumped(experiment):
-    found = specs(EXPERIMENTS[experiment].variants, SYNTHETIC, STANDARD, [1])
+    found = specs(EXPERIMENTS[experiment].variants, SYNTHETIC, RowSettings(STANDARD), [1])
     return {label: spec.model_dump() for (label, _), spec in found.items()}
 
 
@@ -82,13 +82,13 @@ def test_every_question_has_the_books_reading_and_each_other_changes_one_thing()
 
 
 def test_a_row_that_a_dataset_cannot_serve_is_left_out():
-    none = specs(TABLE_2, IMFDB, STANDARD, [1])
+    none = specs(TABLE_2, IMFDB, RowSettings(STANDARD), [1])
     assert [label for label, _ in none] == ["Face"]
     assert not EXPERIMENTS["table-2"].serves(IMFDB) and EXPERIMENTS["table-1"].serves(IMFDB)
     only_gait = replace(SYNTHETIC, modalities=("gait",))
     serving = {name for name, experiment in EXPERIMENTS.items() if experiment.serves(only_gait)}
     assert set(EXPERIMENTS) - serving == {"table-2", "attention"}  # neither knows that modality
-    partial = specs(TABLE_1, IMFDB, STANDARD, [1])
+    partial = specs(TABLE_1, IMFDB, RowSettings(STANDARD), [1])
     assert len(partial) == 7 and {s.model.modalities for s in partial.values()} == {()}
     everything = Variant("all", modalities=None)
     assert everything.available_modalities(SYNTHETIC) == ("head", "body", "audio", "text")

@@ -23,7 +23,7 @@ from famf_lib.training.train import pick_device
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 # Names and prose, which the notebook looks up itself.
-FREE = {"clip", "dataset", "datasets", "model", "note", "results", "row", "video"}
+FREE = {"beside", "clip", "dataset", "datasets", "model", "note", "results", "row", "video"}
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_the_build_refuses_before_a_kernel_starts():
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The arguments with which the command calls ``results.run_experiment``, which does nothing."""
+    """The arguments with which the command calls ``results.run_settings``, which does nothing."""
     found = []
-    monkeypatch.setattr(results, "run_experiment", lambda *arguments: found.append(arguments) or 1 / 0)
+    monkeypatch.setattr(results, "run_settings", lambda *arguments: found.append(arguments) or 1 / 0)
     return found
 
 
