@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from famf_book import notebooks
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments.catalogue import SIMPLE, get_experiment, specs
-from famf_lib.experiments.parameters import SETTINGS, Profile
+from famf_lib.experiments.parameters import Profile
 from famf_lib.experiments.probes import ask
 from famf_lib.experiments.run_store import RunSpec, cores, get_or_train, threads
 from famf_lib.experiments.settings import row_settings
@@ -77,7 +76,7 @@ def grid(
         source = datasets.get(dataset)
         clipset = source.load(profile)
         served = [one for one in chosen if one.serves(source)]
-        for experiment, setting in product(served, SETTINGS):
+        for experiment, setting in ((one, setting) for one in served for setting in one.settings):
             variants, used = (SIMPLE, *experiment.variants), row_settings(dataset, profile, setting)
             for (label, _), spec in specs(variants, source, used, seeds or experiment.seeds).items():
                 task = tasks.setdefault((dataset, spec.model_dump_json()), Task(dataset, clipset, spec))

@@ -9,6 +9,7 @@ from IPython.display import HTML
 from famf_book.report import called, is_the_papers
 from famf_lib.evidence.claims import Verdict
 from famf_lib.evidence.ledger import Entry
+from famf_lib.experiments.catalogue import EXPERIMENTS
 from famf_lib.experiments.parameters import SETTINGS
 from famf_lib.experiments.settings import SHORT
 
@@ -20,7 +21,7 @@ SIGNS = {
     Verdict.TOO_EASY: "□",
     Verdict.DEPENDS: "◐",
 }
-PAGES = {"readings": "readings-measured"}  # experiments whose page has another name
+PAGES = {"readings": "readings-measured"}  # notebooks whose page has another name
 COUNTED = {
     Verdict.HOLDS: "held",
     Verdict.DOES_NOT_HOLD: "failed our test",
@@ -55,7 +56,8 @@ def _cells(entry: Entry | None) -> str:
     if entry is None or entry.verdict is None:
         reason = escape(entry.reason if entry else "not tested", quote=True)
         return f'<td colspan="{1 + len(SETTINGS)}" title="{reason}">—</td>'
-    page = f"{PAGES.get(entry.claim.experiment, entry.claim.experiment)}.html"
+    notebook = EXPERIMENTS[entry.claim.experiment].notebook
+    page = f"{PAGES.get(notebook, notebook)}.html"
     cells = f'<td class="famf-verdict">{SIGNS[entry.verdict]} {entry.verdict}</td>'
     for setting in SETTINGS:
         outcome = entry.outcomes[setting]

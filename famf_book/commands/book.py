@@ -103,8 +103,10 @@ def _prepare(page) -> None:
 
     values = page.values
     several = "datasets" in values  # the pages of the ledger: every experiment that tests a claim
-    names = dict.fromkeys(claim.experiment for claim in CLAIMS) if several else [page.notebook.stem]
-    for experiment in (EXPERIMENTS[name] for name in names if name in EXPERIMENTS):
+    tested = {claim.experiment for claim in CLAIMS}
+    for experiment in EXPERIMENTS.values():
+        if not (experiment.name in tested if several else experiment.notebook == page.notebook.stem):
+            continue
         for dataset in _datasets(page):
             source = datasets.get(dataset)
             if experiment.serves(source) and source.absence() is None:

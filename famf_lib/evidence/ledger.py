@@ -370,7 +370,7 @@ CLAIMS = (
         "two convolutions, no tricks",
         "Two consecutive convolutions beat one in the Gram matrix; MMA's residual and L2 term make no difference.",
         "Sec. 3.3",
-        "readings",
+        "convolutions",
         "mAP of MLMA over that of one convolution alone; MMA without the residual, and without the L2 term, is "
         "equivalent to MMA",
         _convolutions,

@@ -13,8 +13,9 @@ from typing import Any
 from famf_lib import paper
 from famf_lib.data.datasets import Dataset
 from famf_lib.data.splits import Part, Protocol
+from famf_lib.experiments.parameters import SETTINGS, SettingName
 from famf_lib.experiments.run_store import RunSpec
-from famf_lib.experiments.settings import RowSettings, Setting
+from famf_lib.experiments.settings import DECIDING, RowSettings, Setting
 from famf_lib.models.aggregation import AGGREGATIONS
 from famf_lib.models.config import ModelConfig
 from famf_lib.training.evaluation import EvaluationConfig
@@ -117,7 +118,8 @@ class Experiment:
     """Rows to train, and the probes that are measured on each trained model (see ``probes``).
 
     ``needs_modalities``: the experiment says nothing on a dataset that has none of the modalities of its rows.
-    ``seeds`` are those of the book.
+    ``seeds`` are those of the book, and ``settings`` those that it is run under: all three if it tests a claim.
+    ``notebook`` is the name of the one that shows it; by default that of the experiment.
     """
 
     name: str
@@ -126,6 +128,11 @@ class Experiment:
     probes: tuple[str, ...] = ()
     needs_modalities: bool = False
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
+    settings: tuple[SettingName, ...] = SETTINGS
+    notebook: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "notebook", self.notebook or self.name)
 
     def serves(self, dataset: Dataset) -> bool:
         """Whether the experiment can be run on a dataset."""
@@ -286,7 +293,13 @@ EXPERIMENTS = {
         Experiment("table-1", "Table 1", TABLE_1),
         Experiment("table-2", "Table 2", TABLE_2, needs_modalities=True),
         Experiment("clusters", "the number of clusters", _CLUSTERS),
-        Experiment("readings", "readings", (FAMF, FAMF_WITH_MMA, *(r.variant for r in READINGS))),
+        Experiment("readings", "readings", (FAMF, FAMF_WITH_MMA, *(r.variant for r in READINGS)), settings=(DECIDING,)),
+        Experiment(
+            "convolutions",
+            "convolutions",
+            (FAMF, FAMF_WITH_MMA, *(r.variant for r in READINGS if r.question == "MMA")),
+            notebook="readings",
+        ),
         Experiment(
             "weights",
             "the weights of faces",
@@ -308,7 +321,7 @@ EXPERIMENTS = {
             tuple(Variant(f"trained with N = {n}", faces=n, tuned_as=FAMF.label) for n in FACES_TRAINED),
             probes=("faces",),
         ),
-        Experiment("ruined-frames", "ruined frames", TABLE_1, probes=("ruined",)),
+        Experiment("ruined-frames", "ruined frames", TABLE_1, probes=("ruined",), settings=(DECIDING,)),
         Experiment(
             "missing-modalities",
             "missing modalities",
@@ -319,11 +332,13 @@ EXPERIMENTS = {
             probes=("missing",),
             needs_modalities=True,
         ),
-        Experiment("confidence", "confidence", (_modules("netvlad", "mma"), FAMF), probes=("answers",)),
-        Experiment("training-clips", "training clips", (_modules("netvlad", "mma"), FAMF), probes=("answers",)),
+        *(
+            Experiment(name, title, (_modules("netvlad", "mma"), FAMF), probes=("answers",), settings=(DECIDING,))
+            for name, title in (("confidence", "confidence"), ("training-clips", "training clips"))
+        ),
     )
 }
-"""The experiments by name. Their notebooks have the same names."""
+"""The experiments by name."""
 
 
 def tuned_rows(dataset: Dataset) -> list[Variant]:

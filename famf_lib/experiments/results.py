@@ -14,7 +14,7 @@ from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import settings
 from famf_lib.experiments.catalogue import SIMPLE, Experiment, get_experiment, specs
-from famf_lib.experiments.parameters import SETTINGS, Profile, SettingName
+from famf_lib.experiments.parameters import Profile, SettingName
 from famf_lib.experiments.probes import ask_all
 from famf_lib.experiments.run_store import Run, RunSpec, get_or_train_all
 from famf_lib.experiments.settings import DECIDING, TITLES, row_settings
@@ -133,8 +133,9 @@ def run_settings(
     device: str = "auto",
     protocol: str = "",
 ) -> dict[SettingName, Results]:
-    """The results of an experiment under every setting (see ``run_experiment``)."""
-    return {name: run_experiment(experiment, dataset, profile, seeds, device, protocol, name) for name in SETTINGS}
+    """The results of an experiment under each of its settings (see ``run_experiment``)."""
+    experiment = get_experiment(experiment) if isinstance(experiment, str) else experiment
+    return {s: run_experiment(experiment, dataset, profile, seeds, device, protocol, s) for s in experiment.settings}
 
 
 def run_available(
