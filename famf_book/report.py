@@ -182,11 +182,8 @@ def beside_recording(results: Results, recorded: Results | None) -> str | None:
 def again(notebook: str, **values: Any) -> str:
     """The commands that execute a page again with the same parameters, then ``executed``, as Markdown."""
     given = {name: value for name, value in values.items() if value not in ("", [], "auto")}  # the others are defaults
-    words = [
-        f"-p {name} {shlex.quote(str(value))}" if isinstance(value, str) else f"-y '{name}: {json.dumps(value)}'"
-        for name, value in given.items()
-    ]
-    lines = [f"papermill book/{notebook}.ipynb out.ipynb -k python3 \\", f"    {' '.join(words)}"]
+    words = shlex.join(notebooks.papermill_options(given))
+    lines = [f"papermill book/{notebook}.ipynb out.ipynb -k python3 \\", f"    {words}"]
     if notebook in EXPERIMENTS:
         asked = [str(values[name]) for name in ("dataset", "profile")]
         lines.append(command(notebook, *asked, values["seeds"], values.get("protocol", "")))

@@ -123,7 +123,7 @@ def test_the_command_of_a_page_gives_every_value_and_is_read_by_a_shell():
     words = shlex.split(papermill)
     assert words[:5] == ["papermill", "book/table-1.ipynb", "out.ipynb", "-k", "python3"]
     assert words[5:11] == ["-p", "dataset", "imfdb", "-p", "profile", "quick"]
-    assert words[11:] == ["-y", "seeds: [3, 5]", "-p", "note", "it's 1"]
+    assert words[11:] == ["-p", "seeds", "3,5", "-p", "note", "it's 1"]
     assert shlex.split(famf)[:3] == ["famf", "run", "table-1"] and famf.endswith("-p seeds 3,5")
     assert "famf run" not in report.again("synthetic", profile="quick")
 
