@@ -249,11 +249,12 @@ def styled(table: pd.DataFrame) -> HTML:
         shown = shown.rename_axis(
             index=None, columns=shown.index.name
         )  # the name of the index in the header row, not below it
-    # The stylesheet widens the column of names, shrinks wide tables and folds cells with long texts.
+    # The stylesheet widens the column of names, shrinks wide tables, and folds cells, but no interval.
     long = named and max((len(str(name)) for name in shown.index), default=0) > SHORT
     kinds = ["famf-names"] * long + ["famf-wide"] * (shown.shape[1] > 5)
     html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
     html = re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-text">\1</td>', html)
+    html = re.sub(r"\[[-+\d.]+, [-+\d.]+\]|[-+\d.]+ … [-+\d.]+", r'<span class="famf-interval">\g<0></span>', html)
     return HTML(f"{html}\n{_taken_along(table.to_csv(index=named))}")
 
 
