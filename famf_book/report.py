@@ -206,11 +206,8 @@ def beside_recording(results: Results, recorded: Results | None) -> str | None:
 def again(notebook: str, **values: Any) -> str:
     """The commands that execute a page again with the same parameters, then ``executed``, as Markdown."""
     given = {name: value for name, value in values.items() if value not in ("", [], "auto")}  # the others are defaults
-    words = [
-        f"-p {name} {shlex.quote(str(value))}" if isinstance(value, str) else f"-y '{name}: {json.dumps(value)}'"
-        for name, value in given.items()
-    ]
-    lines = [f"papermill book/{notebook}.ipynb out.ipynb -k python3 \\", f"    {' '.join(words)}"]
+    words = shlex.join(notebooks.papermill_options(given))
+    lines = [f"papermill book/{notebook}.ipynb out.ipynb -k python3 \\", f"    {words}"]
     if notebook in EXPERIMENTS:
         asked = [str(values[name]) for name in ("dataset", "profile")]
         lines.append(command(notebook, *asked, values["seeds"], values.get("protocol", "")))
@@ -295,11 +292,12 @@ def styled(table: pd.DataFrame) -> HTML:
         shown = shown.rename_axis(
             index=None, columns=shown.index.name
         )  # the name of the index in the header row, not below it
-    # The stylesheet widens the column of names, shrinks wide tables and folds cells with long texts.
+    # The stylesheet widens the column of names, shrinks wide tables, and folds cells, but no interval.
     long = named and max((len(str(name)) for name in shown.index), default=0) > NARROW
     kinds = ["famf-names"] * long + ["famf-wide"] * (shown.shape[1] > 5)
     html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
     html = re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-text">\1</td>', html)
+    html = re.sub(r"\[[-+\d.]+, [-+\d.]+\]|[-+\d.]+ … [-+\d.]+", r'<span class="famf-interval">\g<0></span>', html)
     return HTML(f"{html}\n{_taken_along(table.to_csv(index=named))}")
 
 

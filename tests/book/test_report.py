@@ -68,7 +68,9 @@ def test_a_styled_table_has_the_interval_in_one_column_and_folds_long_texts(made
     what = ["a text that is <long> enough to fold", "short"]
     html = report.styled(pd.DataFrame({"what": what, "low": [0.1, 0.2], "high": [0.3, 0.4]})).data
     assert '<td class="famf-text">a text that is &lt;long&gt; enough to fold</td>' in html
-    assert "<td>short</td>" in html and "<td>0.1000 … 0.3000</td>" in html
+    assert "<td>short</td>" in html and '<td><span class="famf-interval">0.1000 … 0.3000</span></td>' in html
+    found = report.styled(pd.DataFrame({"right": ["0.7 [-0.61, 0.84]"]})).data
+    assert '<td>0.7 <span class="famf-interval">[-0.61, 0.84]</span></td>' in found
 
 
 def test_share_of_attention_is_summed_over_columns_and_averaged_over_rows(made_results):
@@ -133,7 +135,7 @@ def test_the_command_of_a_page_gives_every_value_and_is_read_by_a_shell():
     words = shlex.split(papermill)
     assert words[:5] == ["papermill", "book/table-1.ipynb", "out.ipynb", "-k", "python3"]
     assert words[5:11] == ["-p", "dataset", "imfdb", "-p", "profile", "quick"]
-    assert words[11:] == ["-y", "seeds: [3, 5]", "-p", "note", "it's 1"]
+    assert words[11:] == ["-p", "seeds", "3,5", "-p", "note", "it's 1"]
     assert shlex.split(famf)[:3] == ["famf", "run", "table-1"] and famf.endswith("-p seeds 3,5")
     assert "famf run" not in report.again("synthetic", profile="quick")
 
