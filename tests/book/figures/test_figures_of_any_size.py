@@ -14,7 +14,6 @@ from famf_book.figures import (
     confidence,
     curves,
     missing,
-    modalities,
     readings,
     robustness,
     training_clips,
@@ -84,10 +83,6 @@ FIGURES = {
     "losses": (
         lambda n: missing.dots(table(row=names(n % 9), missing=names(n)), ""),
         lambda n: names(n) if n % 9 else [],
-    ),
-    "gains": (
-        lambda n: modalities.gains(table(modality=names(n), joins=["set", modalities.AVERAGE])),
-        lambda n: [label for name in names(n) for label in (f"set + {name}", f"{name}, average")],
     ),
     "readings": (
         lambda n: readings.forest(
