@@ -12,7 +12,6 @@ from famf_book.figures import (
     attention,
     cluster_weights,
     confidence,
-    curves,
     missing,
     readings,
     robustness,
@@ -20,7 +19,7 @@ from famf_book.figures import (
     weights,
 )
 from famf_lib.evidence.bootstrap import Estimate
-from famf_lib.evidence.claims import Comparison, Verdict
+from famf_lib.evidence.claims import Comparison
 
 TRAITS = [*weights.EASIER, *(f"trait {n}" for n in range(17))]
 BOTH = [confidence.KNOWN, confidence.ALL]
@@ -39,16 +38,6 @@ def table(**columns):
 
 def comparisons(n):
     return [Comparison("A", case, "", 0.1, Estimate(0.01, -0.02, 0.04, 5, 11)) for case in names(n)]
-
-
-def of_clusters(n):
-    seeds = pd.DataFrame(0.5, range(n), [1, 2])
-    return curves.clusters(table(clusters=range(1, n + 1)).assign(batch=211), seeds, seeds)
-
-
-def memory(n):
-    used = pd.DataFrame({form: np.arange(1.0, n + 1) * plots.GB for form in curves.FORMS}, index=range(1, n + 1))
-    return curves.memory(dict.fromkeys(names(n % 3), used))
 
 
 # By figure: how to make it with a size of n, and the labels of its rows; None for the labels of an axis of numbers.
@@ -71,13 +60,6 @@ FIGURES = {
     ),
     "risk": (
         lambda n: confidence.risk_figure(table(row=["A"], of=BOTH, risk=range(n)).assign(coverage=0.5)),
-        None,
-    ),
-    "clusters": (of_clusters, None),
-    "memory": (memory, None),
-    "faces": (lambda n: curves.faces(table(trained=range(1, n + 1), faces=range(1, n + 1))), None),
-    "faces beside": (
-        lambda n: curves.faces_beside(table(trained=range(1, n + 1), faces=[1]).assign(verdict=Verdict.CANNOT_TELL)),
         None,
     ),
     "losses": (
