@@ -12,9 +12,7 @@ from famf_book.figures import (
     attention,
     cluster_weights,
     confidence,
-    missing,
     readings,
-    robustness,
     training_clips,
     weights,
 )
@@ -62,21 +60,12 @@ FIGURES = {
         lambda n: confidence.risk_figure(table(row=["A"], of=BOTH, risk=range(n)).assign(coverage=0.5)),
         None,
     ),
-    "losses": (
-        lambda n: missing.dots(table(row=names(n % 9), missing=names(n)), ""),
-        lambda n: names(n) if n % 9 else [],
-    ),
     "readings": (
         lambda n: readings.forest(
             table(question=names(n), reading=["B"]).assign(**{"instead of": "A", "difference": 0.5, "outcome": "worse"})
         ),
         lambda n: [f"{question}, instead of A:" for question in names(n)] + ["B"] * n,
     ),
-    "ruined": (
-        lambda n: robustness.levels_figure(table(kind=robustness.KINDS, label=names(n), share=[0.0, 0.5])),
-        None,
-    ),
-    "ruined, losses": (lambda n: robustness.losses_figure(comparisons(n)), names),
     "clips": (
         lambda n: training_clips.levels_figure(table(row=["A", "B"], measure=["rank-1", "mAP"], clips=names(n))),
         None,
