@@ -11,16 +11,13 @@ from famf_book.figures import (
     at_a_glance,
     attention,
     cluster_weights,
-    confidence,
     readings,
-    training_clips,
     weights,
 )
 from famf_lib.evidence.bootstrap import Estimate
 from famf_lib.evidence.claims import Comparison
 
 TRAITS = [*weights.EASIER, *(f"trait {n}" for n in range(17))]
-BOTH = [confidence.KNOWN, confidence.ALL]
 
 
 def names(n):
@@ -52,27 +49,11 @@ FIGURES = {
         lambda n: cluster_weights.strip(table(row=cluster_weights.GRADED, seed=range(n), cluster=[1, 2]).assign(φ=0.5)),
         lambda n: [f"seed {seed}" for seed in range(n)],
     ),
-    "calibration": (
-        lambda n: confidence.reliability_figure(table(row=["A"], of=BOTH, right=range(n)).assign(confidence=0.5)),
-        None,
-    ),
-    "risk": (
-        lambda n: confidence.risk_figure(table(row=["A"], of=BOTH, risk=range(n)).assign(coverage=0.5)),
-        None,
-    ),
     "readings": (
         lambda n: readings.forest(
             table(question=names(n), reading=["B"]).assign(**{"instead of": "A", "difference": 0.5, "outcome": "worse"})
         ),
         lambda n: [f"{question}, instead of A:" for question in names(n)] + ["B"] * n,
-    ),
-    "clips": (
-        lambda n: training_clips.levels_figure(table(row=["A", "B"], measure=["rank-1", "mAP"], clips=names(n))),
-        None,
-    ),
-    "clips, gains": (
-        lambda n: training_clips.gains_figure(table(measure=["mAP"], clips=names(n)).assign(verdict="holds")),
-        None,
     ),
     "correlations": (
         lambda n: weights.correlations_figure(table(label=["A", "B"], trait=TRAITS[:n])),
