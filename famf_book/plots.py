@@ -142,12 +142,6 @@ def name_rows(axes: Axes, names: list[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def styles(rows: Sequence[str]) -> dict[str, tuple]:
-    """Colour and marker of each row; the last row, which is FAMF, is a blue circle."""
-    looks = ((OURS, "o"), (PALETTE[1], "s"), (PALETTE[2], "^"))
-    return {row: looks[n % len(looks)] for n, row in enumerate(reversed(rows))}
-
-
 def bytes_text(value: SupportsFloat) -> str:
     """A number of bytes as MB or GB, which are 2²⁰ and 2³⁰ bytes."""
     return f"{value / GB:.3g} GB" if value >= GB else f"{value / MB:.3g} MB"

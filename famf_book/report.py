@@ -253,10 +253,14 @@ def runs(found: Mapping[SettingName, Results]) -> HTML:
     return HTML(f'<details id="runs"><summary>{head}</summary>{styled(table).data}</details>')
 
 
-def points(dataset: str, profile: Profile, labels: Sequence[str]) -> pd.DataFrame:
-    """The tuned point of each row, and the shared one; empty if nothing was tuned."""
+def points(experiment: str, dataset: str, profile: Profile, labels: Sequence[str]) -> pd.DataFrame:
+    """The tuned points that these rows use, by the row that each was tuned for, and the shared one.
+
+    It is empty if nothing was tuned.
+    """
     if tuned(dataset, profile) is None:
         return pd.DataFrame(columns=list(GRID))
+    labels = dict.fromkeys(v.tuned_as or v.label for v in EXPERIMENTS[experiment].variants if v.label in labels)
     own, shared = (row_settings(dataset, profile, name) for name in ("own", "shared"))
     chosen = {label: own.choice(label).model_dump() for label in labels}
     chosen["all rows, one shared choice"] = shared.common.model_dump()
@@ -271,7 +275,7 @@ def footer(notebook: str, found: Mapping[SettingName, Results], **values: Any) -
     results = found[DECIDING]
     dataset = values["dataset"]
     display(Markdown(f"{where_from(results)} {protocol(dataset, results)} {choice(dataset, results.profile)}"))
-    if len(table := points(dataset, results.profile, results.labels)):
+    if len(table := points(notebook, dataset, results.profile, results.labels)):
         display(styled(table))
     said = beside_recording(results, find_recording(notebook, dataset, results.profile))
     display(Markdown("\n\n".join(filter(None, [said, again(notebook, **values)]))))

@@ -32,11 +32,8 @@ from famf_lib.evidence.claims import (
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, FAMF_WITH_MMA, TABLE_1, TABLE_2, reading, set_name
 from famf_lib.experiments.parameters import Profile, SettingName
 from famf_lib.experiments.results import Results, attention_share, command, run_settings
-from famf_lib.experiments.settings import BASE, DECIDING, TITLES
+from famf_lib.experiments.settings import DECIDING, TITLES
 from famf_lib.models.aggregation import AttentionVLAD, GhostVLAD
-from famf_lib.models.config import ModelConfig
-from famf_lib.paper import IQIYI
-from famf_lib.training.memory import peak_of_step
 
 IDENTITY = 1e-5  # the unit of a difference that should be zero; rounding in float32 is below one such unit
 LACKING = "it lacks what the claim is about"
@@ -235,20 +232,6 @@ def _attention(claim: Claim, results: Results) -> Iterator[Comparison | str]:
 def _clusters(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for k in (2, 4, 16):
         yield _over(claim, results, f"K = 8 over {k}", "K = 8", f"K = {k}")
-
-
-def memory_with_16_clusters() -> float:
-    """The peak memory of a training step with K = 16 at the paper's full size, in GiB, counted tensor by tensor.
-
-    The paper's K = 16 ran out of memory at a batch of 4,096, on a card that it does not name. That makes this a note,
-    not a claim that can be tested.
-    """
-    whole = BASE["paper"]
-    model = ModelConfig(hidden=whole.hidden, aggregation_options={"clusters": 16})
-    training = whole.training.model_copy(update={"precision": "float32"})
-    dims = dict.fromkeys(model.modalities, 512)
-    step = peak_of_step(model, training, dim=512, modality_dims=dims, persons=IQIYI["persons"])
-    return step.peak / 2**30
 
 
 def _convolutions(claim: Claim, results: Results) -> Iterator[Comparison | str]:

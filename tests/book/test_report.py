@@ -151,3 +151,25 @@ def test_a_page_says_how_it_was_executed(monkeypatch):
     assert "`0123456789ab` with uncommitted changes, with" in told
     assert all(part in told for part in ("Python 3.11.0", "PyTorch 2.7", "NumPy 2.3", "(UTC) in "))
     assert told.endswith("on A Processor, 3 cores, 5 GiB of memory, A Card.")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "labels", "expected"),
+    [
+        ("faces", ["trained with N = 4", "trained with N = 24"], [FAMF.label]),
+        ("clusters", ["K = 2", "K = 16", "K = 32"], ["K = 2", "K = 16"]),
+    ],
+)
+def test_a_row_that_uses_the_point_of_another_row_is_not_listed_with_one_of_its_own(
+    results_folder, experiment, labels, expected
+):
+    import json
+
+    own = {label: {"chosen": {"lr": 0.001 * n}} for n, label in enumerate([FAMF.label, "K = 2", "K = 16"], start=1)}
+    results_folder.mkdir()
+    record = {"shared": {"lr": 0.016}, "rows": own}
+    (results_folder / "tuning-synthetic-standard.json").write_text(json.dumps(record))
+    table = report.points(experiment, "synthetic", "standard", labels)
+    assert table["lr"].to_dict() == {name: str(own[name]["chosen"]["lr"]) for name in expected} | {
+        "all rows, one shared choice": "0.016"
+    }

@@ -11,20 +11,13 @@ from famf_book.figures import (
     at_a_glance,
     attention,
     cluster_weights,
-    confidence,
-    curves,
-    missing,
-    modalities,
     readings,
-    robustness,
-    training_clips,
     weights,
 )
 from famf_lib.evidence.bootstrap import Estimate
-from famf_lib.evidence.claims import Comparison, Verdict
+from famf_lib.evidence.claims import Comparison
 
 TRAITS = [*weights.EASIER, *(f"trait {n}" for n in range(17))]
-BOTH = [confidence.KNOWN, confidence.ALL]
 
 
 def names(n):
@@ -42,16 +35,6 @@ def comparisons(n):
     return [Comparison("A", case, "", 0.1, Estimate(0.01, -0.02, 0.04, 5, 11)) for case in names(n)]
 
 
-def of_clusters(n):
-    seeds = pd.DataFrame(0.5, range(n), [1, 2])
-    return curves.clusters(table(clusters=range(1, n + 1)).assign(batch=211), seeds, seeds)
-
-
-def memory(n):
-    used = pd.DataFrame({form: np.arange(1.0, n + 1) * plots.GB for form in curves.FORMS}, index=range(1, n + 1))
-    return curves.memory(dict.fromkeys(names(n % 3), used))
-
-
 # By figure: how to make it with a size of n, and the labels of its rows; None for the labels of an axis of numbers.
 FIGURES = {
     "matrices": (
@@ -66,47 +49,11 @@ FIGURES = {
         lambda n: cluster_weights.strip(table(row=cluster_weights.GRADED, seed=range(n), cluster=[1, 2]).assign(φ=0.5)),
         lambda n: [f"seed {seed}" for seed in range(n)],
     ),
-    "calibration": (
-        lambda n: confidence.reliability_figure(table(row=["A"], of=BOTH, right=range(n)).assign(confidence=0.5)),
-        None,
-    ),
-    "risk": (
-        lambda n: confidence.risk_figure(table(row=["A"], of=BOTH, risk=range(n)).assign(coverage=0.5)),
-        None,
-    ),
-    "clusters": (of_clusters, None),
-    "memory": (memory, None),
-    "faces": (lambda n: curves.faces(table(trained=range(1, n + 1), faces=range(1, n + 1))), None),
-    "faces beside": (
-        lambda n: curves.faces_beside(table(trained=range(1, n + 1), faces=[1]).assign(verdict=Verdict.CANNOT_TELL)),
-        None,
-    ),
-    "losses": (
-        lambda n: missing.dots(table(row=names(n % 9), missing=names(n)), ""),
-        lambda n: names(n) if n % 9 else [],
-    ),
-    "gains": (
-        lambda n: modalities.gains(table(modality=names(n), joins=["set", modalities.AVERAGE])),
-        lambda n: [label for name in names(n) for label in (f"set + {name}", f"{name}, average")],
-    ),
     "readings": (
         lambda n: readings.forest(
             table(question=names(n), reading=["B"]).assign(**{"instead of": "A", "difference": 0.5, "outcome": "worse"})
         ),
         lambda n: [f"{question}, instead of A:" for question in names(n)] + ["B"] * n,
-    ),
-    "ruined": (
-        lambda n: robustness.levels_figure(table(kind=robustness.KINDS, label=names(n), share=[0.0, 0.5])),
-        None,
-    ),
-    "ruined, losses": (lambda n: robustness.losses_figure(comparisons(n)), names),
-    "clips": (
-        lambda n: training_clips.levels_figure(table(row=["A", "B"], measure=["rank-1", "mAP"], clips=names(n))),
-        None,
-    ),
-    "clips, gains": (
-        lambda n: training_clips.gains_figure(table(measure=["mAP"], clips=names(n)).assign(verdict="holds")),
-        None,
     ),
     "correlations": (
         lambda n: weights.correlations_figure(table(label=["A", "B"], trait=TRAITS[:n])),

@@ -4,31 +4,21 @@ Tables of clips have one row per answer of a run, with the columns seed, unit, c
 of resampling: the person, or for a noise clip a number of its own (-1, -2, … in the order of the gallery).
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from famf_book.plots import MUTED, WIDTH, styles
 from famf_lib.evidence.bootstrap import Estimate, estimate
 from famf_lib.experiments.results import Results
 
 BINS = 10
 COVERAGES = tuple(n / 10 for n in range(1, 11))  # where the risk-coverage curve has an interval
 WANTED = 0.99  # the accuracy that a user may want
-KNOWN, ALL = "known persons", "with noise clips, counted as wrong"
-LINES = {KNOWN: "-", ALL: (0, (4, 2))}
-OF_CURVE = ["row", "of", "coverage", "risk", "low", "high"]
-OF_BINS = ["row", "of", "bin", "clips", "confidence", "right", "low", "high"]
-
-Kinds = Mapping[tuple[str, str], pd.DataFrame]
+KNOWN, ALL = "known persons", "with noise clips"
 
 
-def kinds(results: Results) -> dict[tuple[str, str], pd.DataFrame]:
+def clips_by_row(results: Results) -> dict[tuple[str, str], pd.DataFrame]:
     """The clips of each row by (row, KNOWN or ALL); without ALL if the gallery has no noise clips."""
     table = results.answers["answers"]
     noise = table["person"] < 0
@@ -91,7 +81,7 @@ def reliability(clips: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
         right = of_right(clips, inside)
         confidence = clips["confidence"][inside].mean()
         lines.append((number + 1, int(inside.sum()), confidence, right.mean, right.low, right.high))
-    return pd.DataFrame(lines, columns=OF_BINS[2:])
+    return pd.DataFrame(lines, columns=["bin", "clips", "confidence", "right", "low", "high"])
 
 
 def calibration_error(clips: pd.DataFrame, bins: int = BINS) -> Estimate:
@@ -139,7 +129,7 @@ def risk_coverage(clips: pd.DataFrame, points: int = 100) -> pd.DataFrame:
             continue
         e = within(share(ranked, ranked["wrong"], among)) if np.isclose(coverage, COVERAGES).any() else None
         lines.append((coverage, ranked["wrong"][among].mean(), e.low if e else np.nan, e.high if e else np.nan))
-    return pd.DataFrame(lines, columns=OF_CURVE[2:])
+    return pd.DataFrame(lines, columns=["coverage", "risk", "low", "high"])
 
 
 def area(clips: pd.DataFrame) -> Estimate:
@@ -174,137 +164,3 @@ def threshold(clips: pd.DataFrame, wanted: float) -> float:
     of = clips.groupby("confidence")["right"].agg(["sum", "size"]).iloc[::-1].cumsum()  # equal confidences together
     enough = of.index[of["sum"] >= wanted * of["size"] - 1e-9]
     return float(enough.min()) if len(enough) else np.inf
-
-
-# --- tables for the page ---------------------------------------------------------------------------------------------
-
-
-def all_bins(of: Kinds) -> pd.DataFrame:
-    """``reliability`` of every kind. Columns: row, of, bin, clips, confidence, right, low, high."""
-    tables = [reliability(clips).assign(row=row, of=kind) for (row, kind), clips in of.items()]
-    return pd.concat(tables, ignore_index=True)[OF_BINS]
-
-
-def all_curves(of: Kinds) -> pd.DataFrame:
-    """``risk_coverage`` of every kind. Columns: row, of, coverage, risk, low, high."""
-    tables = [risk_coverage(clips).assign(row=row, of=kind) for (row, kind), clips in of.items()]
-    return pd.concat(tables, ignore_index=True)[OF_CURVE]
-
-
-def summary(of: Kinds) -> pd.DataFrame:
-    """One line per (row, of): estimates of the measures, and the number of clips per run.
-
-    ``right there`` is the share of right answers among the clips that are ``kept``, None if none is kept.
-    """
-    lines = {}
-    for key, clips in of.items():
-        answered = kept(clips)
-        lines[key] = {
-            "clips": len(clips) / clips["seed"].nunique(),
-            "right": of_right(clips),
-            "overconfidence": overconfidence(clips),
-            "ECE": calibration_error(clips),
-            "AURC": area(clips),
-            "coverage": within(share(clips, answered)),
-            "right there": of_right(clips, answered) if answered.any() else None,
-        }
-    return pd.DataFrame.from_dict(lines, orient="index")
-
-
-def shown_bins(table: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """``all_bins`` of a kind as text: one line per bin; for each row its confidence, share of right answers, clips."""
-    table = table[table["of"] == kind]
-    columns = {}
-    for row, of in table.set_index("bin").groupby("row", sort=False):
-        columns[f"{row}: confidence"] = of["confidence"].map("{:.3f}".format)
-        cells = [f"{t.right:.3f} [{t.low:.3f}, {t.high:.3f}]" for t in of.itertuples(index=False)]
-        columns[f"{row}: right"] = pd.Series(cells, of.index)
-        columns[f"{row}: clips"] = of["clips"]
-    return pd.DataFrame(columns).rename_axis("bin")
-
-
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """``summary`` as text: one line per measure, one column per row and kind."""
-    names = {"coverage": f"coverage for {WANTED:.0%} right", "right there": "right at this coverage"}
-    text = table.drop(columns="clips").map(lambda e: "–" if e is None else f"{e.mean:.3f} [{e.low:.3f}, {e.high:.3f}]")
-    text.insert(0, "clips", [f"{n:,.0f}" for n in table["clips"]])
-    text.index = [f"{row}, {kind}" for row, kind in table.index]
-    return text.rename(columns=names).T.rename_axis("measure")
-
-
-def answer(table: pd.DataFrame, row: str, name: str = "") -> str:
-    """The calibration of a row and its coverage at ``WANTED`` accuracy, from ``summary``, in sentences."""
-
-    def interval(e: Estimate, form: str = ".0%") -> str:
-        return f"{e.mean:{form}} [{e.low:{form}}, {e.high:{form}}]"
-
-    def wanted(line: pd.Series) -> str:
-        if line["right there"] is None:
-            return "no threshold gives that"
-        right = interval(line["right there"], ".1%")
-        return f"{interval(line['coverage'])} of the clips are answered, {right} of them correctly"
-
-    known = table.loc[(row, KNOWN)]
-    over = known["overconfidence"]
-    way = "overconfident" if over.low > 0 else "underconfident" if over.high < 0 else "neither over- nor underconfident"
-    text = (
-        f"On clips of known persons, {name or row} is {way}: its confidence minus its share of right answers is "
-        f"{interval(over, '+.3f')}, and its expected calibration error is {interval(known['ECE'], '.3f')}. With a "
-        f"threshold chosen for {WANTED:.0%} right answers, {wanted(known)}."
-    )
-    if (row, ALL) in table.index:
-        text += f" With noise clips in the gallery, counted as wrong, {wanted(table.loc[(row, ALL)])}."
-    return text
-
-
-# --- figures ---------------------------------------------------------------------------------------------------------
-
-
-def reliability_figure(table: pd.DataFrame) -> Figure:
-    """Reliability diagrams from ``all_bins``, one panel per kind; a calibrated model lies on the diagonal."""
-    found = list(table["of"].unique()) or [KNOWN]
-    figure, panels = plt.subplots(1, len(found), figsize=(WIDTH, 4.3), layout="constrained", sharey=True, squeeze=False)
-    looks = styles(list(table["row"].unique()))
-    for axes, kind in zip(panels[0], found, strict=True):
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":", zorder=1)
-        for row, (colour, marker) in looks.items():
-            of = table[(table["row"] == row) & (table["of"] == kind)]
-            axes.vlines(of["confidence"], of["low"], of["high"], color=colour, linewidth=1.5, alpha=0.6)
-            axes.plot(of["confidence"], of["right"], color=colour, marker=marker, markersize=5, label=row)
-        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence")
-        axes.set_title(kind, fontsize=10)
-        if len(found) > 1:
-            axes.set_aspect("equal")
-    panels[0][0].set_ylabel("share of right answers")
-    _legend(figure, panels[0][0])
-    return figure
-
-
-def risk_figure(table: pd.DataFrame) -> Figure:
-    """Risk-coverage curves from ``all_curves``."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 4.3), layout="constrained")
-    axes.axhline(1 - WANTED, color=MUTED, linewidth=1, linestyle=":")
-    axes.annotate(
-        f"{1 - WANTED:.0%} wrong",
-        (0.995, 1 - WANTED),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
-        color=MUTED,
-    )
-    looks = styles(list(table["row"].unique()))
-    for (row, kind), of in table.groupby(["row", "of"], sort=False):
-        colour = looks[row][0]
-        axes.plot(of["coverage"], of["risk"], color=colour, linestyle=LINES[kind], label=f"{row}: {kind}")
-        band = of.dropna()
-        axes.fill_between(band["coverage"], band["low"], band["high"], color=colour, alpha=0.13, linewidth=0)
-    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="coverage: share of the clips that are answered")
-    axes.set_ylabel("risk: share of wrong answers")
-    _legend(figure, axes)
-    return figure
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[1]:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8)

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
-from famf_book.figures import confidence
-from famf_book.figures.confidence import ALL, KNOWN
+from famf_lib.evidence import calibration
 from famf_lib.evidence.bootstrap import estimate
+from famf_lib.evidence.calibration import ALL, KNOWN
 
 
 def clips(seeds=3, persons=17, noise=0, seed=0, power=2.0):
@@ -31,7 +31,7 @@ def test_each_noise_clip_is_a_unit_of_its_own_in_every_run(made_results):
     keys = [(label, s, p, p == 0) for label in ("A", "B") for s in (1, 2) for p in (-1, 0, 3, -1, -1, 0)]
     answers = pd.DataFrame(keys, columns=["label", "seed", "person", "right"]).assign(confidence=0.5, trained=1)
     results = replace(made_results({"A": 0.5, "B": 0.5}, seeds=2), answers={"answers": answers})
-    found = confidence.kinds(results)
+    found = calibration.clips_by_row(results)
     assert list(found) == [("A", KNOWN), ("A", ALL), ("B", KNOWN), ("B", ALL)]
     for s in (1, 2):
         of = found["B", ALL]
@@ -41,15 +41,15 @@ def test_each_noise_clip_is_a_unit_of_its_own_in_every_run(made_results):
 
 def test_share_is_the_mean_over_clips_and_its_interval_that_of_the_bootstrap():
     table = clips()
-    assert confidence.share(table, table["right"]).mean == pytest.approx(table["right"].mean())
+    assert calibration.share(table, table["right"]).mean == pytest.approx(table["right"].mean())
     some = table["confidence"] > 0.4
-    assert confidence.of_right(table, some).mean == pytest.approx(table["right"][some].mean())
-    assert confidence.share(table, table["right"], some).mean == pytest.approx(table["right"][some].mean())
+    assert calibration.of_right(table, some).mean == pytest.approx(table["right"][some].mean())
+    assert calibration.share(table, table["right"], some).mean == pytest.approx(table["right"][some].mean())
     with pytest.raises(ValueError, match="clips: none"):
-        confidence.share(table, table["right"], some & ~some)
+        calibration.share(table, table["right"], some & ~some)
     ap = np.random.default_rng(1).random((3, 17))  # one clip per person: as for AP
     table = pd.DataFrame({"seed": np.repeat([1, 2, 3], 17), "unit": np.tile(np.arange(17), 3)})
-    ours, theirs = confidence.share(table, pd.Series(ap.ravel())), estimate(ap)
+    ours, theirs = calibration.share(table, pd.Series(ap.ravel())), estimate(ap)
     assert (ours.low, ours.high, ours.persons) == pytest.approx((theirs.low, theirs.high, 17))
 
 
@@ -66,14 +66,14 @@ def test_interval_of_the_area_is_that_of_resampled_persons():
     rng = np.random.default_rng(0)
     rows = [np.concatenate([of[n] for n in rng.integers(len(of), size=len(of))]) for _ in range(500)]
     low, high = np.quantile([naive_area(sure[r], right[r]) for r in rows], [0.025, 0.975])
-    found = confidence.area(table)
+    found = calibration.area(table)
     assert found.high - found.low == pytest.approx(high - low, rel=0.15)
     assert found.mean == pytest.approx(naive_area(sure, right))
 
 
 def test_bins_are_those_of_scikit_learn():
     table = clips(persons=53)
-    found = confidence.reliability(table, 7)
+    found = calibration.reliability(table, 7)
     right, sure = calibration_curve(table["right"], table["confidence"], n_bins=7, strategy="quantile")
     assert found["right"].to_numpy() == pytest.approx(right)
     assert found["confidence"].to_numpy() == pytest.approx(sure)
@@ -82,9 +82,9 @@ def test_bins_are_those_of_scikit_learn():
     assert found["low"].min() >= 0 and found["high"].max() <= 1
 
     table = table.assign(confidence=1.0)  # equal confidences are one bin
-    found = confidence.reliability(table)
+    found = calibration.reliability(table)
     assert len(found) == 1 and found["clips"][0] == len(table)
-    assert confidence.calibration_error(table).mean == pytest.approx(1 - table["right"].mean())
+    assert calibration.calibration_error(table).mean == pytest.approx(1 - table["right"].mean())
 
 
 def test_calibration_error_is_the_gap_averaged_over_clips():
@@ -92,10 +92,10 @@ def test_calibration_error_is_the_gap_averaged_over_clips():
     place = pd.qcut(table["confidence"], 10, labels=False)
     bins = [(len(of) / len(table), of["right"].mean() - of["confidence"].mean()) for _, of in table.groupby(place)]
     naive = sum(share * abs(gap) for share, gap in bins)
-    assert confidence.calibration_error(table).mean == pytest.approx(naive)
-    over = confidence.overconfidence(table)
+    assert calibration.calibration_error(table).mean == pytest.approx(naive)
+    over = calibration.overconfidence(table)
     assert over.mean == pytest.approx(table["confidence"].mean() - table["right"].mean()) and over.low > 0
-    assert confidence.overconfidence(table.assign(confidence=table["confidence"] / 9)).high < 0
+    assert calibration.overconfidence(table.assign(confidence=table["confidence"] / 9)).high < 0
 
 
 def test_the_order_of_clips_of_equal_confidence_does_not_matter():
@@ -105,22 +105,22 @@ def test_the_order_of_clips_of_equal_confidence_does_not_matter():
     for order in permutations([1, 2, 3]):
         wrong = [1 - right[n] for n in (0, *order, 4)]
         areas.append(np.mean([np.mean(wrong[:k]) for k in range(1, 6)]))
-    assert confidence.area(table).mean == pytest.approx(np.mean(areas))
-    assert confidence.area(table.iloc[::-1].reset_index(drop=True)).mean == pytest.approx(np.mean(areas))
+    assert calibration.area(table).mean == pytest.approx(np.mean(areas))
+    assert calibration.area(table.iloc[::-1].reset_index(drop=True)).mean == pytest.approx(np.mean(areas))
 
 
 def test_curve_ends_at_the_share_of_errors_and_is_zero_for_perfect_confidence():
     table = clips(persons=53)
-    curve = confidence.risk_coverage(table)
+    curve = calibration.risk_coverage(table)
     assert curve["coverage"].iloc[-1] == 1 and curve["risk"].iloc[-1] == pytest.approx(1 - table["right"].mean())
-    assert np.isclose(curve["coverage"][curve["low"].notna()].to_numpy(), confidence.COVERAGES).all()
+    assert np.isclose(curve["coverage"][curve["low"].notna()].to_numpy(), calibration.COVERAGES).all()
     half = curve.set_index(curve["coverage"].round(2)).loc[0.5]
     wrong = []
     for _, run in table.groupby("seed"):
         wrong += list(~run.sort_values("confidence", ascending=False)["right"][: len(run) // 2])
     assert half["risk"] == pytest.approx(np.mean(wrong)) and half["low"] <= half["risk"] <= half["high"]
     perfect = table.assign(confidence=table["right"] * 0.5 + table["confidence"] / 10)
-    curve = confidence.risk_coverage(perfect)
+    curve = calibration.risk_coverage(perfect)
     assert (curve["risk"][curve["coverage"] < table.groupby("seed")["right"].mean().min()] == 0).all()
 
 
@@ -135,34 +135,16 @@ def test_curve_ends_at_the_share_of_errors_and_is_zero_for_perfect_confidence():
 )
 def test_threshold(sure, right, wanted, expected):
     table = pd.DataFrame({"confidence": sure, "right": np.array(right, dtype=bool)})
-    assert confidence.threshold(table, wanted) == expected
+    assert calibration.threshold(table, wanted) == expected
 
 
 def test_no_person_sets_the_threshold_for_their_own_clips():
     table = clips(seeds=2, persons=29, noise=7)
-    before = confidence.kept(table, 0.8)
+    before = calibration.kept(table, 0.8)
     assert 0 < before.mean() < 1
     even = table["unit"] % 2 == 0
-    after = confidence.kept(table.assign(right=table["right"] & ~even), 0.8)  # all clips of even persons are wrong
+    after = calibration.kept(table.assign(right=table["right"] & ~even), 0.8)  # all clips of even persons are wrong
     assert (after[even] == before[even]).all()
     assert not after[~even].any()
     one = table["seed"] == 1
-    assert (confidence.kept(table[one], 0.8) == before[one]).all()  # runs are independent
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda t: {}, "FAMF is overconfident"),
-        (lambda t: {"confidence": t["confidence"] / 9}, "FAMF is underconfident"),
-        (lambda t: {"right": False}, "no threshold gives that"),
-        (lambda t: {"right": t["unit"] >= 0, "confidence": 1.0 * (t["unit"] >= 0)}, "100.0% [100.0%, 100.0%] of them"),
-    ],
-)
-def test_answer_follows_the_numbers(change, words):
-    table = clips(persons=23, noise=7)
-    table = table.assign(**change(table))
-    of = {("A", KNOWN): table[table["unit"] >= 0].reset_index(drop=True), ("A", ALL): table}
-    found = confidence.summary(of)
-    assert words in confidence.answer(found, "A", "FAMF") and confidence.shown(found).shape == (len(found.columns), 2)
-    assert confidence.shown_bins(confidence.all_bins(of), KNOWN)["A: clips"].sum() == (table["unit"] >= 0).sum()
+    assert (calibration.kept(table[one], 0.8) == before[one]).all()  # runs are independent
