@@ -1,7 +1,6 @@
 """Tables and sentences that pages show about runs. Nothing here trains, and every number comes from a run."""
 
 import base64
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
