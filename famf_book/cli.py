@@ -100,7 +100,7 @@ def run(
             raise ValueError(f"--record: {dataset} is not on this machine, expected runs made here")
         if protocol:
             raise ValueError(f"--record: found the protocol {protocol}, expected the usual one of the dataset")
-        on = f" --device {device}" * (device != "auto")
+        on = f" -p device {device}" * (device != "auto")
         command = f"{results.command(experiment, dataset, profile, numbers)}{on} --record"
         for shown in every.values():
             typer.echo(results.record(shown, experiment, dataset, command))
