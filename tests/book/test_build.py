@@ -262,6 +262,23 @@ def test_pages_of_one_notebook_have_their_own_title_and_labels(root, executed):
         assert cells[-1].metadata["mystnb"]["figure"] == {"name": f"fig-{page}", "caption": f"A square of {page}"}
 
 
+def test_a_label_in_the_metadata_of_a_text_cell_is_the_label_of_its_text(root, executed):
+    def write_labelled(label: str) -> None:
+        write_numbers(root)
+        path = root / "book" / "numbers.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells.append(new_markdown_cell("$$ a = b $$", metadata={"label": label}))
+        nbformat.write(notebook, path)
+
+    write_labelled("equation-{{page}}")
+    build(root)
+    for page in ("numbers", "numbers-real"):
+        assert staged(root, page).cells[-1].source == f"(equation-{page})=\n$$ a = b $$"
+    write_labelled("equation")  # the same on several pages
+    with pytest.raises(BookError, match=r"numbers\.ipynb makes 2 pages, .* label 'equation'"):
+        build(root)
+
+
 def test_a_page_records_where_it_comes_from(root, executed):
     build(root, parameters={"seeds": "3, 5"})
     record = staged(root, "numbers-real").metadata["famf"]
