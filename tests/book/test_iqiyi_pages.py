@@ -18,7 +18,7 @@ from famf_book import notebooks
 from famf_lib.data import iqiyi
 from famf_lib.support.files import ROOT
 
-GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1]}
+GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1], "beside": []}
 SEVERAL = {
     "intro": ["iqiyi"],
     "ledger": ["iqiyi"],
