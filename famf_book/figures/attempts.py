@@ -1,14 +1,12 @@
 """Attempts at speed or accuracy and what they gained, from their records in results/."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import pandas as pd
-
-from famf_book.figures.benchmarks import spread
 
 
 def attempts(folder: Path) -> pd.DataFrame:
@@ -69,3 +67,8 @@ def _tuning(name: str, record: dict) -> tuple[str, str, str]:
         "the form printed in the paper",
         f"{best['none'] - best.drop('none').max():+.4f} mAP on the tuning part, compared with the best normalised form",
     )
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """The smallest and largest ratio, or one number if they are equal."""
+    return " to ".join(dict.fromkeys(f"{ratio:.2f}" for ratio in (min(ratios), max(ratios))))

@@ -18,8 +18,7 @@ from famf_book import notebooks
 from famf_lib.data import iqiyi
 from famf_lib.support.files import ROOT
 
-GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1]}
-ABOUT_ANOTHER = ("chimera",)
+GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1], "beside": []}
 SEVERAL = {
     "intro": ["iqiyi"],
     "ledger": ["iqiyi"],
@@ -37,7 +36,7 @@ def wanted():
     for path in sorted((ROOT / "book").glob("*.ipynb")):
         own = {"dataset": "iqiyi"} if path.stem not in SEVERAL else {"datasets": SEVERAL[path.stem]}
         names = declared(path)
-        if own.keys() <= names and path.stem not in ABOUT_ANOTHER:
+        if own.keys() <= names:
             yield path, own | {name: value for name, value in GIVEN.items() if name in names}
 
 

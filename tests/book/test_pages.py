@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 
@@ -12,7 +11,6 @@ from short_training import SETUP
 
 from famf_book import notebooks
 from famf_book.pages import pages, table_of_contents
-from famf_lib.experiments.results import find_recording
 from famf_lib.support.files import ROOT
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -92,17 +90,3 @@ def test_papermill_gives_the_same_numbers_twice_with_seeds_as_text_or_list(tmp_p
     last = "".join([o["data"] for o in outputs if "text/markdown" in o["data"]][-1]["text/markdown"])
     assert last.count("-p seeds 1,2") == 2 and "This page was executed on" in last and "PyTorch" in last
     assert tables(tmp_path / "out.ipynb") == found
-
-
-def test_nothing_leads_to_a_page_that_is_left_out_where_the_data_are_not():
-    """Those without a recording: on a fresh machine a link to one of them would stop the build."""
-    left_out = {
-        page.name
-        for page in pages(ROOT, {})
-        if {page.values.get("dataset"), page.notebook.stem} & {"imfdb", "chimera"}
-        and find_recording(page.notebook.stem, page.values.get("dataset", ""), "standard") is None
-    }
-    assert {"chimera", "challenging-cases-imfdb"} <= left_out
-    for path in [*(ROOT / "book").glob("*.md"), *NOTEBOOKS]:
-        linked = set(re.findall(r"\]\((?:\./)?([\w-]+)\.(?:ipynb|md)", path.read_text()))
-        assert not linked & left_out, f"{path.name} leads to {linked & left_out}"
