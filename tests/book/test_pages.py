@@ -84,7 +84,7 @@ def test_papermill_gives_the_same_numbers_twice_with_seeds_as_text_or_list(tmp_p
     run(tmp_path, "one", "-p", "seeds", "1,2")
     found = tables(tmp_path / "out.ipynb")
     run(tmp_path, "two", "-y", "seeds: [1, 2]")
-    assert len(found) >= 4 and [row[1] for row in found[-1][1:]] == ["1", "2", "1", "2"]  # two rows, two seeds
+    assert len(found) >= 4 and [row[2] for row in found[-1][1:]] == ["1", "2", "1", "2"]  # two rows, two seeds
     outputs = [o for c in json.loads((tmp_path / "out.ipynb").read_text())["cells"] for o in c.get("outputs", [])]
     assert not any(output["output_type"] in ("stream", "error") for output in outputs)  # progress left nothing behind
     last = "".join([o["data"] for o in outputs if "text/markdown" in o["data"]][-1]["text/markdown"])
