@@ -19,7 +19,7 @@ def test_every_map_has_every_combination_once_and_holds_both_settings(profile):
     size = SIZES[profile]
     for name, axes in size.axes.items():
         points = conditions.grid(name, size)
-        panels = 1 if name == "features" else len(SETTINGS)
+        panels = 1 if name in ("features", "balance") else len(SETTINGS)
         number = panels
         for values in axes.values():
             number *= len(values)
@@ -80,3 +80,11 @@ def test_scaled_clips_have_the_same_vectors_but_for_their_length(store):
         assert torch.equal(quarter.modalities[name].present, modality.present)
     assert quarter.clips.equals(plain.clips) and quarter.face_columns().equals(plain.face_columns())
     assert quarter.info["scale"] == 0.25
+
+
+def test_faces_can_be_scaled_alone(store):
+    plain = conditions.dataset(Condition(), TINY).load()
+    half = conditions.dataset(Condition(face_scale=0.5), TINY).load()
+    assert torch.allclose(half.faces.float() * 2, plain.faces.float(), atol=1e-6)
+    for name, modality in plain.modalities.items():
+        assert torch.equal(half.modalities[name].vectors, modality.vectors)
