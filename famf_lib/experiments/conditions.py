@@ -143,6 +143,12 @@ def scaled(clipset: ClipSet, factor: float, faces: float = 1.0) -> ClipSet:
     )
 
 
+def with_faces_scaled(source: Dataset, factor: float) -> Dataset:
+    """A dataset of the book with the vectors of its faces, and not those of its modalities, multiplied by a factor."""
+    name = f"{source.name}-faces-{factor:g}"
+    return replace(source, name=name, make=lambda profile: scaled(source.load(profile), 1.0, factor))
+
+
 def spec(
     condition: Condition, size: Size, row: str, seed: int, modalities: tuple[str, ...] = ("audio", "body")
 ) -> RunSpec:

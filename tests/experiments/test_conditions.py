@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from famf_lib.data import datasets
 from famf_lib.experiments import conditions
 from famf_lib.experiments.conditions import AXES, SETTINGS, SIZES, Condition, Size
 from famf_lib.experiments.run_store import run_key
@@ -88,3 +89,13 @@ def test_faces_can_be_scaled_alone(store):
     assert torch.allclose(half.faces.float() * 2, plain.faces.float(), atol=1e-6)
     for name, modality in plain.modalities.items():
         assert torch.equal(half.modalities[name].vectors, modality.vectors)
+
+
+def test_a_dataset_of_the_book_is_scaled_and_kept_apart(store):
+    source = datasets.get("synthetic")
+    quarter = conditions.with_faces_scaled(source, 0.25)
+    plain, scaled = source.load("quick"), quarter.load("quick")
+    assert torch.allclose(scaled.faces.float() * 4, plain.faces.float(), atol=1e-6)
+    assert torch.equal(scaled.modalities["audio"].vectors, plain.modalities["audio"].vectors)
+    assert scaled.folder != plain.folder and scaled.fingerprint != plain.fingerprint
+    assert conditions.with_faces_scaled(source, 0.5).load("quick").fingerprint != scaled.fingerprint
