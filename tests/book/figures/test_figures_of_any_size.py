@@ -9,7 +9,6 @@ import pytest
 from famf_book import plots
 from famf_book.figures import (
     at_a_glance,
-    attention,
     cluster_weights,
     confidence,
     curves,
@@ -54,14 +53,6 @@ def memory(n):
 
 # By figure: how to make it with a size of n, and the labels of its rows; None for the labels of an axis of numbers.
 FIGURES = {
-    "matrices": (
-        lambda n: attention.heatmaps(dict.fromkeys(names(n % 5), pd.DataFrame(0.3, names(n), names(n))), "", low=-1.0),
-        None,
-    ),
-    "blocks": (
-        lambda n: attention.block_heatmaps({"panel": table(row=names(n), column=names(n)).assign(share=0.2, even=0.1)}),
-        lambda n: names(n) + ["if even"] if n == 1 else None,  # seaborn thins out the labels of many rows
-    ),
     "φ": (
         lambda n: cluster_weights.strip(table(row=cluster_weights.GRADED, seed=range(n), cluster=[1, 2]).assign(φ=0.5)),
         lambda n: [f"seed {seed}" for seed in range(n)],
