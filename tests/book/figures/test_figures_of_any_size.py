@@ -9,20 +9,16 @@ import pytest
 from famf_book import plots
 from famf_book.figures import (
     at_a_glance,
-    cluster_weights,
     confidence,
     curves,
     missing,
     modalities,
-    readings,
     robustness,
     training_clips,
-    weights,
 )
 from famf_lib.evidence.bootstrap import Estimate
 from famf_lib.evidence.claims import Comparison, Verdict
 
-TRAITS = [*weights.EASIER, *(f"trait {n}" for n in range(17))]
 BOTH = [confidence.KNOWN, confidence.ALL]
 
 
@@ -53,10 +49,6 @@ def memory(n):
 
 # By figure: how to make it with a size of n, and the labels of its rows; None for the labels of an axis of numbers.
 FIGURES = {
-    "φ": (
-        lambda n: cluster_weights.strip(table(row=cluster_weights.GRADED, seed=range(n), cluster=[1, 2]).assign(φ=0.5)),
-        lambda n: [f"seed {seed}" for seed in range(n)],
-    ),
     "calibration": (
         lambda n: confidence.reliability_figure(table(row=["A"], of=BOTH, right=range(n)).assign(confidence=0.5)),
         None,
@@ -80,12 +72,6 @@ FIGURES = {
         lambda n: modalities.gains(table(modality=names(n), joins=["set", modalities.AVERAGE])),
         lambda n: [label for name in names(n) for label in (f"set + {name}", f"{name}, average")],
     ),
-    "readings": (
-        lambda n: readings.forest(
-            table(question=names(n), reading=["B"]).assign(**{"instead of": "A", "difference": 0.5, "outcome": "worse"})
-        ),
-        lambda n: [f"{question}, instead of A:" for question in names(n)] + ["B"] * n,
-    ),
     "ruined": (
         lambda n: robustness.levels_figure(table(kind=robustness.KINDS, label=names(n), share=[0.0, 0.5])),
         None,
@@ -97,15 +83,6 @@ FIGURES = {
     ),
     "clips, gains": (
         lambda n: training_clips.gains_figure(table(measure=["mAP"], clips=names(n)).assign(verdict="holds")),
-        None,
-    ),
-    "correlations": (
-        lambda n: weights.correlations_figure(table(label=["A", "B"], trait=TRAITS[:n])),
-        lambda n: [weights.EASIER.get(trait, trait) for trait in TRAITS[:n]],
-    ),
-    "fifths": (lambda n: weights.fifths_figure(table(trait=TRAITS[:n], fifth=range(1, 6))), None),
-    "nothing known": (
-        lambda n: weights.correlations_figure(table(label=["A"], trait=TRAITS[:n]).assign(mean=np.nan)),
         None,
     ),
     "at a glance": (
