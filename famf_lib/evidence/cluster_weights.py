@@ -1,29 +1,19 @@
-"""What φ can add to NetVLAD: the layer after Concat absorbs it; learned values of φ; and their effect on mAP."""
+"""What φ can add to NetVLAD: after Concat the next layer absorbs it, in random and in trained models."""
 
-from collections.abc import Iterator
-from dataclasses import replace
-
-import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from famf_book.plots import OURS, PALETTE, WIDTH, name_rows
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Batch
-from famf_lib.evidence.bootstrap import difference, estimate
-from famf_lib.evidence.claims import BETTER, SAME, Comparison
 from famf_lib.experiments.results import Results
-from famf_lib.experiments.run_store import Run
 from famf_lib.models.aggregation import AttentionVLAD
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.training.evaluation import evaluate, logits_of
 
 GRADED = ("AttentionVLAD + Concat", "AttentionVLAD + MLMA")
-PLAIN = ("NetVLAD + Concat", "NetVLAD + MLMA")
 
 
 # --- the argument ----------------------------------------------------------------------------------------------------
@@ -121,10 +111,6 @@ def identity(
 # --- the trained models ----------------------------------------------------------------------------------------------
 
 
-def _trained(results: Results, labels: tuple[str, ...]) -> Iterator[tuple[str, int, Run]]:
-    return ((label, seed, results.runs[label, seed]) for label in labels for seed in results.seeds)
-
-
 @torch.no_grad()
 def identity_of_trained(results: Results, clipset: ClipSet, label: str = GRADED[0]) -> pd.DataFrame:
     """Compares the trained model of each seed with ``absorbed`` on all ranked clips.
@@ -132,7 +118,8 @@ def identity_of_trained(results: Results, clipset: ClipSet, label: str = GRADED[
     Columns: the largest difference in a logit, the largest logit, the largest difference in a person's AP, mAP of both.
     """
     rows = {}
-    for _, seed, run in _trained(results, (label,)):
+    for seed in results.seeds:
+        run = results.runs[label, seed]
         model, split = run.model(clipset), run.split(clipset)
         plain = absorbed(model)
         both = (logits_of(m, run.spec.evaluation.faces, clipset, split.gallery, seed) for m in (model, plain))
@@ -143,100 +130,3 @@ def identity_of_trained(results: Results, clipset: ClipSet, label: str = GRADED[
         rows[seed] = (apart, largest, (run.ap - ap).abs().max(), run.mean_ap, float(pd.Series(ap).mean()))
     columns = ["largest difference", "largest logit", "largest difference in AP", "mAP", "mAP with NetVLAD"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("seed")
-
-
-@torch.no_grad()
-def learned(results: Results, clipset: ClipSet) -> pd.DataFrame:
-    """φ of every cluster of the trained models. Columns: row, seed, cluster (from 1, ascending in φ), φ."""
-    parts = [pd.DataFrame({"row": [], "seed": [], "cluster": [], "φ": []})]
-    for label, seed, run in _trained(results, GRADED):
-        phi = run.model(clipset).aggregation.cluster_attention().sort().values.cpu().numpy()
-        parts.append(pd.DataFrame({"row": label, "seed": seed, "cluster": range(1, len(phi) + 1), "φ": phi}))
-    return pd.concat(parts[len(parts) > 1 :], ignore_index=True)
-
-
-def spread(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per model of ``learned``: smallest, mean and largest φ, and the standard deviation relative to the mean.
-
-    Indexed by row, with the seed as a column.
-    """
-    phi = table.groupby(["row", "seed"])["φ"]
-    found = {"smallest": phi.min(), "mean": phi.mean(), "largest": phi.max(), "sd / mean": phi.std(ddof=0) / phi.mean()}
-    return pd.DataFrame(found).reset_index("seed")
-
-
-@torch.no_grad()
-def evened(results: Results, clipset: ClipSet) -> Results:
-    """Results of the trained AttentionVLAD models with every φ set to the mean of its model, without training."""
-    runs = {}
-    for label, seed, run in _trained(results, GRADED):
-        model = run.model(clipset)
-        _even(model)
-        found = evaluate(model, run.spec.evaluation, clipset, run.split(clipset), seed)
-        runs[label, seed] = replace(
-            run, ap=pd.Series(found.ap.numpy(), index=run.ap.index), rank_1=found.rank_1, folder=None
-        )
-    return Results(runs, results.data, results.profile)
-
-
-def _even(model: FAMF) -> None:
-    phi = model.aggregation.cluster_attention()
-    even = phi.mean().expand_as(phi)
-    model.aggregation.cluster_attention = lambda: even
-
-
-def evenness(results: Results, even: Results) -> list[Comparison]:
-    """The claim that trained models do as well with equal φ, for each fusion."""
-    return [
-        Comparison(
-            "equal φ do as well",
-            f"with {label.split(' + ')[1]}",
-            f"{label}: every φ at its mean minus φ as trained",
-            None,
-            difference(even.ap(label), results.ap(label)),
-            SAME,
-        )
-        for label in GRADED
-    ]
-
-
-# --- what it adds ----------------------------------------------------------------------------------------------------
-
-
-def added(results: Results, printed: dict[str, float | None]) -> list[Comparison]:
-    """The gain from φ over NetVLAD with each fusion, and how much larger it is with MLMA, which cannot absorb φ."""
-    gains = [results.ap(graded) - results.ap(plain) for graded, plain in zip(GRADED, PLAIN, strict=True)]
-    rows = []
-    for graded, plain, gain in zip(GRADED, PLAIN, gains, strict=True):
-        paper = (printed.get(graded), printed.get(plain))
-        said = None if None in paper else round(paper[0] - paper[1], 4)
-        case = f"with {graded.split(' + ')[1]}"
-        rows.append(Comparison("φ adds to NetVLAD", case, f"{graded} over {plain}", said, estimate(gain), BETTER))
-    more = estimate(gains[1] - gains[0])
-    rows.append(Comparison("φ adds more", "with MLMA than with Concat", "gain from φ, MLMA over Concat", None, more))
-    return rows
-
-
-def strip(table: pd.DataFrame) -> Figure:
-    """The φ of every cluster from ``learned`` and their mean: one line per seed, one panel per row."""
-    names = list(dict.fromkeys(table["row"]))
-    seeds = sorted(table["seed"].unique())
-    height = 1.3 + 0.3 * max(len(seeds), 2)
-    figure, panels = plt.subplots(
-        1, max(len(names), 1), figsize=(WIDTH, height), sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    figure.get_layout_engine().set(wspace=0.08)
-    for axes, name in zip(panels[0], names, strict=False):
-        part = table[table["row"] == name]
-        at = part["seed"].map({seed: y for y, seed in enumerate(seeds)})
-        axes.scatter(part["φ"], at, s=36, color=OURS, alpha=0.55, linewidth=0, label="one cluster")
-        means = part.groupby("seed")["φ"].mean()
-        heights = [seeds.index(seed) for seed in means.index]
-        axes.scatter(means, heights, s=150, marker="|", color=PALETTE[3], linewidth=2, label="mean")
-        axes.set_title(name, fontsize=10)
-    for axes in panels[0]:
-        axes.set_xlabel("φ")
-        name_rows(axes, [f"seed {int(seed)}" for seed in seeds])
-    if names:
-        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
-    return figure
