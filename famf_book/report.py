@@ -256,16 +256,12 @@ def runs(found: Mapping[SettingName, Results]) -> HTML:
     return HTML(f'<details id="runs"><summary>{head}</summary>{styled(table).data}</details>')
 
 
-def points(experiment: str, dataset: str, profile: Profile) -> pd.DataFrame:
-    """The tuned points of an experiment's rows, and the shared one; empty if nothing was tuned.
-
-    A row that uses the point of another one is left out, and that other one is listed.
-    """
+def points(dataset: str, profile: Profile, labels: Sequence[str]) -> pd.DataFrame:
+    """The tuned point of each row, and the shared one; empty if nothing was tuned."""
     if tuned(dataset, profile) is None:
         return pd.DataFrame(columns=list(GRID))
     own, shared = (row_settings(dataset, profile, name) for name in ("own", "shared"))
-    labels = dict.fromkeys(variant.tuned_as or variant.label for variant in EXPERIMENTS[experiment].variants)
-    chosen = {label: own.choice(label).model_dump() for label in labels if label in own.own}
+    chosen = {label: own.choice(label).model_dump() for label in labels}
     chosen["all rows, one shared choice"] = shared.common.model_dump()
     return pd.DataFrame.from_dict(chosen, orient="index").rename_axis("row").astype(str)
 
@@ -278,7 +274,7 @@ def footer(notebook: str, found: Mapping[SettingName, Results], **values: Any) -
     results = found[DECIDING]
     dataset = values["dataset"]
     display(Markdown(f"{where_from(results)} {protocol(dataset, results)} {choice(dataset, results.profile)}"))
-    if len(table := points(notebook, dataset, results.profile)):
+    if len(table := points(dataset, results.profile, results.labels)):
         display(styled(table))
     said = beside_recording(results, find_recording(notebook, dataset, results.profile))
     display(Markdown("\n\n".join(filter(None, [said, again(notebook, **values)]))))
