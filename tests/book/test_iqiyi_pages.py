@@ -22,7 +22,6 @@ GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1], "beside": []}
 SEVERAL = {
     "intro": ["iqiyi"],
     "ledger": ["iqiyi"],
-    "negative-results": ["iqiyi", "chimera"],  # chimera as it was recorded
 }
 AGAIN = "%reset -f"  # a notebook finds no variables of the one before
 
@@ -140,8 +139,6 @@ def test_levels_are_compared_where_the_data_are_the_papers(executed):
     for name in ("table-1", "table-2", "clusters"):
         assert "values are those of the same data" in shown(executed[name], "text/markdown")[0]
     assert "on the paper's own data" in "\n".join(shown(executed["ledger"], "text/markdown"))
-    both = "\n".join(shown(executed["negative-results"], "text/html"))
-    assert "iqiyi" in both and "chimera" in both
 
 
 def test_sets_with_text_are_said_to_be_absent(executed):

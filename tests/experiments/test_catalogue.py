@@ -72,11 +72,14 @@ def test_clusters_share_a_batch_but_for_the_one_that_says_so():
     assert set(sizes.values()) == {STANDARD.training.batch_size} and half == STANDARD.training.batch_size // 2
 
 
-def test_every_question_has_the_books_reading_and_each_other_changes_one_thing():
+@pytest.mark.parametrize("normalisation", ["none", "cluster", "cluster+whole"])
+@pytest.mark.parametrize("features", ["raw", "unit"])
+def test_every_question_has_the_books_reading_and_each_other_changes_one_thing(normalisation, features):
+    used = STANDARD.model_copy(update={"normalisation": normalisation, "features": features})
     for question in dict.fromkeys(r.question for r in READINGS):
         readings = [r for r in READINGS if r.question == question]
-        base = readings[0].base.spec(SYNTHETIC, STANDARD, 1)
-        made = [r.variant.spec(SYNTHETIC, STANDARD, 1) for r in readings]
+        base = readings[0].base.spec(SYNTHETIC, used, 1)
+        made = [r.variant.spec(SYNTHETIC, used, 1) for r in readings]
         assert made.count(base) == 1, f"{question}: {made.count(base)} readings are the book's"
         assert len({spec.model_dump_json() for spec in made}) == len(made)
 
