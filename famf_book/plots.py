@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
 from IPython.core.pylabtools import print_figure
@@ -68,31 +67,6 @@ def tip(artist: Artist, text: str) -> None:
 def svg(figure: Figure) -> str:
     """The figure as SVG, with its tips."""
     return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", print_figure(figure, "svg"))
-
-
-def levels(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
-    """A dot plot of ``report.rows``: every seed, the mean with its interval, and the paper's value."""
-    height = 0.9 + 0.5 * max(len(table), 1)
-    figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
-    for y, (label, row) in enumerate(table.iterrows()):
-        axes.plot([row["low"], row["high"]], [y, y], color=OURS, linewidth=2.5, solid_capstyle="round", zorder=2)
-        for seed, value in seeds.loc[label].items():
-            dot = axes.scatter(value, y + 0.22, s=14, color=OURS, alpha=0.5, linewidth=0, zorder=2)
-            tip(dot, f"{label}, seed {seed}: {value:.4f}")
-        mean = axes.scatter(row["ours"], y, s=60, color=OURS, zorder=3)
-        tip(mean, f"{label}: {row['ours']:.4f}, 95 % interval {row['low']:.4f} to {row['high']:.4f}")
-        axes.annotate(
-            f"{row['ours']:.3f}", (row["ours"], y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9
-        )
-        if pd.notna(row["paper"]):
-            tip(axes.scatter(row["paper"], y, **DIAMOND, zorder=3), f"{label}, the paper: {row['paper']:.4f}")
-    name_rows(axes, list(table.index))
-    axes.set_xlabel("mAP at 100")
-    axes.scatter([], [], s=60, color=OURS, label="ours: mean, 95 % interval")
-    axes.scatter([], [], s=14, color=OURS, alpha=0.5, linewidth=0, label="ours: each seed")
-    axes.scatter([], [], **DIAMOND, label="paper (iQIYI-VID-2019)")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    return figure
 
 
 def differences(compared: Mapping[SettingName, Sequence[Comparison]], unit: str = "mAP at 100") -> Figure:

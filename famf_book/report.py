@@ -53,11 +53,6 @@ def rows(results: Results, printed: dict[str, float | None]) -> pd.DataFrame:
     return table.astype(float)
 
 
-def by_seed(results: Results) -> pd.DataFrame:
-    """mAP of every run: one row per method, one column per seed."""
-    return results.mean_ap().rename_axis("row")
-
-
 def comparison_table(compared: Mapping[SettingName, Sequence[Comparison]]) -> pd.DataFrame:
     """One row per comparison: the paper's difference, ours under the deciding setting, and the verdict under each."""
     decided = compared[DECIDING]
@@ -105,22 +100,6 @@ def called(dataset: str) -> str:
         "chimera": "real faces with other people's voices",
     }
     return f"{words[dataset]} (`{dataset}`)" if dataset in words else f"`{dataset}`"
-
-
-def place(table: pd.DataFrame, label: str, name: str = "") -> str:
-    """A sentence on the rank of a row in a table of ``rows``; ``name`` is another name of that row."""
-    order = table["ours"].sort_values(ascending=False)
-    number = list(order.index).index(label) + 1
-    interval = f"[{table['low'][label]:.4f}, {table['high'][label]:.4f}]"
-    best = "." if number == 1 else f"; the best is {order.index[0]} with {order.iloc[0]:.4f}."
-    called = f"{name} ({label})" if name else label
-    return f"{called} ranks {ordinal(number)} of {len(order)} rows, with mAP {order[label]:.4f} {interval}{best}"
-
-
-def ordinal(number: int) -> str:
-    """1st, 2nd, 3rd, 4th, 11th, 21st."""
-    ending = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
 
 
 def where_from(results: Results) -> str:

@@ -77,11 +77,13 @@ def grid(
         clipset = source.load(profile)
         served = [one for one in chosen if one.serves(source)]
         for experiment, setting in ((one, setting) for one in served for setting in one.settings):
-            variants, used = (SIMPLE, *experiment.variants), row_settings(dataset, profile, setting)
-            for (label, _), spec in specs(variants, source, used, seeds or experiment.seeds).items():
+            used, own = row_settings(dataset, profile, setting), {variant.label for variant in experiment.variants}
+            wanted = specs((SIMPLE, *experiment.variants), source, used, seeds or experiment.seeds)
+            for (label, _), spec in wanted.items():
                 task = tasks.setdefault((dataset, spec.model_dump_json()), Task(dataset, clipset, spec))
-                task.probes |= set(experiment.probes)
-                task.rows.append((experiment.name, label))
+                task.probes |= set(experiment.probes) if label in own else set()
+                if (experiment.name, label) not in task.rows:
+                    task.rows.append((experiment.name, label))
     if not tasks:
         raise SweepError(f"{', '.join(experiments)}: nothing to see on {', '.join(on)}, expected other modalities")
     return list(tasks.values())

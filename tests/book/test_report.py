@@ -10,8 +10,10 @@ import pytest
 from bs4 import BeautifulSoup
 
 from famf_book import report
-from famf_book.plots import differences, levels, svg
+from famf_book.plots import differences, svg
 from famf_lib.evidence import ledger
+from famf_lib.evidence.bootstrap import Estimate
+from famf_lib.evidence.claims import Comparison
 from famf_lib.experiments import results as experiment_results
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, TABLE_1
 from famf_lib.experiments.parameters import SETTINGS
@@ -116,13 +118,23 @@ def test_every_run_of_a_page_is_listed(made_results):
     assert f'href="#{page.details["id"]}"' in report.where_from(results)
 
 
-def test_marks_of_a_figure_have_tips(made_results):
-    results = made_results({"a < b": 0.5, "c & d": 0.7}, seeds=2)
-    figure = levels(report.rows(results, {"a < b": 0.25}), report.by_seed(results))
-    drawn = ElementTree.fromstring(svg(figure))
+def test_marks_of_a_figure_have_tips():
+    estimate = Estimate(0.01, -0.02, 0.04, seeds=2, persons=3)
+    one = Comparison("a < b", "c & d", "a over b", 0.25, estimate)
+    drawn = ElementTree.fromstring(svg(differences({"own": [one]})))
     tips = [title.text for title in drawn.iter("{http://www.w3.org/2000/svg}title")]
-    said = [f"a < b, seed {seed}: {results.runs['a < b', seed].mean_ap:.4f}" for seed in results.seeds]
-    assert tips[:2] == said and "a < b, the paper: 0.2500" in tips and len(tips) == 2 * 3 + 1
+    assert tips == [
+        "a < b: c & d, own best: +0.0100 [-0.0200, +0.0400], cannot tell",
+        "a < b: c & d, the paper: +0.2500",
+    ]
+
+
+@pytest.mark.parametrize("size", [0, 1, 11])
+def test_a_figure_of_differences_has_a_row_for_each_comparison(size):
+    comparisons = [Comparison("A", f"name {n}", "", 0.1, Estimate(0.01, -0.02, 0.04, 5, 11)) for n in range(size)]
+    figure = differences({"own": comparisons, "printed": comparisons})
+    figure.canvas.draw()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [f"name {n}" for n in range(size)]
 
 
 def test_the_command_of_a_page_gives_every_value_and_is_read_by_a_shell():
