@@ -153,7 +153,7 @@ def offered(*lines):
 
 
 def test_tab_completes_names_and_values(store):
-    declared = [one.name for one in notebooks.parameters(ROOT / "book" / "table-2.ipynb")]
+    declared = [one.name for one in notebooks.parameters(ROOT / "book" / "table-2.ipynb") if one.name != "beside"]
     for file in ("imported/mine/arrays.safetensors", "runs/c0ffee/run.json"):
         (store / file).parent.mkdir(parents=True)
         (store / file).touch()
