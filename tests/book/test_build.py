@@ -579,7 +579,8 @@ WIDE = """table => {
   output.insertAdjacentHTML("afterbegin", `<div class="output text_html">${table}</div>`);
   const scrolled = what => {
     let box = what;
-    while (!["auto", "scroll"].includes(getComputedStyle(box).overflowX)) box = box.parentElement;
+    const scrolls = ["auto", "scroll"];
+    while (box.parentElement && !scrolls.includes(getComputedStyle(box).overflowX)) box = box.parentElement;
     return [box.scrollWidth - box.clientWidth, document.documentElement.scrollWidth - innerWidth];
   };
   const picture = document.querySelector(".bd-article figure img");
