@@ -37,7 +37,10 @@ document.addEventListener("DOMContentLoaded", () => {
     link.textContent = kind.toUpperCase();
     link.setAttribute("aria-label", `Download figure ${number + 1} as ${kind.toUpperCase()}`);
     (image.closest("figure")?.querySelector("figcaption > p") ?? image.parentElement).append(link);
-    if (kind === "svg") image.addEventListener("pointerenter", () => alive(image));
+    // A drawing with dark colours of its own stays a picture: as a document it would take those of the system.
+    if (kind === "svg" && !image.classList.contains("dark-light")) {
+      image.addEventListener("pointerenter", () => alive(image));
+    }
   });
   document.querySelectorAll(".bd-article a.famf-take[data-table]").forEach((link, number) => {
     link.download = `${page}-table-${number + 1}.csv`;
