@@ -61,7 +61,7 @@ class Condition:
 
 
 SETTINGS = {"as printed": Condition(), "normalised": Condition(scale="unit", normalisation="cluster+whole")}
-"""What the paper prints, and what the tuning part of ``synthetic`` and of ``chimera`` chose, NetVLAD as published."""
+"""What the paper prints, and NetVLAD as published with unit features."""
 
 AXES: dict[str, dict[str, tuple]] = {
     "features": {
