@@ -383,7 +383,8 @@ def test_the_command_asks_for_the_pages_of_notebooks_that_have_something_to_show
 
     def served(further):
         return {path.stem for path in (ROOT / "book").glob("*.ipynb") if further.serves(path)} & {
-            "table-1", "table-2", "attention", "missing-modalities", "challenging-cases", "chimera", "synthetic",
+            "table-1", "table-2", "attention", "missing-modalities", "challenging-cases", "chimera", "imfdb",
+            "synthetic",
         }  # fmt: skip
 
     assert served(mine) == {"table-1", "table-2", "attention", "missing-modalities", "challenging-cases"}
