@@ -6,13 +6,13 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from famf_book.plots import OURS, PALETTE, WIDTH, name_rows
 from famf_lib.data.clipset import ClipSet
-from famf_lib.data.sampling import Batch
+from famf_lib.data.sampling import EVALUATION, Batch, Sampler, generator
 from famf_lib.evidence.bootstrap import difference, estimate
 from famf_lib.evidence.claims import BETTER, SAME, Comparison
 from famf_lib.experiments.results import Results
@@ -20,7 +20,7 @@ from famf_lib.experiments.run_store import Run
 from famf_lib.models.aggregation import AttentionVLAD
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
-from famf_lib.training.evaluation import evaluate, logits_of
+from famf_lib.training.evaluation import EVALUATION_BATCH, evaluate
 
 GRADED = ("AttentionVLAD + Concat", "AttentionVLAD + MLMA")
 PLAIN = ("NetVLAD + Concat", "NetVLAD + MLMA")
@@ -126,23 +126,46 @@ def _trained(results: Results, labels: tuple[str, ...]) -> Iterator[tuple[str, i
 
 
 @torch.no_grad()
-def identity_of_trained(results: Results, clipset: ClipSet, label: str = GRADED[0]) -> pd.DataFrame:
-    """Compares the trained model of each seed with ``absorbed`` on all ranked clips.
+def has_short_cluster(model: FAMF, batch: Batch) -> Bool[Tensor, " B"]:
+    """Whether some cluster of a clip, but not every one, is shorter than 1 after each cluster was scaled to 1.
 
-    Columns: the largest difference in a logit, the largest logit, the largest difference in a person's AP, mAP of both.
+    The scaling divides by at least 1e-12, so a cluster to which hardly any face is assigned stays shorter, and one
+    whose assignment underflows stays 0. False for a clip without faces, and if clusters are not scaled one by one.
     """
-    rows = {}
+    plain = absorbed(model).aggregation
+    if not plain.normalisation.startswith("cluster"):
+        return torch.zeros(len(batch.faces), dtype=torch.bool, device=batch.faces.device)
+    length = plain(model.scaled(batch.faces), batch.mask).norm(dim=2)  # (B, K); scaling the whole keeps the ratios
+    return length.amin(dim=1) < 0.999 * length.amax(dim=1)
+
+
+@torch.no_grad()
+def compare_clips(results: Results, clipset: ClipSet, label: str = GRADED[0]) -> pd.DataFrame:
+    """Compares the trained model of each seed with ``absorbed``, clip by clip, on all ranked clips.
+
+    Columns: seed; clip (its position in the ClipSet); short cluster (``has_short_cluster``); difference, the largest of
+    a logit, relative to the largest logit of all clips; with clip factor, the same after ``clip_scale`` is applied.
+    """
+    parts = []
     for _, seed, run in _trained(results, (label,)):
-        model, split = run.model(clipset), run.split(clipset)
+        model, clips = run.model(clipset), run.split(clipset).gallery
         plain = absorbed(model)
-        both = (logits_of(m, run.spec.evaluation.faces, clipset, split.gallery, seed) for m in (model, plain))
-        apart = largest = 0.0
-        for (_, ours), (_, other) in zip(*both, strict=True):
-            apart, largest = max(apart, float((ours - other).abs().max())), max(largest, float(ours.abs().max()))
-        ap = evaluate(plain, run.spec.evaluation, clipset, split, seed).ap.numpy()
-        rows[seed] = (apart, largest, (run.ap - ap).abs().max(), run.mean_ap, float(pd.Series(ap).mean()))
-    columns = ["largest difference", "largest logit", "largest difference in AP", "mAP", "mAP with NetVLAD"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("seed")
+        sampler = Sampler(clipset, clips, run.spec.evaluation.faces, model.config.modalities)
+        drawn = sampler.draw(generator(clipset.faces.device, seed, EVALUATION))
+        found = []
+        for rows in torch.arange(len(clips), device=drawn.device).split(EVALUATION_BATCH):
+            batch = sampler.batch(drawn, rows)
+            tokens, logits = plain.tokens(batch), model(batch)
+            differences = [(plain(batch) - logits).abs().amax(dim=1)]
+            tokens[:, : plain.aggregation.tokens] *= clip_scale(model, batch)[:, None, None]
+            differences.append((plain.classifier(plain.fusion(tokens).flatten(1)) - logits).abs().amax(dim=1))
+            found.append(torch.stack([has_short_cluster(model, batch), logits.abs().amax(dim=1), *differences]))
+        short, largest, left, scaled = torch.cat(found, dim=1).cpu().numpy()  # (G,) each
+        columns = {"clip": clips, "short cluster": short > 0, "difference": left, "with clip factor": scaled}
+        table = pd.DataFrame(columns).assign(seed=seed)
+        table[["difference", "with clip factor"]] /= largest.max()
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
 
 
 @torch.no_grad()
