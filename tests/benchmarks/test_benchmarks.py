@@ -115,6 +115,35 @@ def test_import(record):
     assert content["seconds"]["import"] > 0 and content["peak memory, MiB"]["import"] > 50
 
 
+def test_saturation_trains_as_the_library_does(script):
+    """The printed variant gives the losses of ``train.train``; the others differ from it in what they change."""
+    saturation = script("saturation")
+    torch.set_num_threads(1)
+    run = saturation.QUICK[0]
+    clipset, parts = saturation.persons_of(run.persons, run.dim)
+    config = saturation.ModelConfig(aggregation="attentionvlad", fusion="mma", hidden=run.hidden)
+    schedule = saturation.schedule_of(run, len(parts.train))
+    trained = saturation.train.train(config, schedule, clipset, parts, run.seed)
+    found = saturation.follow(run)
+    assert [one["loss"] for one in found["epochs"]] == pytest.approx(trained.losses, rel=1e-3)
+    assert found["epochs"][-1]["phi"] == pytest.approx(trained.model.aggregation.cluster_attention().tolist(), rel=1e-3)
+    still = saturation.follow(saturation.replace(run, variant="φ = 0 (no faces)"))
+    assert {one["length"] for one in still["epochs"]} == {0.0} and still["epochs"][-1]["phi"] == [0.0] * 8
+
+
+def test_saturation_repeats_no_run_of_its_record(script, tmp_path, monkeypatch):
+    saturation = script("saturation")
+    monkeypatch.setattr(saturation, "RECORD", tmp_path / "record.json")
+    monkeypatch.setattr(saturation, "STUDY", saturation.QUICK)
+    monkeypatch.setattr(sys, "argv", ["saturation.py"])
+    done = []
+    monkeypatch.setattr(saturation, "follow", lambda run: done.append(run) or {"run": saturation.asdict(run)})
+    saturation.main()
+    saturation.main()
+    assert done == saturation.QUICK
+    assert len(json.loads((tmp_path / "record.json").read_text())["runs"]) == len(done)
+
+
 def test_functions_run_in_turn_after_a_round_that_does_not_count(script):
     common, order = script("common"), []
 
@@ -168,7 +197,7 @@ def test_the_full_size_benchmark_writes_what_its_page_reads(script, tiny, monkey
 
 def test_make_runs_every_benchmark():
     others = {"common", "peak", "fused_residual_sums"}  # used by benchmarks
-    others |= {"calibrate_synthetic", "calibrate_chimera", "imfdb_shape", "full_size"}  # run on their own
+    others |= {"calibrate_synthetic", "calibrate_chimera", "imfdb_shape", "full_size", "saturation"}  # run on their own
     others |= {"extraction", "imfdb_embedding"}  # need data and models
     line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS ="))
     assert set(line.split()[2:]) | others == {path.stem for path in BENCHMARKS.glob("*.py")} | {"full_size"}
