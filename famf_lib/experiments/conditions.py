@@ -83,11 +83,12 @@ gain grows with the length of the faces, is gone where faces are shorter, and th
 """
 
 QUICK = {
-    "features": {"normalisation": ("none", "cluster+whole"), "scale": ("unit", 1.0), "lr": (0.004, 0.001)},
-    "quality": {"quality_shift": (0.0, -1.5), "quality_effect": (0.0, 1.0)},
-    "modalities": {"modality_person": (0.0, 0.6), "presence": (1.0, 0.4)},
-    "balance": {"face_scale": (1.0, 0.25), "modality_person": (0.0, 0.6)},
+    "features": {"normalisation": ("none", "cluster+whole"), "scale": ("unit", 1.0), "lr": (0.004,)},
+    "quality": {"quality_shift": (0.0, -1.5), "quality_effect": (1.0,)},
+    "modalities": {"modality_person": (0.0, 0.6), "presence": (1.0,)},
+    "balance": {"face_scale": (1.0, 0.25), "modality_person": (0.6,)},
 }
+"""A few of these points, to see that everything works."""
 
 
 @dataclass(frozen=True)
