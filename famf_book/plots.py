@@ -52,7 +52,6 @@ def theme() -> None:
             "axes.spines.right": False,
             "grid.color": "0.88",
             "svg.hashsalt": "famf",  # makes the SVG of a figure reproducible
-            "svg.fonttype": "none",  # text stays text: it can be searched and read aloud
         }
     )
     if (shell := get_ipython()) is not None:
