@@ -46,12 +46,18 @@ def where_from(sheet: dict[str, Any]) -> str:
     )
 
 
-def record(name: str) -> Path:
-    """Measures a dataset that is here and writes the recording."""
-    found = measure(datasets.load(name)) | {"recorded": provenance.origin(ROOT, but="results")}
-    with written_whole(recording(name)) as new:
+def record(name: str, **more: Any) -> Path:
+    """Measures a dataset that is here and writes the recording, with what a page adds as JSON can hold it.
+
+    Added entries stay in later recordings of the same data.
+    """
+    found, place = measure(datasets.load(name)), recording(name)
+    before = json.loads(place.read_text()) if place.is_file() else {}
+    kept = before if before.get("fingerprint") == found["fingerprint"] else {}
+    found = kept | found | more | {"recorded": provenance.origin(ROOT, but="results")}
+    with written_whole(place) as new:
         new.write_text(json.dumps(found, ensure_ascii=False) + "\n")
-    return recording(name)
+    return place
 
 
 def recording(name: str) -> Path:

@@ -140,6 +140,7 @@ class Exploration:
             box.disabled, box.description = not has, name if has else f"{name}: none"
         others = [person for person in self.explorer.persons if person != clip.person]
         self.person.options = [("anybody", ""), *((person, person) for person in others)]
+        self.person.value = ""  # a Dropdown does not choose its first option by itself
         if clip.retake is None:  # the archive of real pictures is slow to read, so it is read once
             self._load(*(Corruption(kind) for kind in self.explorer.kinds))
 

@@ -48,11 +48,13 @@ def test_a_recording_is_what_was_measured_and_names_nobody(clipset, monkeypatch,
         name for name in ("person", "film", *clipset.clips["name"]) if f'"{name} ' in text or f'"{name}"' in text
     ]
 
+    for more in ({"alone": [0.75]}, {}):  # what a page adds stays while the data are the same
+        assert json.loads(datasheets.record("faces", **more).read_text())["alone"] == [0.75]
     absent = datasets.Dataset("faces", "faces", absence=lambda: "faces: not found in data; see there")
     monkeypatch.setattr(datasets, "get", lambda name: absent)
     read = datasheets.datasheet("faces")
     assert "Recorded, not measured here" in datasheets.where_from(read)
-    assert read | {"recorded": None} == json.loads(json.dumps(measured))
+    assert read | {"recorded": None} == json.loads(json.dumps(measured)) | {"alone": [0.75]}
     datasheets.recording("faces").unlink()
     with pytest.raises(datasets.DatasetAbsent, match="^faces: not found in data; see there$"):
         datasheets.datasheet("faces")
@@ -70,7 +72,7 @@ def test_what_is_recorded_is_what_is_measured_where_the_data_are(place):
         for column in ("person", "group", "video")
         if column in clipset.clips
         for value in clipset.clips[column].dropna().unique()
-    }  # noqa: E501
+    }
     assert not [value for value in named if f'"{value}"' in text]
     assert recorded["fingerprint"] == clipset.fingerprint, f"record it again: famf data info {name} --record"
     assert (recorded["persons"], recorded["clips"]) == (len(clipset.persons), len(clipset))

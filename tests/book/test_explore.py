@@ -200,6 +200,7 @@ def test_controls_draw_the_answers_of_both_models(explorer, store):
         return [float(w) for w in found]
 
     unchanged = one.picture.value
+    assert one.person.label == "anybody"
     one.kind.value, one.share.value = "stranger", 0.5
     how = Corruption("stranger", 0.5)
     answer, other = explorer.ask(clip, how), explorer.ask(clip, how, row=OTHER)
