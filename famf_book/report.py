@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from famf_book import notebooks
+from famf_book import notebooks, plots
 from famf_lib.data import datasets, iqiyi
 from famf_lib.data.splits import HELD_OUT
 from famf_lib.evidence import ledger
@@ -68,6 +69,15 @@ def comparison_table(compared: Mapping[SettingName, Sequence[Comparison]]) -> pd
     for setting, comparisons in compared.items():
         table[SHORT[setting]] = [c.outcome for c in comparisons]
     return table
+
+
+def other_datasets(experiment: str, found: Mapping[str, Mapping[SettingName, Results]]) -> None:
+    """Shows the comparisons of an experiment on every dataset but the first, as a figure and a table."""
+    for name, of_settings in list(found.items())[1:]:
+        compared = {setting: ledger.comparisons(experiment, results) for setting, results in of_settings.items()}
+        display(Markdown(f"### On {called(name)}\n\n{where_from(of_settings[DECIDING])}"))
+        display(plots.differences(compared), styled(comparison_table(compared)))
+        plt.close()
 
 
 def verdicts(entries: Sequence[Entry]) -> str:

@@ -169,7 +169,7 @@ def test_a_page_says_how_it_was_executed(monkeypatch):
     ("experiment", "labels", "expected"),
     [
         ("faces", ["trained with N = 4", "trained with N = 24"], [FAMF.label]),
-        ("clusters", ["K = 2", "K = 16", "K = 32"], ["K = 2", "K = 16"]),
+        ("clusters", ["K = 2", "K = 16", "K = 16, half the batch"], ["K = 2", "K = 16"]),
     ],
 )
 def test_a_row_that_uses_the_point_of_another_row_is_not_listed_with_one_of_its_own(
