@@ -44,6 +44,8 @@ def test_every_figure_has_a_caption_and_a_text_for_those_who_cannot_see_it(path)
         options = cell["metadata"].get("mystnb", {})
         if "figure" in options or cell["cell_type"] == "code" and "".join(cell["source"]).rstrip().endswith(";"):
             assert options["figure"]["caption"] and options["image"]["alt"]
+        if "other_datasets(" in "".join(cell["source"]):
+            assert options["image"]["alt"]
 
 
 def test_the_pages_of_the_book_are_in_order():

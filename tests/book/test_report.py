@@ -48,6 +48,21 @@ def test_the_answer_of_a_page_follows_the_numbers(made_results, changed, words):
     assert answer.startswith("- On generated persons (`synthetic`): ") and words in answer
 
 
+def test_text_in_a_figure_is_text_and_its_lines_align_in_any_font():
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(layout="constrained")
+    with plt.rc_context({"svg.fonttype": "none"}):
+        axes.set_yticks([0, 1], ["a long line\nshort", "one"])
+        before = axes.get_position().bounds
+        drawn = ElementTree.fromstring(svg(figure))
+    lines = {t.text: t.attrib["style"] + t.attrib.get("x", "") for t in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    plt.close(figure)
+    assert lines["a long line"] == lines["short"] and "text-anchor: end" in lines["short"]
+    assert figure.get_layout_engine() is not None and axes.get_position().bounds != before
+    assert [label.get_visible() for label in axes.get_yticklabels()] == [True, True]
+
+
 def test_the_table_of_comparisons_has_the_effect_of_the_deciding_setting_and_every_verdict(made_results):
     levels = {"printed": 0.1, "own": 0.75, "shared": 0.5}
     found = {setting: made_results(LEVELS | {FAMF.label: level}) for setting, level in levels.items()}
