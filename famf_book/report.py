@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -288,7 +289,12 @@ def styled(table: pd.DataFrame) -> HTML:
     long = named and max((len(str(name)) for name in shown.index), default=0) > NARROW
     kinds = ["famf-names"] * long + ["famf-wide"] * (shown.shape[1] > 5)
     html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
-    html = re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-text">\1</td>', html)
+    html = re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-left famf-text">\1</td>', html)
+    html = re.sub(r"<td>([^<]*[^\W\d_][^<]*)</td>", r'<td class="famf-left">\1</td>', html)  # it has a letter
+    for column in shown:
+        if any(re.search(r"[^\W\d_]", str(value)) for value in shown[column] if isinstance(value, str)):
+            html = html.replace(f"<th>{escape(str(column))}</th>", f'<th class="famf-left">{escape(str(column))}</th>')
+    html = re.sub(r"(?<=[a-z])\+(?=[A-Z])", "+<wbr>", html)  # Face+Audio+Body may fold
     html = re.sub(r"\[[-+\d.]+, [-+\d.]+\]|[-+\d.]+ … [-+\d.]+", r'<span class="famf-interval">\g<0></span>', html)
     return HTML(f"{html}\n{_taken_along(table.to_csv(index=named))}")
 

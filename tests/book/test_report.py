@@ -84,8 +84,12 @@ def test_a_styled_table_has_the_interval_in_one_column_and_folds_long_texts(made
     assert "95% interval" in html and "…" in html and "NaN" not in html and "nan" not in html
     what = ["a text that is <long> enough to fold", "short"]
     html = report.styled(pd.DataFrame({"what": what, "low": [0.1, 0.2], "high": [0.3, 0.4]})).data
-    assert '<td class="famf-text">a text that is &lt;long&gt; enough to fold</td>' in html
-    assert "<td>short</td>" in html and '<td><span class="famf-interval">0.1000 … 0.3000</span></td>' in html
+    assert '<td class="famf-left famf-text">a text that is &lt;long&gt; enough to fold</td>' in html
+    assert (
+        '<td class="famf-left">short</td>' in html
+        and '<th class="famf-left">what</th>' in html
+        and '<td><span class="famf-interval">0.1000 … 0.3000</span></td>' in html
+    )
     found = report.styled(pd.DataFrame({"right": ["0.7 [-0.61, 0.84]"]})).data
     assert '<td>0.7 <span class="famf-interval">[-0.61, 0.84]</span></td>' in found
 
