@@ -81,9 +81,9 @@ def other_datasets(experiment: str, found: Mapping[str, Mapping[SettingName, Res
         plt.close()
 
 
-def verdicts(entries: Sequence[Entry]) -> str:
+def verdicts(entries: Sequence[Entry]) -> list[str]:
     """One sentence per claim: its verdict, how many parts hold, and what the settings say."""
-    return " ".join(f"“{entry.claim.short}”: {verdict(entry)}." for entry in entries)
+    return [f"“{entry.claim.short}”: {verdict(entry)}." for entry in entries]
 
 
 def verdict(entry: Entry) -> str:
@@ -95,11 +95,12 @@ def verdict(entry: Entry) -> str:
 
 
 def answer(experiment: str, found: Mapping[str, Mapping[SettingName, Results]]) -> str:
-    """The verdicts on the claims of an experiment, one item per dataset, as Markdown."""
-    items = [
-        f"- On {called(name)}: {verdicts(ledger.entries(experiment, name, of_settings))}"
-        for name, of_settings in found.items()
-    ]
+    """The verdicts on the claims of an experiment as a list in Markdown: by dataset, then by claim."""
+    items = []
+    for name, of_settings in found.items():
+        sentences = verdicts(ledger.entries(experiment, name, of_settings))
+        before = " " if len(sentences) == 1 else "\n  - "
+        items.append(f"- On {called(name)}:" + "".join(before + sentence for sentence in sentences))
     return "\n".join(items)
 
 

@@ -45,7 +45,7 @@ def test_table_shows_the_levels_and_the_papers_values(made_results):
 def test_the_answer_of_a_page_follows_the_numbers(made_results, changed, words):
     found = {setting: made_results(LEVELS | changed.get(setting, {})) for setting in SETTINGS}
     answer = report.answer("table-1", {"synthetic": found})
-    assert answer.startswith("- On generated persons (`synthetic`): ") and words in answer
+    assert answer.startswith("- On generated persons (`synthetic`):\n  - “FAMF over the others”: ") and words in answer
 
 
 def test_text_in_a_figure_is_text_and_its_lines_align_in_any_font():
