@@ -99,6 +99,7 @@ def marks(svg):
 def test_none_is_forgotten():
     assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} - set(NAMES) == {
         "chimera", "synthetic", "own-features", "own-model", "from-video", "benchmarks", "full-size",
+        "saturation",
     }  # fmt: skip
 
 
