@@ -67,10 +67,12 @@ class Variant:
 
     rates: dict[str, float]
     change: Callable[[AttentionVLAD], None] = lambda layer: None
+    precision: str = "auto"
 
 
 VARIANTS = {
     "as printed": Variant(PRINTED),
+    "as printed, in float32": Variant(PRINTED, precision="float32"),
     "φ = 1 (NetVLAD)": Variant(PRINTED, fix(1.0)),
     "φ = 0 (no faces)": Variant(PRINTED, fix(0.0)),
     "φ's layer at 0.004": Variant(PRINTED | {"aggregation.score.": 0.004}),
@@ -116,7 +118,8 @@ QUICK = [Run(name, 1, hidden=16, persons=13, epochs=2, dim=16) for name in ("as 
 def schedule_of(run: Run, clips: int) -> TrainingConfig:
     """The printed schedule, constant for 50 of 80 epochs and then a tenth every 10, in proportion."""
     decay = {"decay_after": round(run.schedule * 5 / 8), "decay_every": max(1, run.schedule // 8)}
-    return TrainingConfig(epochs=run.epochs, batch_size=-(-clips // STEPS), **decay)
+    precision = VARIANTS[run.variant].precision
+    return TrainingConfig(epochs=run.epochs, batch_size=-(-clips // STEPS), precision=precision, **decay)
 
 
 @lru_cache(1)

@@ -146,7 +146,7 @@ def test_saturation_repeats_no_run_of_its_record(script, tmp_path, monkeypatch):
 def test_the_record_of_saturation_holds_the_study_that_its_page_shows(script):
     saturation = script("saturation")
     record = json.loads(saturation.RECORD.read_text())
-    assert [one["run"] for one in record["runs"]] == [saturation.asdict(run) for run in saturation.STUDY]
+    assert {saturation.Run(**one["run"]) for one in record["runs"]} == set(saturation.STUDY)
 
 
 def test_functions_run_in_turn_after_a_round_that_does_not_count(script):
