@@ -27,7 +27,7 @@ from torch.func import functional_call, stack_module_state
 from famf_lib.data import datasets
 from famf_lib.data.sampling import Batch, Sampler, generator
 from famf_lib.data.splits import split
-from famf_lib.experiments.settings import setting
+from famf_lib.experiments.settings import row_settings
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.training import train
@@ -49,7 +49,7 @@ class Task:
 
 def task(profile: str, method: tuple[str, str], precision: str, seeds: range, device: torch.device) -> Task:
     clipset = datasets.load("synthetic", profile).to(device)
-    used = setting("synthetic", profile)
+    used = row_settings("synthetic", profile, "shared").of("")
     config = ModelConfig(
         aggregation=method[0],
         aggregation_options={} if method[0] == "mean" else {"normalisation": used.normalisation},

@@ -31,8 +31,8 @@ DATA_SEEDS = (11, 12, 13)
 
 
 def main() -> None:
-    setting = settings.setting("synthetic", "standard")
-    spec = catalogue.specs([BASELINE], DATASETS["synthetic"], setting, [1])
+    used = settings.row_settings("synthetic", "standard", "shared")
+    spec = catalogue.specs([BASELINE], DATASETS["synthetic"], used, [1])
     levels = {}
     with tempfile.TemporaryDirectory() as folder:
         for noise in NOISE:
@@ -53,7 +53,7 @@ def main() -> None:
         "identity_noise": round(at, 1),
         "data_seeds": list(DATA_SEEDS),
         "levels": {str(noise): found for noise, found in levels.items()},
-        "setting": setting.model_dump(mode="json"),
+        "setting": used.of(BASELINE.label).model_dump(mode="json"),
         "origin": {"commit": provenance.commit(ROOT), "versions": provenance.versions()},
     }
     with written_whole(ROOT / "results" / "calibration-synthetic.json") as new:

@@ -39,9 +39,9 @@ from famf_lib.data.synthetic import SIZES
 from famf_lib.experiments import results, run_store
 from famf_lib.experiments.catalogue import FAMF as ROW
 from famf_lib.experiments.catalogue import get_experiment, specs
-from famf_lib.experiments.parameters import PROFILES
+from famf_lib.experiments.parameters import PROFILES, Profile
 from famf_lib.experiments.run_store import RunSpec
-from famf_lib.experiments.settings import Profile, setting
+from famf_lib.experiments.settings import row_settings
 from famf_lib.metrics import Ranking, log_odds
 from famf_lib.models.famf import FAMF
 from famf_lib.paper import IQIYI
@@ -258,14 +258,14 @@ def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record
     """Makes all runs of Table 1; the seconds are those of the runs that were not in the store."""
     clipset = datasets.load("synthetic", profile)
     rows, source = get_experiment("table-1").variants, datasets.get("synthetic")
-    wanted = specs(rows, source, setting("synthetic", profile), seeds).values()
+    wanted = specs(rows, source, row_settings("synthetic", profile, "printed"), seeds).values()
     there = sum(run_store.find(spec, clipset, device) is not None for spec in wanted)
     begin = time.perf_counter()
-    made = results.run_experiment("table-1", "synthetic", profile, seeds, device.type)
+    made = results.run_experiment("table-1", "synthetic", profile, seeds, device.type, setting="printed")
     took = time.perf_counter() - begin
     if record:
         command = f"{results.command('table-1', 'synthetic', profile, seeds)} --device {device.type} --record"
-        results.record(made, "table-1", "synthetic", profile, command)
+        results.record(made, "table-1", "synthetic", command)
     return {
         "seconds": took,
         "runs": len(made.runs),
@@ -277,7 +277,7 @@ def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record
 def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
     profile: Profile = PROFILES[0] if quick else PROFILES[-1]
     here = device.type == "cuda" or quick  # the whole training
-    spec = specs([ROW], datasets.get("synthetic"), setting("synthetic", profile), [1])[ROW.label, 1]
+    spec = specs([ROW], datasets.get("synthetic"), row_settings("synthetic", profile, "printed"), [1])[ROW.label, 1]
     precision = train.precision_of(spec.training, device)
     spec = spec.model_copy(
         update={"training": spec.training.model_copy(update={"precision": str(precision).removeprefix("torch.")})}

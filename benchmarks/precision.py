@@ -15,7 +15,7 @@ import torch
 from famf_lib.data import datasets
 from famf_lib.data.splits import split
 from famf_lib.experiments.catalogue import TABLE_1, specs
-from famf_lib.experiments.settings import setting
+from famf_lib.experiments.settings import row_settings
 from famf_lib.training import evaluation, train
 
 
@@ -26,7 +26,7 @@ def measure(
     clipset = datasets.load(dataset, profile).to(device)
     seeds = range(1, repeats + 1)
     variants = TABLE_1[:1] if quick else TABLE_1
-    wanted = specs(variants, datasets.get(dataset), setting(dataset, profile), seeds, part="tune")
+    wanted = specs(variants, datasets.get(dataset), row_settings(dataset, profile, "shared"), seeds, part="tune")
     rows = []
     for variant in variants:
         seconds, mean_ap = {"float32": [], "bfloat16": []}, {"float32": [], "bfloat16": []}

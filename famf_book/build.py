@@ -204,6 +204,8 @@ def _render(place: Path) -> None:
     log = place / "reports" / "sphinx.log"
     with written_whole(html) as new:
         sphinx(source, new, "html", log)
+        for stray in (new / "_static").glob("*webpack-macros.html"):  # templates that the themes leave there
+            stray.unlink()
         (new / stamp).write_text(state)
     _say("pages", f"rendered in {time.monotonic() - begin:.1f} s: {_size(html)}")
 

@@ -74,7 +74,7 @@ def run(
         bool, typer.Option("--record", help="write the numbers to results/, for machines without the data")
     ] = False,
 ) -> None:
-    """Train the models of an experiment, and print its rows and the comparisons that test the paper's claims.
+    """Train the models of an experiment under every setting, and print its rows and tests of the paper's claims.
 
     Example: famf run table-1 -p dataset imfdb -p seeds 1,2
     """
@@ -83,31 +83,38 @@ def run(
     from famf_lib.evidence import ledger
     from famf_lib.experiments import results
     from famf_lib.experiments.catalogue import get_experiment
+    from famf_lib.experiments.settings import DECIDING, TITLES
 
     declared = get_experiment(experiment)
     numbers = list(seeds or declared.seeds)
-    found = results.run_experiment(experiment, dataset, profile, numbers, device, protocol)
-    typer.echo(report.rows(found, declared.paper()).to_string(float_format="{:.4f}".format, na_rep=""))
+    every = results.run_settings(experiment, dataset, profile, numbers, device, protocol)
+    found = every[DECIDING]
+    for setting, shown in every.items():
+        table = report.rows(shown, declared.paper()).rename_axis(TITLES[setting])
+        typer.echo(table.to_string(float_format="{:.4f}".format, na_rep="") + "\n")
     for comparison in ledger.comparisons(experiment, found):
         typer.echo(comparison.sentence().replace("**", ""))
+    typer.echo(report.verdicts(ledger.entries(experiment, dataset, every)).replace("**", ""))
     if record:
         if found.recorded is not None:
             raise ValueError(f"--record: {dataset} is not on this machine, expected runs made here")
         if protocol:
             raise ValueError(f"--record: found the protocol {protocol}, expected the usual one of the dataset")
-        on = f" --device {device}" * (device != "auto")
+        on = f" -p device {device}" * (device != "auto")
         command = f"{results.command(experiment, dataset, profile, numbers)}{on} --record"
-        typer.echo(results.record(found, experiment, dataset, profile, command))
+        for shown in every.values():
+            typer.echo(results.record(shown, experiment, dataset, command))
 
 
 @app.command()
 def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto") -> None:
-    """Choose normalisation, features and learning rate on the tuning part of a dataset, and write them to results/."""
+    """Choose normalisation, features and learning rate of each row on the tuning part, and write them to results/."""
     from famf_lib.experiments import settings, tuning
 
     result = tuning.tune(dataset, profile, device)
-    for line in sorted(result["table"], key=lambda line: -line["mean_ap"]):
-        typer.echo("  ".join([f"{line['mean_ap']:.4f}"] + [f"{key}={line[key]}" for key in result["chosen"]]))
+    chosen = {label: row["chosen"] for label, row in result["rows"].items()} | {"one shared choice": result["shared"]}
+    for label, choice in chosen.items():
+        typer.echo(f"{label}: " + ", ".join(f"{name} {value}" for name, value in choice.items()))
     typer.echo(settings.tuning_file(dataset, profile))
 
 

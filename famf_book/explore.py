@@ -1,11 +1,11 @@
-"""Explores one clip: ruins its faces, removes modalities, and gives the answer of a trained model.
+"""Explores one clip: corrupts its faces, removes modalities, and gives the answers of trained models.
 
 The model gets the same input as in an evaluation and in ``famf predict``: N faces of the clip, sampled with the random
 numbers of its seed. Only these faces are explored; in a short clip some are drawn several times.
 
 Synthetic faces are blurred and occluded by the generator, with all else unchanged. A real face is replaced by a
 training face that is labelled as blurred or occluded, if the dataset has such labels. Poor faces and strangers replace
-faces as in ``probes.ruined``.
+faces as in ``probes.ruined``, which calls them ruined.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,16 +24,19 @@ from famf_lib.data.sampling import EVALUATION, Batch, generator, sample_faces
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import SIGNS, traits
 from famf_lib.experiments import results, run_store
-from famf_lib.experiments.catalogue import EXPERIMENTS
+from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, TABLE_1, Variant
 from famf_lib.experiments.probes import POOREST, RUIN
 from famf_lib.experiments.run_store import Run, RunSpec, threads
-from famf_lib.experiments.settings import setting
-from famf_lib.models.famf import FAMF
+from famf_lib.experiments.settings import row_settings
+from famf_lib.models import famf
+from famf_lib.models.aggregation import AttentionVLAD
 from famf_lib.training import checkpoint
 from famf_lib.training.train import pick_device
 
-CLUSTERS = (2, 4, 8, 16)
-START = 8  # the paper's K
+CLUSTERS = (2, 4, 8, 16)  # numbers of clusters that FAMF is offered with
+FAMF_ROW = "K = 8"  # FAMF with the paper's number of clusters
+OTHERS = tuple(variant.label for variant in TABLE_1 if variant != FAMF)
+"""The rows of Table 1 that FAMF can be compared with."""
 CLIPS, LEAST = 12, 6  # number of clips to choose from, and their least number of faces
 KINDS = {
     "blur": "blurred",
@@ -41,18 +44,18 @@ KINDS = {
     "poor": "replaced by poor faces",
     "stranger": "replaced by strangers",
 }
-"""How faces are ruined, in words."""
+"""How faces are corrupted, in words."""
 REGENERATED = ("blur", "occlusion")  # kinds that the generator applies to synthetic faces
 
 
 @dataclass(frozen=True)
-class Ruin:
-    """How the faces of a clip are ruined.
+class Corruption:
+    """How the faces of a clip are corrupted.
 
     Args:
         kind: one of KINDS.
-        share: the share of ruined faces, 0 to 1. The faces of a smaller share are among those of a larger one.
-        degree: of the blur or occlusion of synthetic faces, 0 to 1; a face that is worse already is unchanged.
+        share: the share of corrupted faces, 0 to 1. The faces of a smaller share are among those of a larger one.
+        strength: of the blur or occlusion of synthetic faces, 0 to 1; a face that is worse already is unchanged.
         person: who replaces the faces if the kind is "stranger"; any stranger if empty.
 
     Raises:
@@ -61,38 +64,50 @@ class Ruin:
 
     kind: str = "blur"
     share: float = 0.0
-    degree: float = 1.0
+    strength: float = 1.0
     person: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind: {self.kind!r} found, expected one of {', '.join(KINDS)}")
-        for name in ("share", "degree"):
+        for name in ("share", "strength"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: {getattr(self, name)} found, expected a number from 0 to 1")
 
 
-WHOLE = Ruin()
+ORIGINAL = Corruption()
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The output of a model for a clip. Row t of the attention matrix has the weights with which token t attends."""
+    """The output of a model for a clip. Row t of the attention matrix has the weights with which token t attends.
+
+    ``phi`` is φ of each cluster and ``load`` the mean assignment α of the faces to it, so that the weights of the faces
+    have the mean Σ φ · load. Both are empty for a model that has no φ.
+    """
 
     weights: Float32[np.ndarray, " n"]
     persons: Sequence[str]
     probabilities: Float32[np.ndarray, " C"]
     tokens: Sequence[str]
     attention: Float32[np.ndarray, "T T"]
+    phi: Float32[np.ndarray, " K"]
+    load: Float32[np.ndarray, " K"]
 
-    def ranking(self, number: int = 5) -> list[tuple[str, float]]:
-        """The most probable persons with their probabilities."""
-        order = np.argsort(-self.probabilities, kind="stable")[:number]
-        return [(self.persons[i], float(self.probabilities[i])) for i in order]
+    def ranking(self, number: int = 5, person: str = "") -> list[tuple[int, str, float]]:
+        """Rank, name and probability of the most probable persons; ``person`` is the last one if not among them."""
+        order = np.argsort(-self.probabilities, kind="stable")
+        lines = [(n, self.persons[i], float(self.probabilities[i])) for n, i in enumerate(order, start=1)]
+        first, others = lines[:number], lines[number:]
+        return first[: number - 1] + missed if (missed := [line for line in others if line[1] == person]) else first
 
-    def place(self, person: str) -> int:
+    def probability(self, person: str) -> float:
+        """The probability of a person."""
+        return float(self.probabilities[self.persons.index(person)])
+
+    def rank(self, person: str) -> int:
         """The rank of a person, from 1."""
-        return int((self.probabilities > self.probabilities[self.persons.index(person)]).sum()) + 1
+        return int((self.probabilities > self.probability(person)).sum()) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +118,8 @@ class Explored:
         clip: its position in the ClipSet.
         rows: its n sampled faces, as positions among all faces, in the order of their frames.
         drawn: the N faces that the model gets, as positions in ``rows``.
-        falls: the position of each face in the order in which faces are ruined.
-        stand_ins: the training face that replaces each face, by kind or by name of a person.
+        order: the position of each face in the order in which faces are corrupted.
+        replacements: the training face that replaces each face, by kind or by name of a person.
         retake: generates the faces of a synthetic clip again.
     """
 
@@ -112,8 +127,8 @@ class Explored:
     clip: int
     rows: Int[np.ndarray, " n"]
     drawn: Int64[Tensor, " N"]
-    falls: Int[np.ndarray, " n"]
-    stand_ins: Callable[[str], Int[np.ndarray, " n"]]
+    order: Int[np.ndarray, " n"]
+    replacements: Callable[[str], Int[np.ndarray, " n"]]
     retake: synthetic.Retake | None = None
 
     @property
@@ -130,35 +145,35 @@ class Explored:
         every = self.clipset.modalities.items()
         return {name: (m.vectors[self.clip].float(), bool(m.present[self.clip])) for name, m in every}
 
-    def fallen(self, ruin: Ruin) -> Bool[np.ndarray, " n"]:
-        """Which faces are ruined."""
-        return self.falls < round(ruin.share * len(self.falls))
+    def corrupted(self, how: Corruption) -> Bool[np.ndarray, " n"]:
+        """Which faces are corrupted."""
+        return self.order < round(how.share * len(self.order))
 
-    def takes_again(self, ruin: Ruin) -> bool:
-        """Whether ruined faces are generated again instead of replaced."""
-        return self.retake is not None and ruin.kind in REGENERATED
+    def regenerates(self, how: Corruption) -> bool:
+        """Whether corrupted faces are generated again instead of replaced."""
+        return self.retake is not None and how.kind in REGENERATED
 
-    def shown(self, ruin: Ruin) -> Int[np.ndarray, " n"]:
-        """The faces after ruining, as positions among all faces; regenerated ones keep theirs."""
-        if self.takes_again(ruin) or not self.fallen(ruin).any():
+    def face_rows(self, how: Corruption) -> Int[np.ndarray, " n"]:
+        """The faces that the model gets, as positions among all faces; regenerated ones keep theirs."""
+        if self.regenerates(how) or not self.corrupted(how).any():
             return self.rows
-        return np.where(self.fallen(ruin), self.stand_ins(ruin.person or ruin.kind), self.rows)
+        return np.where(self.corrupted(how), self.replacements(how.person or how.kind), self.rows)
 
-    def seen(self, ruin: Ruin) -> Float32[np.ndarray, " n"] | None:
-        """The blur or occlusion of each face after ruining; None if faces are not regenerated."""
-        if not self.takes_again(ruin):
+    def degrees(self, how: Corruption) -> Float32[np.ndarray, " n"] | None:
+        """The blur or occlusion of each face, 0 to 1; None if faces are not regenerated."""
+        if not self.regenerates(how):
             return None
-        own = self.retake.table[ruin.kind].to_numpy()[self._within]
-        return np.where(self.fallen(ruin), np.maximum(own, np.float32(ruin.degree)), own)
+        own = self.retake.table[how.kind].to_numpy()[self._within]
+        return np.where(self.corrupted(how), np.maximum(own, np.float32(how.strength)), own)
 
-    def faces(self, ruin: Ruin) -> Float16[Tensor, "n D"]:
-        """The vectors of the faces after ruining."""
-        if (seen := self.seen(ruin)) is None:
-            return self._vectors(self.shown(ruin))
-        of_clip = self.retake.table[ruin.kind].to_numpy().copy()
-        of_clip[self._within] = seen
-        again = torch.from_numpy(self.retake.faces(**{ruin.kind: of_clip})[self._within])
-        return torch.where(torch.from_numpy(self.fallen(ruin))[:, None], again, self._vectors(self.rows))
+    def faces(self, how: Corruption) -> Float16[Tensor, "n D"]:
+        """The vectors of the faces that the model gets."""
+        if (degrees := self.degrees(how)) is None:
+            return self._vectors(self.face_rows(how))
+        of_clip = self.retake.table[how.kind].to_numpy().copy()
+        of_clip[self._within] = degrees
+        again = torch.from_numpy(self.retake.faces(**{how.kind: of_clip})[self._within])
+        return torch.where(torch.from_numpy(self.corrupted(how))[:, None], again, self._vectors(self.rows))
 
     @property
     def _within(self) -> Int[np.ndarray, " n"]:
@@ -170,32 +185,40 @@ class Explored:
 
 
 @torch.inference_mode()
-def ask(model: FAMF, persons: Sequence[str], clip: Explored, ruin: Ruin = WHOLE, without: Sequence[str] = ()) -> Answer:
-    """The answer of a model to a clip with ruined faces and without some modalities."""
+def ask(
+    model: famf.FAMF, persons: Sequence[str], clip: Explored, how: Corruption = ORIGINAL, without: Sequence[str] = ()
+) -> Answer:
+    """The answer of a model to a clip with corrupted faces and without some modalities."""
     device = next(model.parameters()).device
-    faces = clip.faces(ruin).to(device).float()
+    faces = clip.faces(how).to(device).float()  # (n, D)
     given = {name: clip.modalities[name] for name in model.config.modalities}
     batch = Batch(
-        faces[clip.drawn.to(device)][None],
+        faces[clip.drawn.to(device)][None],  # (1, N, D)
         None,
         {name: vector[None].to(device) for name, (vector, _) in given.items()},
         {name: torch.tensor([has and name not in without], device=device) for name, (_, has) in given.items()},
     )
     with threads(1 if device.type == "cpu" else None):
-        tokens = model.tokens(batch)
+        tokens = model.tokens(batch)  # (1, T, D)
         logits = model.classifier(model.fusion(tokens).flatten(1))
         weights = model.face_weights(Batch(faces[None], None, {}, {}))
         attention = model.fusion.attention(tokens)
-    found = (each[0].float().cpu().numpy() for each in (weights, logits.softmax(dim=1), attention))
-    weight, probability, matrix = found
-    return Answer(weight, persons, probability, model.token_names, matrix)
+        phi = load = faces.new_empty(0)
+        if isinstance(model.aggregation, AttentionVLAD):
+            phi = model.aggregation.cluster_attention()  # (K,)
+            load = model.aggregation.assign(model.scaled(faces[None])).mean(dim=1)[0]
+    weight, probability, matrix = (each[0].float().cpu().numpy() for each in (weights, logits.softmax(1), attention))
+    return Answer(weight, persons, probability, model.token_names, matrix, phi.cpu().numpy(), load.cpu().numpy())
 
 
 # --- what is explored ------------------------------------------------------------------------------------------------
 
 
 class Explorer:
-    """The clips of a dataset and the models trained on it, one for each K in CLUSTERS.
+    """The clips of a dataset and the models trained on it: FAMF with each K in CLUSTERS, and the others of Table 1.
+
+    A model is named by its row: "K = 4" for FAMF with 4 clusters, or "NetVLAD + MMA" and the like from Table 1. They
+    are the book's runs, so stored ones are used.
 
     Args:
         dataset: a name that ``famf data list`` shows.
@@ -208,47 +231,56 @@ class Explorer:
 
     def __init__(self, dataset: str = "synthetic", profile: str = "standard", seed: int = 1, device: str = "auto"):
         self.dataset, self.seed, self.device = dataset, seed, pick_device(device)
-        self.source, self.setting = datasets.get(dataset), setting(dataset, profile)
+        self.source, self.settings = datasets.get(dataset), row_settings(dataset, profile)
         self.clipset: ClipSet = datasets.load(dataset, profile)
-        self._models: dict[int, FAMF] = {}
-        self._untouched: dict[tuple[int, int], Answer] = {}
+        self._models: dict[str, famf.FAMF] = {}
+        self._originals: dict[tuple[int, str], Answer] = {}
 
-    def spec(self, clusters: int) -> RunSpec:
-        """The run with K clusters: a row of the experiment ``clusters``, so that the book's runs are used."""
-        row = next(v for v in EXPERIMENTS["clusters"].variants if v.label == f"K = {clusters}")
-        return row.spec(self.source, self.setting, self.seed)
+    def spec(self, row: str = FAMF_ROW) -> RunSpec:
+        """The run of a row.
 
-    def there(self, clusters: int) -> bool:
-        """Whether the model with K clusters is trained."""
-        return clusters in self._models or run_store.find(self.spec(clusters), self.clipset, self.device) is not None
+        Raises:
+            ValueError: there is no such row.
+        """
+        rows: dict[str, Variant] = {v.label: v for v in (*TABLE_1, *EXPERIMENTS["clusters"].variants)}
+        if row not in rows:
+            raise ValueError(f"row: {row!r} is not known, expected one of {', '.join(rows)}")
+        variant = rows[row]
+        return variant.spec(self.source, self.settings.of(variant.tuned_as or variant.label), self.seed)
 
-    def run(self, clusters: int, report: Callable[[int, float], None] | None = None) -> Run:
-        """The run with K clusters, trained if it is not stored; shows a progress bar unless ``report`` is given."""
-        spec = self.spec(clusters)
+    def is_trained(self, row: str) -> bool:
+        """Whether the model of a row is trained."""
+        return row in self._models or run_store.find(self.spec(row), self.clipset, self.device) is not None
+
+    def run(self, row: str = FAMF_ROW, report: Callable[[int, float], None] | None = None) -> Run:
+        """The run of a row, trained if it is not stored; shows a progress bar unless ``report`` is given."""
+        spec = self.spec(row)
         if report is not None:
             return run_store.get_or_train(spec, self.clipset, self.device, report)
-        return results.run({clusters: spec}, self.clipset, self.device, f"K = {clusters}")[clusters]
+        return results.run({row: spec}, self.clipset, self.device, row)[row]
 
-    def model(self, clusters: int = START, report: Callable[[int, float], None] | None = None) -> FAMF:
-        """The model with K clusters, trained if need be; ``report`` is called with each epoch and its loss."""
-        if clusters not in self._models:
-            self._models[clusters] = checkpoint.open(self.run(clusters, report).file, self.device).model
-        return self._models[clusters]
+    def model(self, row: str = FAMF_ROW, report: Callable[[int, float], None] | None = None) -> famf.FAMF:
+        """The model of a row, trained if need be; ``report`` is called with each epoch and its loss."""
+        if row not in self._models:
+            self._models[row] = checkpoint.open(self.run(row, report).file, self.device).model
+        return self._models[row]
 
-    def ask(self, clip: Explored, ruin: Ruin = WHOLE, without: Sequence[str] = (), clusters: int = START) -> Answer:
-        """``ask`` with the model with K clusters."""
-        return ask(self.model(clusters), self.split.persons, clip, ruin, without)
+    def ask(
+        self, clip: Explored, how: Corruption = ORIGINAL, without: Sequence[str] = (), row: str = FAMF_ROW
+    ) -> Answer:
+        """``ask`` with the model of a row."""
+        return ask(self.model(row), self.split.persons, clip, how, without)
 
-    def untouched(self, clip: Explored, clusters: int = START) -> Answer:
+    def original(self, clip: Explored, row: str = FAMF_ROW) -> Answer:
         """The cached answer to the unchanged clip."""
-        if (key := (clip.clip, clusters)) not in self._untouched:
-            self._untouched[key] = self.ask(clip, clusters=clusters)
-        return self._untouched[key]
+        if (key := (clip.clip, row)) not in self._originals:
+            self._originals[key] = self.ask(clip, row=row)
+        return self._originals[key]
 
     @cached_property
     def split(self) -> Split:
         """The training clips and the ranked clips of the models."""
-        return self.run(START).split(self.clipset)
+        return self.run().split(self.clipset)
 
     @cached_property
     def persons(self) -> list[str]:
@@ -259,7 +291,7 @@ class Explorer:
     def clips(self) -> list[Explored]:
         """Random ranked clips with LEAST faces or more, each of a different person.
 
-        Those that the model with the paper's K answers correctly come first.
+        Those that FAMF answers correctly come first.
 
         Raises:
             ValueError: there is no such clip.
@@ -274,7 +306,7 @@ class Explorer:
         shuffled = np.random.default_rng([self.seed, RUIN]).permutation(fit)
         _, first = np.unique(self.clipset.labels.numpy()[shuffled], return_index=True)
         chosen = [self.clip(int(clip)) for clip in shuffled[np.sort(first)[:CLIPS]]]
-        return sorted(chosen, key=lambda clip: self.untouched(clip).place(clip.person) > 1)
+        return sorted(chosen, key=lambda clip: self.original(clip).rank(clip.person) > 1)
 
     def clip(self, which: int | str) -> Explored:
         """A clip by its position in the ClipSet or by its name.
@@ -295,20 +327,20 @@ class Explorer:
             raise ValueError(f"clip: {name!r} has no face, expected a clip with at least one")
         rows, place = np.unique(self._drawn[which], return_inverse=True)
         rng = np.random.default_rng([self.seed, RUIN, which])
-        falls = rng.permutation(len(rows))
+        order = rng.permutation(len(rows))
         draws = rng.random(len(rows))
 
-        def stand_ins(of: str) -> Int[np.ndarray, " n"]:
+        def replacements(of: str) -> Int[np.ndarray, " n"]:
             pool = self._pool(of, person)
             return pool[(draws * len(pool)).astype(int)]
 
         retake = synthetic.Retake(self._generated, which) if self._generated else None
         drawn = torch.from_numpy(place.reshape(-1))
-        return Explored(self.clipset, which, rows, drawn, falls, stand_ins, retake)
+        return Explored(self.clipset, which, rows, drawn, order, replacements, retake)
 
     @cached_property
     def kinds(self) -> dict[str, str]:
-        """The kinds of ruin that these data allow, with their names."""
+        """The kinds of corruption that these data allow, with their names."""
         possible = KINDS if self._generated else [*self._traits.columns.intersection(REGENERATED), "poor", "stranger"]
         return {kind: KINDS[kind] for kind in KINDS if kind in possible}
 
@@ -322,7 +354,7 @@ class Explorer:
     @cached_property
     def _drawn(self) -> Int[np.ndarray, "V N"]:
         """The faces of every clip that a model gets, as in ``famf predict``, as positions among all faces."""
-        faces, every = self.spec(START).evaluation.faces, torch.arange(len(self.clipset), device=self.device)
+        faces, every = self.spec().evaluation.faces, torch.arange(len(self.clipset), device=self.device)
         draw = generator(self.device, self.seed, EVALUATION)
         return sample_faces(self.clipset.offsets.to(self.device), every, faces, draw).cpu().numpy()
 

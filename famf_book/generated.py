@@ -63,10 +63,7 @@ def _parameters_page(root: Path, every: list[Page], left_out: dict[str, str]) ->
 
 def _command(path: Path, given: dict[str, Any]) -> str:
     """The command that executes a notebook with these values."""
-    words = ["papermill", str(path), "out.ipynb", "-k", "python3"]
-    for name, value in given.items():
-        words += ["-p", name, value] if isinstance(value, str) else ["-y", f"{name}: {json.dumps(value)}"]
-    return shlex.join(words)
+    return shlex.join(["papermill", str(path), "out.ipynb", "-k", "python3", *notebooks.papermill_options(given)])
 
 
 def _execution_page(made: list[Page], records: dict[str, dict], left_out: dict[str, str]) -> str:

@@ -12,11 +12,12 @@ where they are used.
 """
 
 import ast
+import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -132,6 +133,17 @@ def refuse_unknown_parameters() -> None:
     for name, value in values.items():
         if shell.user_ns.get(name) == given[name]:  # no later cell has changed it
             shell.user_ns[name] = value
+
+
+def papermill_options(given: Mapping[str, Any]) -> list[str]:
+    """The options with which papermill gives a notebook these values, such as ``-p seeds 1,2``."""
+    words = []
+    for name, value in given.items():
+        if isinstance(value, list) and value and all(type(one) is int for one in value):
+            value = ",".join(map(str, value))  # refuse_unknown_parameters makes it a list
+        nested = isinstance(value, list | dict)
+        words += ["-y", f"{name}: {json.dumps(value)}"] if nested else ["-p", name, str(value)]
+    return words
 
 
 def execute(

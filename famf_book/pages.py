@@ -12,6 +12,7 @@
 A page is published as ``book/<page>``, and that is its name in ``_toc.yml``. Where one notebook makes several pages,
 its labels must differ from page to page: write ``{{page}}`` into them, in text cells and in the metadata of cells, as
 in ``(rows-of-{{page}})=`` or ``"mystnb": {"figure": {"name": "fig-{{page}}"}}``. It becomes the name of the page.
+A text cell may have its label in its metadata, ``"label": "rows-of-{{page}}"``, where JupyterLab does not show it.
 
 A build may ask for the pages of further datasets (``Further``), which neither file lists: such a page is made like the
 first page of its notebook, and is placed under it in the table of contents.
@@ -250,7 +251,7 @@ def title(page: Page) -> str:
 
 
 def _named(notebook: Any, page: Page) -> Any:
-    """The notebook with the page's title as its first heading and the page's name in its labels."""
+    """The notebook with the page's title as its first heading, and its labels in its text, with the page's name."""
     import nbformat
 
     if page.title and (place := _heading(notebook)):
@@ -265,7 +266,8 @@ def _named(notebook: Any, page: Page) -> Any:
         if folded:
             cell.metadata["tags"] = [*tags, *folded]
         if cell.cell_type == "markdown":
-            cell.source = cell.source.replace(PLACEHOLDER, page.name)
+            label = f"({cell.metadata['label']})=\n" if "label" in cell.metadata else ""
+            cell.source = (label + cell.source).replace(PLACEHOLDER, page.name)
         cell.metadata = nbformat.from_dict(json.loads(json.dumps(cell.metadata).replace(PLACEHOLDER, page.name)))
     return notebook
 
@@ -281,8 +283,10 @@ def _heading(notebook: Any) -> tuple[int, int] | None:
 
 
 def _labels(notebook: Any) -> Iterator[str]:
-    """Labels that pages can refer to: ``(label)=`` and ``:name: label`` in text, names of figures in metadata."""
+    """Labels that pages can refer to: ``(label)=`` and ``:name: label`` in text, and those in metadata."""
     for cell in notebook.cells:
+        if label := cell.metadata.get("label"):
+            yield label
         if name := cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
             yield name
         for line in map(str.strip, cell.source.splitlines() if cell.cell_type == "markdown" else ()):

@@ -1,28 +1,39 @@
 """The style of all figures, and two dot plots with intervals that many pages share.
 
-The paper's values are hollow diamonds.
+The paper's values are hollow black diamonds; a verdict is the shape of a mark, and a setting its colour.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsFloat
 
 import matplotlib.pyplot as plt
-import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
 from IPython.core.pylabtools import print_figure
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from famf_lib.evidence.claims import Comparison, Verdict
+from famf_lib.experiments.parameters import SettingName
+from famf_lib.experiments.settings import SHORT
 
 PALETTE = sns.color_palette("colorblind")
-OURS, PAPER, MUTED = PALETTE[0], PALETTE[3], "0.55"
-VERDICT_COLOURS = {Verdict.HOLDS: PALETTE[2], Verdict.DOES_NOT_HOLD: PALETTE[3], Verdict.CANNOT_TELL: MUTED}
+OURS, PAPER, MUTED = PALETTE[0], "black", "0.55"
 DIAMOND = {"s": 48, "marker": "D", "facecolor": "none", "edgecolor": PAPER, "linewidth": 1.6}
+SETTING_COLOURS: dict[SettingName, tuple] = {"printed": PALETTE[1], "own": OURS, "shared": PALETTE[7]}
+SETTING_OFFSETS: dict[SettingName, float] = {"printed": -0.24, "own": 0.0, "shared": 0.24}
+# A verdict is read from the shape of its mark: colour is free for the setting, and a grey print loses nothing.
+VERDICT_MARKS: dict[Verdict, dict] = {
+    Verdict.HOLDS: {"marker": "o"},
+    Verdict.DOES_NOT_HOLD: {"marker": "X"},
+    Verdict.CANNOT_TELL: {"marker": "o", "markerfacecolor": "white"},
+    Verdict.TOO_EASY: {"marker": "s", "markerfacecolor": "white"},
+    Verdict.DEPENDS: {"marker": "o", "fillstyle": "left", "markerfacecoloralt": "white"},
+}
 TIP = "tip: "
 WIDTH = 7.5  # inches: the text column of the book
 GB, MB = 2**30, 2**20  # as for graphics cards: an "11 GB" card has 11 × 2³⁰ bytes
@@ -58,55 +69,43 @@ def svg(figure: Figure) -> str:
     return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", print_figure(figure, "svg"))
 
 
-def levels(table: pd.DataFrame, seeds: pd.DataFrame) -> Figure:
-    """A dot plot of ``report.rows``: every seed, the mean with its interval, and the paper's value."""
-    height = 0.9 + 0.5 * max(len(table), 1)
-    figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
-    for y, (label, row) in enumerate(table.iterrows()):
-        axes.plot([row["low"], row["high"]], [y, y], color=OURS, linewidth=2.5, solid_capstyle="round", zorder=2)
-        for seed, value in seeds.loc[label].items():
-            dot = axes.scatter(value, y + 0.22, s=14, color=OURS, alpha=0.5, linewidth=0, zorder=2)
-            tip(dot, f"{label}, seed {seed}: {value:.4f}")
-        mean = axes.scatter(row["ours"], y, s=60, color=OURS, zorder=3)
-        tip(mean, f"{label}: {row['ours']:.4f}, 95 % interval {row['low']:.4f} to {row['high']:.4f}")
-        axes.annotate(
-            f"{row['ours']:.3f}", (row["ours"], y), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9
-        )
-        if pd.notna(row["paper"]):
-            tip(axes.scatter(row["paper"], y, **DIAMOND, zorder=3), f"{label}, the paper: {row['paper']:.4f}")
-    name_rows(axes, list(table.index))
-    axes.set_xlabel("mAP at 100")
-    axes.scatter([], [], s=60, color=OURS, label="ours: mean, 95 % interval")
-    axes.scatter([], [], s=14, color=OURS, alpha=0.5, linewidth=0, label="ours: each seed")
-    axes.scatter([], [], **DIAMOND, label="paper (iQIYI-VID-2019)")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    return figure
+def differences(compared: Mapping[SettingName, Sequence[Comparison]], unit: str = "mAP at 100") -> Figure:
+    """Paired differences with their intervals under each setting, and the paper's.
 
-
-def differences(compared: list[Comparison]) -> Figure:
-    """A dot plot of paired differences, coloured by verdict, and the paper's; those in the grey band are negligible."""
-    height = 1.1 + 0.42 * max(len(compared), 1)
-    figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+    The shape of a mark is the verdict; a difference within the grey band is negligible.
+    """
+    first = next(iter(compared.values()))
+    figure, axes = plt.subplots(figsize=(WIDTH, 1.4 + 0.62 * max(len(first), 1)), layout="constrained")
     axes.axvline(0, color="0.35", linewidth=1)
-    for y, one in enumerate(compared):
-        low, high = one.rule.band(one.margin)
-        axes.fill_betweenx([y - 0.5, y + 0.5], low, high, color="0.5", alpha=0.15, linewidth=0)
-        colour = VERDICT_COLOURS[one.verdict]
-        axes.plot([one.ours.low, one.ours.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="round")
-        ours = f"{one.ours.mean:+.4f} [{one.ours.low:+.4f}, {one.ours.high:+.4f}]"
-        tip(axes.scatter(one.ours.mean, y, s=55, color=colour, zorder=3), f"{one.name}: {ours}, {one.verdict}")
+    for setting, comparisons in compared.items():
+        colour, offset = SETTING_COLOURS[setting], SETTING_OFFSETS[setting]
+        for y, one in enumerate(comparisons):
+            axes.plot([one.ours.low, one.ours.high], [y + offset] * 2, color=colour, linewidth=2.2)
+            (mark,) = axes.plot(one.ours.mean, y + offset, color=colour, markersize=8, **VERDICT_MARKS[one.verdict])
+            ours = f"{one.ours.mean:+.4f} [{one.ours.low:+.4f}, {one.ours.high:+.4f}]"
+            tip(mark, f"{one.name}, {SHORT[setting]}: {ours}, {one.outcome}")
+    for y, one in enumerate(first):
+        axes.fill_betweenx([y - 0.45, y + 0.45], *one.rule.band(one.margin), color="0.5", alpha=0.15, linewidth=0)
         if one.paper is not None:
             tip(axes.scatter(one.paper, y, **DIAMOND, zorder=3), f"{one.name}, the paper: {one.paper:+.4f}")
-    several = len({one.claim for one in compared}) > 1  # the name of a single claim would be on every line
-    name_rows(axes, [f"{one.claim}\n{one.case}" if several else one.case for one in compared])
-    axes.tick_params(axis="y", labelsize=8)
-    axes.set_xlabel("difference in mAP at 100")
-    for verdict, colour in VERDICT_COLOURS.items():
-        axes.plot([], [], color=colour, marker="o", linewidth=2.5, label=str(verdict))
-    if any(one.paper is not None for one in compared):
-        axes.scatter([], [], **DIAMOND, label="paper")
-    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    several = len({one.claim for one in first}) > 1  # the name of a single claim would be on every line
+    name_rows(axes, [f"{one.claim}\n{one.case}" if several else one.case for one in first])
+    axes.set_xlabel(f"difference in {unit}")
+    verdicts = {one.verdict for comparisons in compared.values() for one in comparisons}
+    legend(figure, list(compared), verdicts, paper=any(one.paper is not None for one in first))
     return figure
+
+
+def legend(
+    figure: Figure, settings: Sequence[SettingName], verdicts: Iterable[Verdict] = (), paper: bool = True
+) -> None:
+    """A legend above the figure: the colours of the settings, the shapes of the verdicts, the paper's diamond."""
+    handles = [Line2D([], [], color=SETTING_COLOURS[s], linewidth=4, label=SHORT[s]) for s in settings]
+    for verdict in (v for v in Verdict if v in set(verdicts)):
+        handles.append(Line2D([], [], color="0.3", linestyle="", markersize=8, label=verdict, **VERDICT_MARKS[verdict]))
+    if paper:
+        handles.append(Line2D([], [], color=PAPER, marker="D", markerfacecolor="none", linestyle="", label="paper"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
 
 
 def name_rows(axes: Axes, names: list[str]) -> None:
@@ -115,12 +114,6 @@ def name_rows(axes: Axes, names: list[str]) -> None:
     axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-
-
-def styles(rows: Sequence[str]) -> dict[str, tuple]:
-    """Colour and marker of each row; the last row, which is FAMF, is a blue circle."""
-    looks = ((OURS, "o"), (PALETTE[1], "s"), (PALETTE[2], "^"))
-    return {row: looks[n % len(looks)] for n, row in enumerate(reversed(rows))}
 
 
 def bytes_text(value: SupportsFloat) -> str:

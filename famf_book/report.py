@@ -1,30 +1,32 @@
 """Tables and sentences that pages show about runs. Nothing here trains, and every number comes from a run."""
 
 import base64
-import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, Markdown, display
 
 from famf_book import notebooks
 from famf_lib.data import datasets, iqiyi
 from famf_lib.data.splits import HELD_OUT
+from famf_lib.evidence import ledger
 from famf_lib.evidence.bootstrap import LEVEL, estimate
-from famf_lib.evidence.claims import Comparison, Verdict
+from famf_lib.evidence.claims import Comparison
+from famf_lib.evidence.ledger import Entry
 from famf_lib.experiments.catalogue import EXPERIMENTS
-from famf_lib.experiments.results import Results, command
-from famf_lib.experiments.settings import GRID, Profile, Setting, tuning_file
+from famf_lib.experiments.parameters import Profile, SettingName
+from famf_lib.experiments.results import Results, command, find_recording
+from famf_lib.experiments.settings import DECIDING, GRID, SHORT, row_settings, tuned
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT
 from famf_lib.support.wording import counted
 
 LONG = 28  # characters from which the text of a cell may fold
-SHORT = 16  # characters up to which row names need no wider column
+NARROW = 16  # characters up to which row names need no wider column
 _RUNS = '<a href="#runs">all runs</a>'  # the anchor of the list that ``runs`` makes
 RECORDED_DIGITS = 1e-5  # a recording keeps five digits of each AP
 
@@ -51,53 +53,53 @@ def rows(results: Results, printed: dict[str, float | None]) -> pd.DataFrame:
     return table.astype(float)
 
 
-def by_seed(results: Results) -> pd.DataFrame:
-    """mAP of every run: one row per method, one column per seed."""
-    return results.mean_ap().rename_axis("row")
-
-
-def comparison_table(compared: Sequence[Comparison]) -> pd.DataFrame:
-    """One row per comparison: the paper's difference, ours with its interval, the verdict."""
-    return pd.DataFrame(
+def comparison_table(compared: Mapping[SettingName, Sequence[Comparison]]) -> pd.DataFrame:
+    """One row per comparison: the paper's difference, ours under the deciding setting, and the verdict under each."""
+    decided = compared[DECIDING]
+    table = pd.DataFrame(
         {
-            "paper": pd.Series([c.paper for c in compared], dtype=float).to_numpy(),
-            "ours": [c.ours.mean for c in compared],
-            "low": [c.ours.low for c in compared],
-            "high": [c.ours.high for c in compared],
-            "verdict": [c.outcome for c in compared],
+            "paper": pd.Series([c.paper for c in decided], dtype=float).to_numpy(),
+            "ours": [c.ours.mean for c in decided],
+            "low": [c.ours.low for c in decided],
+            "high": [c.ours.high for c in decided],
         },
-        index=pd.Index([c.name for c in compared], name="claim"),
-    )
+        index=pd.Index([c.name for c in decided], name="comparison"),
+    ).dropna(axis=1, how="all")
+    for setting, comparisons in compared.items():
+        table[SHORT[setting]] = [c.outcome for c in comparisons]
+    return table
 
 
-def verdicts(compared: Sequence[Comparison]) -> str:
-    """One sentence per claim: its verdict, or how often each verdict occurs among its parts."""
-    parts = []
-    for claim in dict.fromkeys(c.claim for c in compared):
-        found = [c.verdict for c in compared if c.claim == claim]
-        number = {1: "", 2: " in both comparisons"}.get(len(found), f" in all {len(found)} comparisons")
-        if len(set(found)) == 1:
-            parts.append(f"“{claim}”: **{found[0]}**{number}.")
-        else:
-            counts = ", ".join(f"{found.count(v)} × {v}" for v in Verdict if v in found)
-            parts.append(f"“{claim}”: **mixed** ({counts}).")
-    return " ".join(parts)
+def verdicts(entries: Sequence[Entry]) -> str:
+    """One sentence per claim: its verdict, how many parts hold, and what the settings say."""
+    return " ".join(f"“{entry.claim.short}”: {verdict(entry)}." for entry in entries)
 
 
-def place(table: pd.DataFrame, label: str, name: str = "") -> str:
-    """A sentence on the rank of a row in a table of ``rows``; ``name`` is another name of that row."""
-    order = table["ours"].sort_values(ascending=False)
-    number = list(order.index).index(label) + 1
-    interval = f"[{table['low'][label]:.4f}, {table['high'][label]:.4f}]"
-    best = "." if number == 1 else f"; the best is {order.index[0]} with {order.iloc[0]:.4f}."
-    called = f"{name} ({label})" if name else label
-    return f"{called} ranks {ordinal(number)} of {len(order)} rows, with mAP {order[label]:.4f} {interval}{best}"
+def verdict(entry: Entry) -> str:
+    """The verdict on a claim in words, how many of its parts hold, and what the settings say."""
+    if entry.verdict is None:
+        return f"not tested, {entry.reason}"
+    held = f" ({entry.deciding.held})" if entry.deciding.held else ""
+    return f"**{entry.verdict}**{held}; {entry.by_setting}"
 
 
-def ordinal(number: int) -> str:
-    """1st, 2nd, 3rd, 4th, 11th, 21st."""
-    ending = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number}{ending}"
+def answer(experiment: str, found: Mapping[str, Mapping[SettingName, Results]]) -> str:
+    """The verdicts on the claims of an experiment, one item per dataset, as Markdown."""
+    items = [
+        f"- On {called(name)}: {verdicts(ledger.entries(experiment, name, of_settings))}"
+        for name, of_settings in found.items()
+    ]
+    return "\n".join(items)
+
+
+def called(dataset: str) -> str:
+    """What a dataset is called in sentences, such as "real faces (`imfdb`)"."""
+    words = {
+        "synthetic": "generated persons",
+        "imfdb": "real faces",
+        "chimera": "real faces with other people's voices",
+    }
+    return f"{words[dataset]} (`{dataset}`)" if dataset in words else f"`{dataset}`"
 
 
 def where_from(results: Results) -> str:
@@ -182,11 +184,8 @@ def beside_recording(results: Results, recorded: Results | None) -> str | None:
 def again(notebook: str, **values: Any) -> str:
     """The commands that execute a page again with the same parameters, then ``executed``, as Markdown."""
     given = {name: value for name, value in values.items() if value not in ("", [], "auto")}  # the others are defaults
-    words = [
-        f"-p {name} {shlex.quote(str(value))}" if isinstance(value, str) else f"-y '{name}: {json.dumps(value)}'"
-        for name, value in given.items()
-    ]
-    lines = [f"papermill book/{notebook}.ipynb out.ipynb -k python3 \\", f"    {' '.join(words)}"]
+    words = shlex.join(notebooks.papermill_options(given))
+    lines = [f"papermill book/{notebook}.ipynb out.ipynb -k python3 \\", f"    {words}"]
     if notebook in EXPERIMENTS:
         asked = [str(values[name]) for name in ("dataset", "profile")]
         lines.append(command(notebook, *asked, values["seeds"], values.get("protocol", "")))
@@ -208,34 +207,57 @@ def executed() -> str:
     )
 
 
-def runs(results: Results) -> HTML:
-    """A folded table of all runs of a page: row, seed, mAP, key in the store, when it was trained, and the commit.
+def runs(found: Mapping[SettingName, Results]) -> HTML:
+    """A folded table of all runs of a page: row, setting, seed, mAP, key in the store, when it was trained, the commit.
 
     ``where_from`` links to it.
     """
-    table = pd.DataFrame(
-        [
-            {
-                "row": label,
-                "seed": seed,
-                "mAP": one.mean_ap,
-                "rank-1": one.rank_1,
-                "run": one.key[:12],
-                "trained": one.origin.get("when", ""),  # a recording has no dates
-                "commit": (one.origin["commit"] or "unknown")[:9],
-            }
-            for (label, seed), one in results.runs.items()
-        ]
-    ).set_index("row")
+    lines = [
+        {
+            "row": label,
+            "setting": SHORT[setting],
+            "seed": seed,
+            "mAP": one.mean_ap,
+            "rank-1": one.rank_1,
+            "run": one.key[:12],
+            "trained": one.origin.get("when", ""),  # a recording has no dates
+            "commit": (one.origin["commit"] or "unknown")[:9],
+        }
+        for setting, results in found.items()
+        for (label, seed), one in results.runs.items()
+    ]
+    table = pd.DataFrame(lines).set_index("row")
     head = f"The {counted(len(table), 'run')} behind these numbers"
     return HTML(f'<details id="runs"><summary>{head}</summary>{styled(table).data}</details>')
 
 
-def setting_table(setting: Setting) -> pd.DataFrame:
-    """The settings that all rows share, one per line."""
-    flat = setting.model_dump() | setting.training.model_dump()
-    del flat["training"]
-    return pd.DataFrame({"value": [str(v) for v in flat.values()]}, index=pd.Index(flat, name="setting"))
+def points(experiment: str, dataset: str, profile: Profile, labels: Sequence[str]) -> pd.DataFrame:
+    """The tuned points that these rows use, by the row that each was tuned for, and the shared one.
+
+    It is empty if nothing was tuned.
+    """
+    if tuned(dataset, profile) is None:
+        return pd.DataFrame(columns=list(GRID))
+    labels = dict.fromkeys(v.tuned_as or v.label for v in EXPERIMENTS[experiment].variants if v.label in labels)
+    own, shared = (row_settings(dataset, profile, name) for name in ("own", "shared"))
+    chosen = {label: own.choice(label).model_dump() for label in labels}
+    chosen["all rows, one shared choice"] = shared.common.model_dump()
+    return pd.DataFrame.from_dict(chosen, orient="index").rename_axis("row").astype(str)
+
+
+def footer(notebook: str, found: Mapping[SettingName, Results], **values: Any) -> None:
+    """The end of a page of results: data and split, tuning, recorded runs, the commands to repeat it, every run.
+
+    ``values`` are the parameters of the notebook.
+    """
+    results = found[DECIDING]
+    dataset = values["dataset"]
+    display(Markdown(f"{where_from(results)} {protocol(dataset, results)} {choice(dataset, results.profile)}"))
+    if len(table := points(notebook, dataset, results.profile, results.labels)):
+        display(styled(table))
+    said = beside_recording(results, find_recording(notebook, dataset, results.profile))
+    display(Markdown("\n\n".join(filter(None, [said, again(notebook, **values)]))))
+    display(runs(found))
 
 
 def styled(table: pd.DataFrame) -> HTML:
@@ -252,11 +274,12 @@ def styled(table: pd.DataFrame) -> HTML:
         shown = shown.rename_axis(
             index=None, columns=shown.index.name
         )  # the name of the index in the header row, not below it
-    # The stylesheet widens the column of names, shrinks wide tables and folds cells with long texts.
-    long = named and max((len(str(name)) for name in shown.index), default=0) > SHORT
+    # The stylesheet widens the column of names, shrinks wide tables, and folds cells, but no interval.
+    long = named and max((len(str(name)) for name in shown.index), default=0) > NARROW
     kinds = ["famf-names"] * long + ["famf-wide"] * (shown.shape[1] > 5)
     html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
     html = re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-text">\1</td>', html)
+    html = re.sub(r"\[[-+\d.]+, [-+\d.]+\]|[-+\d.]+ … [-+\d.]+", r'<span class="famf-interval">\g<0></span>', html)
     return HTML(f"{html}\n{_taken_along(table.to_csv(index=named))}")
 
 
@@ -288,31 +311,19 @@ def protocol(dataset: str, results: Results) -> str:
     return (
         f"Data: {source.title}. {split} {given} Clips are ranked by {spec.evaluation.rank_by}. AP is computed on the "
         f"top {spec.evaluation.k} per person and divides by the number of all the person's clips. Seeds: "
-        f"{', '.join(map(str, results.seeds))}. All rows share the settings below."
+        f"{', '.join(map(str, results.seeds))}."
     )
 
 
 def choice(dataset: str, profile: Profile) -> str:
-    """How the settings were chosen: a paragraph that introduces ``tuning_table``."""
-    place = tuning_file(dataset, profile)
-    if not place.exists():
-        return "These are the settings of the profile; none was tuned."
-    tuned = json.loads(place.read_text())
-    grid = ", ".join(f"`{key}` among {' · '.join(map(str, values))}" for key, values in GRID.items())
+    """How the settings were chosen: a paragraph that introduces ``points``."""
+    record = tuned(dataset, profile)
+    if record is None:
+        return "Nothing was tuned on this dataset in this profile, so the three settings are one: as printed."
+    grid = ", ".join(f"`{key}` among {' · '.join(map(str, values))}" for key, values in record["grid"].items())
+    budget = " and ".join(f"{what} with seed {', '.join(map(str, s))}" for what, s in record["seeds"].items())
     return (
-        f"These were tuned on a held-out part of the training data, whose results are reported nowhere else: {grid}. "
-        f"The tuning gallery is {HELD_OUT:.0%} of each person's training films or clips. All rows share one setting, "
-        f"the one with the best mean mAP over the rows and the seeds {', '.join(map(str, tuned['seeds']))}. To repeat "
-        f"it, run `{tuned['command']}`. mAP of each setting:"
+        f"The tuned points were chosen from {grid}, on a held-out part of the training data ({HELD_OUT:.0%} of each "
+        f"person's training films or clips), whose results are reported nowhere else. Every row had the same budget: "
+        f"{budget}. To repeat it, run `{record['command']}`."
     )
-
-
-def tuning_table(dataset: str, profile: Profile) -> pd.DataFrame | None:
-    """mAP of every setting on the tuning part, best first; None if nothing was tuned."""
-    place = tuning_file(dataset, profile)
-    if not place.exists():
-        return None
-    tuned = json.loads(place.read_text())
-    table = pd.DataFrame([{k: str(v) for k, v in line.items() if k in GRID} | line["rows"] for line in tuned["table"]])
-    table.insert(len(GRID), "all rows", [line["mean_ap"] for line in tuned["table"]])
-    return table.sort_values("all rows", ascending=False, ignore_index=True)

@@ -23,10 +23,11 @@ import torch
 from famf_book import notebooks
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
-from famf_lib.experiments.catalogue import get_experiment, specs
+from famf_lib.experiments.catalogue import SIMPLE, get_experiment, specs
+from famf_lib.experiments.parameters import Profile
 from famf_lib.experiments.probes import ask
 from famf_lib.experiments.run_store import RunSpec, cores, get_or_train, threads
-from famf_lib.experiments.settings import Profile, setting
+from famf_lib.experiments.settings import row_settings
 from famf_lib.support.files import ROOT, store
 from famf_lib.support.progress import progress
 from famf_lib.support.wording import counted
@@ -62,7 +63,8 @@ class Task:
 def grid(
     experiments: Sequence[str], on: Sequence[str], profile: Profile, seeds: Sequence[int] | None = None
 ) -> list[Task]:
-    """The runs of experiments on datasets, each once although experiments share rows; by default with the book's seeds.
+    """The runs of experiments on datasets under every setting, each once although rows are shared; with the book's
+    seeds by default.
 
     Raises:
         DatasetAbsent: a dataset is not here.
@@ -71,13 +73,17 @@ def grid(
     tasks: dict[tuple[str, str], Task] = {}
     chosen = [get_experiment(name) for name in experiments]
     for dataset in on:
-        source, used = datasets.get(dataset), setting(dataset, profile)
+        source = datasets.get(dataset)
         clipset = source.load(profile)
-        for experiment in (one for one in chosen if one.serves(source)):
-            for (label, _), spec in specs(experiment.variants, source, used, seeds or experiment.seeds).items():
+        served = [one for one in chosen if one.serves(source)]
+        for experiment, setting in ((one, setting) for one in served for setting in one.settings):
+            used, own = row_settings(dataset, profile, setting), {variant.label for variant in experiment.variants}
+            wanted = specs((SIMPLE, *experiment.variants), source, used, seeds or experiment.seeds)
+            for (label, _), spec in wanted.items():
                 task = tasks.setdefault((dataset, spec.model_dump_json()), Task(dataset, clipset, spec))
-                task.probes |= set(experiment.probes)
-                task.rows.append((experiment.name, label))
+                task.probes |= set(experiment.probes) if label in own else set()
+                if (experiment.name, label) not in task.rows:
+                    task.rows.append((experiment.name, label))
     if not tasks:
         raise SweepError(f"{', '.join(experiments)}: nothing to see on {', '.join(on)}, expected other modalities")
     return list(tasks.values())

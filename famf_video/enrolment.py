@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.splits import Split, SplitError, split
 from famf_lib.experiments import run_store, settings
+from famf_lib.experiments.catalogue import FAMF
 from famf_lib.models.config import ModelConfig
 from famf_lib.support import rasters
 from famf_lib.support.progress import progress
@@ -152,13 +153,13 @@ def as_clipset(clips: list[Clip], table: pd.DataFrame, stages: Stages) -> ClipSe
 def enroll(clipset: ClipSet, out: Path, *, hidden: int | None = None, seed: int = 1) -> Enrolled:
     """Trains AttentionVLAD and MLMA on all clips, and writes the saved model whole or not at all.
 
-    The settings are those chosen for real faces (``settings``), with more epochs if there are few clips. If persons
-    have two or more groups, a trial training first holds out some of the groups to test on them.
+    The settings are those tuned for FAMF on real faces (``settings``), with more epochs if there are few clips. If
+    persons have two or more groups, a trial training first holds out some of the groups to test on them.
 
     Raises:
         ValueError: the clips cannot be trained on.
     """
-    base = settings.setting("imfdb", "standard")
+    base = settings.row_settings("imfdb", "standard").of(FAMF.label)
     model = ModelConfig(
         aggregation_options={"normalisation": base.normalisation},
         modalities=tuple(clipset.modalities),

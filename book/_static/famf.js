@@ -1,5 +1,24 @@
 /* What pages gain in a browser; without it they lack nothing that one reads. It asks no other host for anything. */
+
+// Results of the search quote pages. A formula is quoted as text, not as TeX.
+function textOfFormula(tex) {
+  const symbols = {
+    alpha: "α", beta: "β", epsilon: "ε", eta: "η", gamma: "γ", kappa: "κ", lambda: "λ", mu: "μ", nu: "ν", phi: "φ", rho: "ρ",
+    sigma: "σ", varepsilon: "ε", approx: " ≈ ", cdot: "·", dots: "…", ge: " ≥ ", in: " ∈ ", le: " ≤ ", lVert: "‖", pm: " ± ",
+    rVert: "‖", sqrt: "√", sum: "Σ", times: " × ", to: " → ", top: "ᵀ",
+  };
+  return tex
+    .replace(/\\(begin|end|tag)\{.*?\}/g, "")
+    .replace(/\\([a-z]+)\s*/gi, (_, name) => symbols[name] ?? " ")
+    .replace(/\\.|[{}\\]/g, "");
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  if (typeof Search !== "undefined") {
+    const text = Search.htmlToText;
+    const formula = /(<(span|div)[^>]*class="math[^>]*>)(.*?)(?=<\/\2>)/gs;
+    Search.htmlToText = (html, anchor) => text(html.replace(formula, (_, tag, kind, tex) => tag + textOfFormula(tex)), anchor);
+  }
   const page = location.pathname.split("/").pop().replace(/\.html$/, "") || "page";
 
   // Formulas move the lines around them, once when they are set and once more when their fonts come.
@@ -18,7 +37,10 @@ document.addEventListener("DOMContentLoaded", () => {
     link.textContent = kind.toUpperCase();
     link.setAttribute("aria-label", `Download figure ${number + 1} as ${kind.toUpperCase()}`);
     (image.closest("figure")?.querySelector("figcaption > p") ?? image.parentElement).append(link);
-    if (kind === "svg") image.addEventListener("pointerenter", () => alive(image));
+    // A drawing with dark colours of its own stays a picture: as a document it would take those of the system.
+    if (kind === "svg" && !image.classList.contains("dark-light")) {
+      image.addEventListener("pointerenter", () => alive(image));
+    }
   });
   document.querySelectorAll(".bd-article a.famf-take[data-table]").forEach((link, number) => {
     link.download = `${page}-table-${number + 1}.csv`;

@@ -48,14 +48,11 @@ def _further(dataset: str):
 
 
 def _absent(page) -> str | None:
-    """Why a page cannot be made here: its dataset is absent, and there is no recording of its results."""
+    """Why a page cannot be made here: its dataset is absent."""
     from famf_lib.data import datasets
-    from famf_lib.experiments import results
 
     name = page.values.get("dataset")
-    if name is None or (absence := datasets.get(name).absence()) is None:
-        return None
-    return None if results.find_recording(page.notebook.stem, name, page.values["profile"]) else absence
+    return None if name is None else datasets.get(name).absence()
 
 
 def _inputs(page) -> dict:
@@ -106,14 +103,16 @@ def _prepare(page) -> None:
 
     values = page.values
     several = "datasets" in values  # the pages of the ledger: every experiment that tests a claim
-    names = dict.fromkeys(claim.experiment for claim in CLAIMS) if several else [page.notebook.stem]
-    for experiment in (EXPERIMENTS[name] for name in names if name in EXPERIMENTS):
+    tested = {claim.experiment for claim in CLAIMS}
+    for experiment in EXPERIMENTS.values():
+        if not (experiment.name in tested if several else experiment.notebook == page.notebook.stem):
+            continue
         for dataset in _datasets(page):
             source = datasets.get(dataset)
             if experiment.serves(source) and source.absence() is None:
                 seeds = values["seeds"] or experiment.seeds
                 protocol = values.get("protocol", "")
-                results.run_experiment(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
+                results.run_settings(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
 
 
 def _datasets(page) -> list[str]:
@@ -123,4 +122,5 @@ def _datasets(page) -> list[str]:
     if "datasets" in page.values:
         return page.values["datasets"]
     name = page.values.get("dataset", page.notebook.stem)
-    return [name] if "dataset" in page.values or name in datasets.names() else []
+    shown = [name] if "dataset" in page.values or name in datasets.names() else []
+    return list(dict.fromkeys(shown + page.values.get("beside", [])))

@@ -37,14 +37,23 @@ def data_list() -> None:
 
 
 @app.command("info")
-def data_info(dataset: Clips, profile: Profile = "standard") -> None:
+def data_info(
+    dataset: Clips,
+    profile: Profile = "standard",
+    record: Annotated[
+        bool, typer.Option("--record", help="also write the numbers of its page to results/, for machines without it")
+    ] = False,
+) -> None:
     """Describe a dataset on one screen; if it is missing and can be made, it is made first."""
+    from famf_book import datasheets
     from famf_lib.data import datasets, inspection
     from famf_lib.data.clipset import ClipSet
 
     clipset = ClipSet.open(clips_folder(dataset, profile))
     title = datasets.get(dataset).title if dataset in datasets.names() else ""
     typer.echo(inspection.summary(clipset, title))
+    if record:
+        typer.echo(datasheets.record(dataset))
 
 
 @app.command("verify")

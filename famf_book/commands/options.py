@@ -16,8 +16,8 @@ from famf_lib.support.files import store
 
 # Written out, since the import of the library takes seconds. A test compares them with the library.
 EXPERIMENTS = (
-    "table-1 table-2 clusters readings weights attention graded-weights faces ruined-frames missing-modalities "
-    "confidence training-clips"
+    "table-1 table-2 clusters readings convolutions weights attention graded-weights faces ruined-frames "
+    "missing-modalities confidence training-clips"
 ).split()
 DATASETS = ("synthetic", "imfdb", "chimera", "iqiyi")
 GIVEN = ("-p", "--parameter")

@@ -1,7 +1,7 @@
-"""A drawing of a model's answer to an explored clip: faces with their weights, ranking, attention matrix.
+"""A drawing of the answers of FAMF and of a second model to an explored clip.
 
-It is HTML, because it is drawn again whenever a slider moves and Matplotlib would be too slow. Thin marks show the
-answer to the unchanged clip.
+It shows the faces with their weights, both rankings, φ and the attention matrix. It is HTML, because it is drawn again
+whenever a slider moves and Matplotlib would be too slow. Thin marks show the answer to the unchanged clip.
 """
 
 import base64
@@ -15,7 +15,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from famf_book import pictures, portraits
-from famf_book.explore import START, WHOLE, Answer, Explored, Explorer, Ruin
+from famf_book.explore import FAMF_ROW, KINDS, ORIGINAL, Answer, Corruption, Explored, Explorer
 from famf_lib.support.wording import counted
 
 PERSONS = 6  # persons shown in the ranking
@@ -24,19 +24,21 @@ SMALL, WIDE, NARROW = 12, 76, 58  # pixels: up to SMALL faces are WIDE, more are
 
 # The two colours are from seaborn's colorblind palette. The background is that of the page, light or dark.
 STYLE = """<style>
-.famf-x {--x-ours: #0173b2; --x-ruined: #de8f05; font-size: 13px; line-height: 1.35; font-variant-numeric: tabular-nums;
+.famf-x {--x-ours: #0173b2; --x-other: #949494; --x-corrupted: #de8f05;
+ font-size: 13px; line-height: 1.35; font-variant-numeric: tabular-nums;
  margin-bottom: 1rem}
 .famf-x p.x-title {margin: 0 0 .4rem; font-weight: 600} .famf-x .x-note {font-weight: 400; opacity: .75}
 .famf-x .x-faces {display: flex; flex-wrap: wrap; gap: 8px; padding: 0 4px; margin-bottom: 1rem}
 .famf-x .x-picture {position: relative; aspect-ratio: 4/5; overflow: hidden; border-radius: 5px; margin-bottom: 4px;
   background: rgba(128,128,128,.18); outline: 2px solid transparent; outline-offset: 1px}
-.famf-x .x-fallen .x-picture {outline: 2px dashed var(--x-ruined)}
+.famf-x .x-corrupted .x-picture {outline: 2px dashed var(--x-corrupted)}
 .famf-x .x-picture img {position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; padding: 0 !important;
   background: none !important; border-radius: 0; filter: none}
+.famf-x .x-picture i {position: absolute; inset: 0; background-size: 100% 100%}
 .famf-x .x-picture span {position: absolute; inset: 0; padding: 4px; font-size: 10px; white-space: pre-line}
 .famf-x .x-bar {position: relative; height: 9px; background: rgba(128,128,128,.16); border-radius: 2px}
 .famf-x .x-bar i {position: absolute; inset: 0 auto 0 0; background: var(--x-ours); border-radius: 2px}
-.famf-x .x-fallen .x-bar i {background: var(--x-ruined)}
+.famf-x .x-other .x-bar i {background: var(--x-other)}
 .famf-x .x-bar b {position: absolute; top: -2px; bottom: -2px; width: 2px; margin-left: -1px; background: currentColor}
 .famf-x .x-below {display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start}
 .famf-x .x-ranking {flex: 1 1 240px; max-width: 430px}
@@ -44,9 +46,17 @@ STYLE = """<style>
   align-items: center; padding: 2px 0}
 .famf-x .x-person > :last-child, .famf-x .x-person > :first-child {text-align: right}
 .famf-x .x-person span {overflow: hidden; text-overflow: ellipsis; white-space: nowrap}
-.famf-x .x-true {font-weight: 600} .famf-x .x-between {opacity: .8; padding-left: 1.2em; line-height: 1}
+.famf-x .x-true {font-weight: 600} .famf-x .x-ranking.x-other {opacity: .9}
+.famf-x .x-cluster {display: grid; grid-template-columns: 4.2em 7em 2.6em 1fr; gap: 6px; align-items: center;
+  white-space: nowrap}
+.famf-x .x-cluster > :last-child {opacity: .75}
+.famf-x .x-between {opacity: .8; padding-left: 1.2em; line-height: 1}
 .famf-x svg {display: block; height: auto; max-width: 100%} .famf-x svg text {fill: currentColor; font-size: 11px}
 </style>"""
+
+
+Models = dict[str, tuple[Answer, Answer]]
+"""By the name of a model, its answers to the corrupted and to the unchanged clip."""
 
 
 class Album:
@@ -86,95 +96,132 @@ def _address(picture: Image.Image, form: str, **options: int) -> str:
 def drawing(
     album: Album,
     clip: Explored,
-    ruin: Ruin = WHOLE,
+    how: Corruption = ORIGINAL,
     without: Sequence[str] = (),
-    clusters: int = START,
-    parts: Sequence[str] = ("faces", "ranking", "attention"),
+    row: str = FAMF_ROW,
+    other: str = "",
+    parts: Sequence[str] = ("faces", "ranking", "clusters", "attention"),
 ) -> str:
-    """The ``parts`` of the drawing as HTML; the background is transparent."""
+    """The ``parts`` of the drawing as HTML; the background is transparent.
+
+    ``row`` is FAMF with any number of clusters, and ``other`` the row of a second model, if there is to be one.
+    """
     explorer = album.explorer
-    now, before = explorer.ask(clip, ruin, without, clusters), explorer.untouched(clip, clusters)
+    models = {f"FAMF, {row}": (explorer.ask(clip, how, without, row), explorer.original(clip, row))}
+    if other:
+        models[other] = explorer.ask(clip, how, without, other), explorer.original(clip, other)
+    now = next(iter(models.values()))[0]
     off = [m for m in now.tokens if m in without or not clip.modalities.get(m, ("", True))[1]]
-    below = ranking(clip.person, now, before) * ("ranking" in parts) + matrix(now, off) * ("attention" in parts)
-    shown = faces(album, clip, ruin, now, before) * ("faces" in parts)
+    below = "".join(ranking(clip.person, name, *answers, name == other) for name, answers in models.items())
+    below *= "ranking" in parts
+    below += clusters(now) * ("clusters" in parts) + matrix(now, off) * ("attention" in parts)
+    shown = faces(album, clip, how, models) * ("faces" in parts)
     whole = f'{STYLE}{shown}<div class="x-below">{below}</div>'
-    return f'<div class="famf-x" role="group" aria-label="{_in_words(now)}">{whole}</div>'
+    return f'<div class="famf-x" role="group" aria-label="{_in_words(models)}">{whole}</div>'
 
 
-def _in_words(now: Answer) -> str:
-    (first, p), *_ = now.ranking(1)
-    lightest, heaviest = now.weights.min(), now.weights.max()
-    return (
-        f"{counted(len(now.weights), 'face')} with weights from {lightest:.2f} to {heaviest:.2f}; "
-        f"the most probable person is {escape(first)}, with {p:.2f}"
-    )
-
-
-def faces(album: Album, clip: Explored, ruin: Ruin, now: Answer, before: Answer) -> str:
-    """The faces in the order of their frames, each with a bar for its weight; ruined ones have a dashed frame."""
-    fallen, most = clip.fallen(ruin), max(float(now.weights.max()), float(before.weights.max()), 1e-9)
-    wide = WIDE if len(fallen) <= SMALL else NARROW
-    layers = _layers(album, clip, ruin, fallen, wide)
-    cells = [
-        f'<div class="x-face{" x-fallen" * bool(fell)}" style="width:{wide}px"><div class="x-picture">{layer}</div>'
-        f"{_bar(weight / most, earlier / most)}{weight:.2f}</div>"
-        for fell, layer, weight, earlier in zip(
-            fallen, layers, now.weights.tolist(), before.weights.tolist(), strict=True
+def _in_words(models: Models) -> str:
+    told = []
+    for name, (now, _) in models.items():
+        (_, first, p), *_ = now.ranking(1)
+        lightest, heaviest = now.weights.min(), now.weights.max()
+        told.append(
+            f"{escape(name)}: {counted(len(now.weights), 'face')} with weights from {lightest:.2f} to {heaviest:.2f}; "
+            f"the most probable person is {escape(first)}, with {p:.2f}"
         )
+    return ". ".join(told)
+
+
+def faces(album: Album, clip: Explored, how: Corruption, models: Models) -> str:
+    """The faces in the order of their frames, each with a bar for its weight in each model.
+
+    Corrupted ones have a dashed frame. The longest bar of a model is its largest weight.
+    """
+    corrupted = clip.corrupted(how)
+    wide = WIDE if len(corrupted) <= SMALL else NARROW
+    layers = _layers(album, clip, how, corrupted, wide)
+    bars = [""] * len(corrupted)
+    for number, (now, before) in enumerate(models.values()):
+        most = max(float(now.weights.max()), float(before.weights.max()), 1e-9)
+        for face, (weight, earlier) in enumerate(zip(now.weights.tolist(), before.weights.tolist(), strict=True)):
+            bar = f"{_bar(weight / most, earlier / most)}{weight:.2f}"
+            bars[face] += f'<div class="x-other">{bar}</div>' if number else f'<div class="x-weight">{bar}</div>'
+    cells = [
+        f'<div class="x-face{" x-corrupted" * bool(bad)}" style="width:{wide}px"><div class="x-picture">{layer}</div>'
+        f"{bar}</div>"
+        for bad, layer, bar in zip(corrupted, layers, bars, strict=True)
     ]
+    colours = [f"{colour}: {escape(name)}" for colour, name in zip(("blue", "grey"), models, strict=False)]
     return (
-        f'<p class="x-title">Weights of the faces <span class="x-note">{clip.rows.size} of the '
+        f'<p class="x-title">Weights of the faces <span class="x-note">{"; ".join(colours)}. {clip.rows.size} of the '
         f"{counted(int(clip.clipset.counts[clip.clip]), 'face')} of {escape(clip.name)}, as sampled by the model"
         "</span></p>"
         f'<div class="x-faces">{"".join(cells)}</div>'
     )
 
 
-def _layers(album: Album, clip: Explored, ruin: Ruin, fallen: np.ndarray, wide: int) -> list[str]:
+def _layers(album: Album, clip: Explored, how: Corruption, corrupted: np.ndarray, wide: int) -> list[str]:
     """The pictures in each cell: the face, blurred by CSS if need be, and the obstacle that occludes it."""
-    shown = album.pictures(clip.shown(ruin))
-    if (seen := clip.seen(ruin)) is None:
-        return [_picture(one) for one in shown]
-    own, looks = clip.seen(Ruin(ruin.kind)), album.looks(clip)
+    shown = album.pictures(clip.face_rows(how))
+    words = [
+        f"Face {n} of {len(shown)}{f', {KINDS[how.kind]}' * bool(bad)}" for n, bad in enumerate(corrupted, start=1)
+    ]
+    if (degrees := clip.degrees(how)) is None:
+        return [_picture(one, text) for one, text in zip(shown, words, strict=True)]
+    own, looks = clip.degrees(Corruption(how.kind)), album.looks(clip)
     layers = []
-    for picture, who, fell, is_now, was in zip(shown, looks, fallen, seen.tolist(), own.tolist(), strict=True):
-        worse = fell and is_now > was
-        if ruin.kind == "blur":  # the squared radii of successive blurs add up
-            more = (portraits.blur_radius(is_now) ** 2 - portraits.blur_radius(was) ** 2) ** 0.5 if worse else 0
-            layers.append(_picture(picture, more * wide / portraits.WIDTH))
+    for n, (picture, who, degree, was) in enumerate(zip(shown, looks, degrees.tolist(), own.tolist(), strict=True)):
+        worse = corrupted[n] and degree > was
+        if how.kind == "blur":  # the squared radii of successive blurs add up
+            more = (portraits.blur_radius(degree) ** 2 - portraits.blur_radius(was) ** 2) ** 0.5 if worse else 0
+            layers.append(_picture(picture, words[n], more * wide / portraits.WIDTH))
         else:
-            layers.append(_picture(picture) + (_picture(_obstacle(who, round(LEVELS * is_now))) if worse else ""))
+            over = f'<i style="background-image:url({_obstacle(who, round(LEVELS * degree))})"></i>' if worse else ""
+            layers.append(_picture(picture, words[n]) + over)
     return layers
 
 
-def _picture(of: str, blur: float = 0.0) -> str:
+def _picture(of: str, text: str, blur: float = 0.0) -> str:
     if not of.startswith("data:"):
         return f"<span>{escape(of)}</span>"
     style = f' style="filter:blur({blur:.1f}px) !important"' if blur else ""
-    return f'<img class="dark-light" alt="" decoding="sync" src="{of}"{style}>'  # the book inverts others when dark
+    # The book inverts pictures of other classes when dark.
+    return f'<img class="dark-light" alt="{text}" decoding="sync" src="{of}"{style}>'
 
 
-def _bar(share: float, earlier: float) -> str:
-    return f'<div class="x-bar"><i style="width:{share:.1%}"></i><b style="left:{earlier:.1%}"></b></div>'
+def _bar(share: float, earlier: float | None = None) -> str:
+    mark = "" if earlier is None else f'<b style="left:{earlier:.1%}"></b>'
+    return f'<div class="x-bar"><i style="width:{share:.1%}"></i>{mark}</div>'
 
 
-def ranking(person: str, now: Answer, before: Answer) -> str:
-    """The most probable persons; the clip's person replaces the last if not among them."""
-    lines = [(place, name, p) for place, (name, p) in enumerate(now.ranking(PERSONS), start=1)]
-    if (place := now.place(person)) > PERSONS:
-        lines[-1] = (place, person, float(now.probabilities[now.persons.index(person)]))
+def ranking(person: str, name: str, now: Answer, before: Answer, other: bool = False) -> str:
+    """The most probable persons according to one model; the clip's person is always among them."""
     told = []
-    for place, name, probability in lines:
-        earlier = float(before.probabilities[before.persons.index(name)])
-        true = name == person
+    for place, who, probability in now.ranking(PERSONS, person):
+        true = who == person
         told.append(
             ('<div class="x-between">⋮</div>' if place > PERSONS else "")
             + f'<div class="x-person{" x-true" * true}"><span>{place}</span>'
-            f'<span title="{escape(name)}">{escape(name)}{" ✓" * true}</span>'
-            f"{_bar(probability, earlier)}<span>{probability:.2f}</span></div>"
+            f'<span title="{escape(who)}">{escape(who)}{" ✓" * true}</span>'
+            f"{_bar(probability, before.probability(who))}<span>{probability:.2f}</span></div>"
         )
-    title = '<p class="x-title">Ranking <span class="x-note">probability; ✓ marks the person of the clip</span></p>'
-    return f'<div class="x-ranking">{title}{"".join(told)}</div>'
+    note = '<span class="x-note">probability; ✓ marks the person of the clip</span>'
+    title = f'<p class="x-title">{escape(name)} {note}</p>'
+    return f'<div class="x-ranking{" x-other" * other}">{title}{"".join(told)}</div>'
+
+
+def clusters(now: Answer) -> str:
+    """φ of each cluster as a bar, and the share of the faces that it has; nothing for a model without φ."""
+    if not len(now.phi):
+        return ""
+    most = max(float(now.phi.max()), 1e-9)
+    lines = "".join(
+        f'<div class="x-cluster"><span>face {k}</span>{_bar(phi / most)}<span>{phi:.2f}</span>'
+        f"<span>{100 * load:.0f} % of faces</span></div>"
+        for k, (phi, load) in enumerate(zip(now.phi.tolist(), now.load.tolist(), strict=True), start=1)
+    )
+    note = '<span class="x-note">a face\'s weight is the mean over its clusters</span>'
+    return f'<div class="x-clusters"><p class="x-title">φ per cluster {note}</p>{lines}</div>'
 
 
 def matrix(now: Answer, off: Sequence[str] = ()) -> str:

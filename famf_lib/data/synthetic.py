@@ -105,12 +105,31 @@ TEXT = (0.05, 0.30, 0.65)
 NORMS = {"head": 12.0, "body": 24.0, "audio": 8.0, "text": 15.0}  # log-normal around these
 NORM_SPREAD = 0.15
 
+# What the fields of a configuration may be.
+RANGES = {
+    "identity_noise": (0, 100),
+    "quality_shift": (-4, 4),
+    "quality_effect": (0, 10),
+    "modality_person": (0, 1),
+    "presence": (0, 1),
+}
 CHUNK = 4_096  # faces generated at once; the result does not depend on it
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
     """The configuration of a synthetic ClipSet. ``dim`` is D of the faces and of every other modality.
+
+    The last four fields change one condition each and leave every random draw as it is. Their defaults are the data of
+    the book.
+
+    Args:
+        identity_noise: multiplies everything in a vector except the person.
+        quality_shift: how much better all faces are, in standard deviations of the quality; negative for poorer faces.
+        quality_effect: how much quality shows in the vectors of faces: 0 not at all, 1 as measured on IMFDB.
+        modality_person: the share of the person in the squared length of every clip-level vector (for head, of the
+            clip's mean face); None for the shares assumed above.
+        presence: multiplies the share of clips that have a modality.
 
     Raises:
         ValueError: one sentence with the field, what was found and what was expected.
@@ -120,15 +139,22 @@ class SyntheticConfig:
     dim: int
     seed: int = 0
     identity_noise: float = IDENTITY_NOISE
+    quality_shift: float = 0.0
+    quality_effect: float = 1.0
+    modality_person: float | None = None
+    presence: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least in (("persons", 2), ("dim", 8), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}: found {value!r}, expected a whole number of {least} or more")
-        value = self.identity_noise
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 100:
-            raise ValueError(f"identity_noise: found {value!r}, expected a number from 0 to 100")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is None and name == "modality_person":
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+                raise ValueError(f"{name}: found {value!r}, expected a number from {low} to {high}")
 
 
 SIZES = {
@@ -237,7 +263,8 @@ class Retake:
         """The vectors of the n faces of the clip for other values (n,) of ``blur``, ``occlusion`` and so on."""
         seen = self.table.assign(**latents)
         quality = quality_score(**{name: seen[name].to_numpy() for name in WEIGHTS})
-        s = self._s + (CONFIDENCE / QUALITY_SPREAD) * (quality - self.table["quality"].to_numpy())[:, None]
+        slope = self.config.quality_effect * CONFIDENCE / QUALITY_SPREAD
+        s = self._s + slope * (quality - self.table["quality"].to_numpy())[:, None]
         x = _mixed(self.config, self._directions, self._noise.copy(), self._of_face, self._appearance, seen, s)
         return (_norms(s) * x).astype(np.float16)
 
@@ -386,8 +413,10 @@ def _faces(config: SyntheticConfig, cast: _Cast) -> tuple[pd.DataFrame, np.ndarr
 
     smaller = np.array([0, SMALLER["bystander"], SMALLER["passer-by"]], dtype=np.float32)[kind]
     latents = {}
+    step = config.quality_shift / sum(WEIGHTS[name] ** 2 for name in LATENTS)  # adds up to the shift of the quality
     for name, (mean, deviation) in LATENTS.items():
         z = normal() - (smaller if name == "size" else 0)
+        z += np.float32(step * WEIGHTS[name] * (1 if name == "size" else -1))
         latents[name] = expit(np.float32(mean) + np.float32(deviation) * z)
     latents["yaw"] = np.clip(YAW_SPREAD * normal(), -90, 90).astype(np.float32)
     quality = quality_score(**latents).astype(np.float32)
@@ -564,8 +593,10 @@ def _modalities(
     }
     made = {}
     for name, (shares, persons, person, contexts, context) in parts.items():
+        if (own := config.modality_person) is not None:  # context and noise share the rest as before
+            shares = (own, *((1 - own) * share / (shares[1] + shares[2]) for share in shares[1:]))
         rng = _stream(config, name)
-        present = rng.random(len(person)) < PRESENT[name]
+        present = rng.random(len(person)) < PRESENT[name] * config.presence
         if name in ("head", "body"):
             present &= cast.person >= 0
         norm = NORMS[name] * np.exp(NORM_SPREAD * rng.standard_normal((len(person), 1), np.float32))
@@ -584,10 +615,10 @@ def _modalities(
 
 
 def _confidence(config: SyntheticConfig, table: pd.DataFrame) -> np.ndarray:
-    """The confidence of the face network in each face, s (F, 1), in standard units."""
+    """The confidence of the face network in each face, s (F, 1), in standard units times ``quality_effect``."""
     z = (table["quality"].to_numpy() - QUALITY_CENTRE) / QUALITY_SPREAD
     noise = _stream(config, "confidence").standard_normal(len(z), np.float32)
-    return (CONFIDENCE * z + (1 - CONFIDENCE**2) ** 0.5 * noise)[:, None]
+    return config.quality_effect * (CONFIDENCE * z + (1 - CONFIDENCE**2) ** 0.5 * noise)[:, None]
 
 
 def _strengths(s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

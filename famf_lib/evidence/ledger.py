@@ -1,9 +1,10 @@
-"""The ledger: every claim of the paper, how it is tested, and its verdict on a dataset.
+"""The ledger: every claim of the paper, how it is tested, and its verdict on a dataset under each setting.
 
-A claim is tested on the results of one experiment. Its parts and their rules were fixed before any reported run.
+A claim is tested on the results of one experiment. Its parts and their rules were fixed before the runs under the
+deciding setting (see ``settings``).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,18 +15,27 @@ from jaxtyping import Float
 from famf_lib.data import datasets
 from famf_lib.data.traits import SIGNS
 from famf_lib.evidence.bootstrap import Estimate, difference, estimate
-from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, SAME, SHARE_MARGIN, Comparison, Rule, Verdict, combined
+from famf_lib.evidence.claims import (
+    BETTER,
+    BY_MARGIN,
+    MARGIN,
+    NOT_WORSE,
+    SAME,
+    SHARE_MARGIN,
+    Comparison,
+    Rule,
+    Verdict,
+    across,
+    combined,
+    parts_held,
+)
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, FAMF_WITH_MMA, TABLE_1, TABLE_2, reading, set_name
-from famf_lib.experiments.results import Results, attention_share, command, run_experiment
-from famf_lib.experiments.settings import BASE, Profile
+from famf_lib.experiments.parameters import Profile, SettingName
+from famf_lib.experiments.results import Results, attention_share, command, run_settings
+from famf_lib.experiments.settings import DECIDING, TITLES
 from famf_lib.models.aggregation import AttentionVLAD, GhostVLAD
-from famf_lib.models.config import ModelConfig
-from famf_lib.paper import IQIYI
-from famf_lib.training.memory import peak_of_step
 
-CLEAR = 0.9  # our reading of "close to 1", for the mean weight of the clearest fifth of the faces
 IDENTITY = 1e-5  # the unit of a difference that should be zero; rounding in float32 is below one such unit
-CARD = 16  # GiB of a large GPU in the year of the paper, which does not name its own
 LACKING = "it lacks what the claim is about"
 
 
@@ -57,24 +67,52 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A claim on a dataset: its tested parts and the names of the untested ones, or why nothing was tested."""
+class Outcome:
+    """A claim under one setting: its tested parts, the names of the untested ones, and the command of its runs."""
 
-    claim: Claim
-    dataset: str
     parts: tuple[Comparison, ...]
+    untested: tuple[str, ...]
     command: str
-    reason: str = ""
-    untested: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict | None:
+        """None if no part could be tested."""
         return combined([part.verdict for part in self.parts], self.untested) if self.parts else None
 
     @property
-    def small(self) -> bool:
-        """Whether it holds, but in some part by a negligible effect."""
-        return self.verdict == Verdict.HOLDS and any(part.small for part in self.parts)
+    def held(self) -> str:
+        """How many parts hold, in words."""
+        return parts_held([part.verdict for part in self.parts] + [Verdict.CANNOT_TELL] * len(self.untested))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim on a dataset: its outcome under each setting, or the reason why nothing was tested."""
+
+    claim: Claim
+    dataset: str
+    outcomes: Mapping[SettingName, Outcome]
+    reason: str = ""
+
+    @property
+    def deciding(self) -> Outcome | None:
+        """The outcome under the deciding setting."""
+        return self.outcomes.get(DECIDING)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """That of the deciding setting, unless another setting contradicts it; None if nothing was tested."""
+        if self.deciding is None or self.deciding.verdict is None:
+            return None
+        return across(self.deciding.verdict, [o.verdict for o in self.outcomes.values() if o.verdict])
+
+    @property
+    def by_setting(self) -> str:
+        """The verdict under each setting in words, such as "holds as printed; cannot tell with one shared choice"."""
+        verdicts = {name: outcome.verdict for name, outcome in self.outcomes.items() if outcome.verdict}
+        if len(set(verdicts.values())) == 1:
+            return "the same under every setting"
+        return "; ".join(f"{verdict} {TITLES[name]}" for name, verdict in verdicts.items())
 
 
 def _over(
@@ -85,9 +123,12 @@ def _over(
     values = (printed.get(a), printed.get(b))
     paper = None if None in values else round(values[0] - values[1], 4)
     words = {"no difference": "with", "no worse": "against"}.get(rule.name, "over")
-    return Comparison(
-        claim.short, case, f"{a} {words} {b}", paper, difference(results.ap(a), results.ap(b)), rule, margin
-    )
+    ours = difference(results.ap(a), results.ap(b))
+    return Comparison(claim.short, case, f"{a} {words} {b}", paper, ours, rule, margin, _headroom(results))
+
+
+def _headroom(results: Results) -> float | None:
+    return None if results.simple is None else 1 - results.simple
 
 
 def _all_of_table_1(claim: Claim, results: Results) -> Iterator[Comparison | str]:
@@ -125,10 +166,11 @@ def _weights(claim: Claim, results: Results) -> Iterator[Comparison | str]:
                 yield Comparison(claim.short, words, effect, None, estimate(rho), BETTER, SHARE_MARGIN)
                 continue
         yield words
-    clear = results.answer("weights", FAMF.label, "fifth 5", trait="quality")
+    poor, clear = (results.answer("weights", FAMF.label, f"fifth {n}", trait="quality") for n in (1, 5))
     if _varies(clear):
-        effect = f"mean weight of the clearest fifth, minus {CLEAR}"
-        yield Comparison(claim.short, "clear", effect, None, estimate(clear - CLEAR), BETTER, SHARE_MARGIN)
+        effect = "the clearest fifth's part of the weight of clearest and poorest fifth, minus a half"
+        share = clear / (clear + poor) - 0.5  # (S, P): a ratio within a person
+        yield Comparison(claim.short, "clear", effect, None, estimate(share), BETTER, SHARE_MARGIN)
     else:
         yield "clear"
 
@@ -182,7 +224,7 @@ def _attention(claim: Claim, results: Results) -> Iterator[Comparison | str]:
         if row in used:
             share, even = attention_share(results, FAMF.label, row, columns)
             effect = f"attention of {row} on {'itself' if row == columns else f'the {columns}'}, minus an even share"
-            yield Comparison(claim.short, case, effect, None, estimate(share - even), BETTER, SHARE_MARGIN)
+            yield Comparison(claim.short, case, effect, None, estimate(share - even), BY_MARGIN, SHARE_MARGIN)
         else:
             yield case
 
@@ -190,17 +232,6 @@ def _attention(claim: Claim, results: Results) -> Iterator[Comparison | str]:
 def _clusters(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for k in (2, 4, 16):
         yield _over(claim, results, f"K = 8 over {k}", "K = 8", f"K = {k}")
-
-
-def _memory(claim: Claim, results: Results) -> Iterator[Comparison | str]:
-    whole = BASE["paper"]
-    model = ModelConfig(hidden=whole.hidden, aggregation_options={"clusters": 16})
-    training = whole.training.model_copy(update={"precision": "float32"})
-    dims = dict.fromkeys(model.modalities, 512)
-    step = peak_of_step(model, training, dim=512, modality_dims=dims, persons=IQIYI["persons"])
-    peak = step.peak / 2**30 - CARD
-    effect = f"peak memory of a step with K = 16 at the paper's size, GiB, minus {CARD}"
-    yield Comparison(claim.short, "K = 16", effect, None, Estimate(peak, peak, peak, 0, 0), BETTER, 0.0)
 
 
 def _convolutions(claim: Claim, results: Results) -> Iterator[Comparison | str]:
@@ -218,12 +249,15 @@ def _missing(claim: Claim, results: Results) -> Iterator[Comparison | str]:
         answer = partial(results.answer, "missing", rows[fusion], "ap")
         return answer(missing="") - answer(missing=gone)
 
-    used = set(results.answers["missing"]["missing"])
-    for gone in ("body", "head"):  # what the paper calls correlated with the face
+    removed = [gone for gone in results.answers["missing"]["missing"].unique() if gone]
+    # What the paper calls correlated with the face comes first, and is untested where the data lack it.
+    for gone in dict.fromkeys(["body", "head", *removed]):
         for other in ("Concat", "MMA"):
-            case, effect = f"{gone}, against {other}", f"loss without {gone}: {other} minus MLMA"
-            if gone in used:
-                yield Comparison(claim.short, case, effect, None, difference(loss(other, gone), loss("MLMA", gone)))
+            case = f"{gone}, against {other}"
+            effect = f"loss without {'all modalities' if gone == 'all' else gone}: {other} minus MLMA"
+            if gone in removed:
+                ours = difference(loss(other, gone), loss("MLMA", gone))
+                yield Comparison(claim.short, case, effect, None, ours, headroom=_headroom(results))
             else:
                 yield case
 
@@ -232,9 +266,9 @@ def _faces(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for n in (8, 48):
         a, b = "trained with N = 24", f"trained with N = {n}"
         ours = difference(*(results.answer("faces", row, "ap", faces=n) for row in (a, b)))
-        yield Comparison(
-            claim.short, f"tested with {n}", f"{a} against {b}, both tested with {n}", None, ours, NOT_WORSE
-        )
+        effect = f"{a} against {b}, both tested with {n}"
+        case = f"tested with {n}"
+        yield Comparison(claim.short, case, effect, None, ours, NOT_WORSE, headroom=_headroom(results))
 
 
 CLAIMS = (
@@ -272,8 +306,8 @@ CLAIMS = (
         "Fig. 3, Sec. 4.2",
         "weights",
         "Spearman's rank correlation of a face's weight with each trait, within persons, in the direction claimed; and "
-        f"the clearest fifth of the faces has a mean weight above {CLEAR} (if clusters are normalised, only ratios of "
-        "weights have a meaning)",
+        "the clearest fifth of a person's faces weighs more than the poorest fifth. “Close to 1” is not tested: "
+        "where clusters are normalised, only ratios of weights have a meaning",
         _weights,
     ),
     Claim(
@@ -301,12 +335,12 @@ CLAIMS = (
         "In MLMA's attention matrix the body leans on the face, and audio stands apart.",
         "Fig. 4, Sec. 4.4",
         "attention",
-        "the body's attention on all tokens of the face over an even share of its attention; the audio's on itself "
-        "over an even share",
+        "the body's attention on all tokens of the face exceeds an even share of its attention by more than the "
+        "margin, and so does the audio's on itself",
         _attention,
     ),
     Claim(
-        "8a",
+        "8",
         "eight clusters",
         "K = 2 and 4 are too few, K = 8 is best.",
         "Sec. 4.4",
@@ -315,21 +349,11 @@ CLAIMS = (
         _clusters,
     ),
     Claim(
-        "8b",
-        "K = 16 needs a smaller batch",
-        "K = 16 runs out of memory at a batch of 4,096.",
-        "Sec. 4.4",
-        "clusters",
-        f"the memory of a training step at the paper's full size, counted tensor by tensor, exceeds {CARD} GiB; the "
-        "same on every dataset",
-        _memory,
-    ),
-    Claim(
         "9",
         "two convolutions, no tricks",
         "Two consecutive convolutions beat one in the Gram matrix; MMA's residual and L2 term make no difference.",
         "Sec. 3.3",
-        "readings",
+        "convolutions",
         "mAP of MLMA over that of one convolution alone; MMA without the residual, and without the L2 term, is "
         "equivalent to MMA",
         _convolutions,
@@ -340,8 +364,8 @@ CLAIMS = (
         "MLMA makes up for a missing modality with a correlated one.",
         "Sec. 3.3",
         "missing-modalities",
-        "a modality that is correlated with the face (body, head) and removed at test time costs less mAP with MLMA "
-        "than with Concat and with MMA",
+        "a modality that is removed at test time costs less mAP with MLMA than with Concat and with MMA: body and "
+        "head, which are correlated with the face, then every other modality, and all of them at once",
         _missing,
     ),
     Claim(
@@ -372,44 +396,46 @@ OURS = (
 
 def comparisons(experiment: str, results: Results) -> list[Comparison]:
     """The comparisons of all claims that are tested on an experiment, the paper's first."""
-    tested = [claim for claim in (*CLAIMS, *OURS) if claim.experiment == experiment]
-    return [part for claim in tested for part in claim.comparisons(results)]
+    return [part for claim in _tested_on(experiment) for part in claim.comparisons(results)]
 
 
-def untested(experiment: str, results: Results) -> list[str]:
-    """The names of the parts of those claims that the results cannot test."""
-    tested = [claim for claim in (*CLAIMS, *OURS) if claim.experiment == experiment]
-    return [part for claim in tested for part in claim.untested(results)]
+def entries(experiment: str, dataset: str, found: Mapping[SettingName, Results]) -> list[Entry]:
+    """The entries of all claims that are tested on an experiment, the paper's first."""
+    return [entry(claim, dataset, found) for claim in _tested_on(experiment)]
+
+
+def _tested_on(experiment: str) -> list[Claim]:
+    return [claim for claim in (*CLAIMS, *OURS) if claim.experiment == experiment]
 
 
 def evaluate_claims(dataset: str, profile: Profile, seeds: Sequence[int] = (), device: str = "auto") -> list[Entry]:
-    """Tests every claim of the paper on a dataset, from the same runs that its page shows.
+    """Tests every claim of the paper on a dataset under every setting, from the same runs that its page shows.
 
     Args:
         seeds: for all experiments; by default each uses those of its page.
     """
-    source = datasets.get(dataset)
-    found: dict[str, Results | str] = {}
-    rows = []
-    for claim in CLAIMS:
-        name = claim.experiment
-        experiment = EXPERIMENTS[name]
-        used = tuple(seeds) or experiment.seeds
-        if name not in found:
-            try:
-                found[name] = (
-                    run_experiment(name, dataset, profile, used, device) if experiment.serves(source) else LACKING
-                )
-            except datasets.DatasetAbsent as absence:
-                found[name] = str(absence)
-        results = found[name]
-        here = command(name, dataset, profile, used)
-        if isinstance(results, str):
-            rows.append(Entry(claim, dataset, (), here, results))
-        else:
-            shown = results.recorded["command"] if results.recorded else here
-            every = list(claim.parts(claim, results))
-            parts = tuple(part for part in every if not isinstance(part, str))
-            untested = tuple(part for part in every if isinstance(part, str))
-            rows.append(Entry(claim, dataset, parts, shown, "" if parts else LACKING, untested))
-    return rows
+    found: dict[str, Mapping[SettingName, Results] | str] = {}
+    for name in dict.fromkeys(claim.experiment for claim in CLAIMS):
+        if not EXPERIMENTS[name].serves(datasets.get(dataset)):
+            found[name] = LACKING
+            continue
+        try:
+            found[name] = run_settings(name, dataset, profile, seeds, device)
+        except datasets.DatasetAbsent as absence:
+            found[name] = str(absence)
+    return [entry(claim, dataset, found[claim.experiment]) for claim in CLAIMS]
+
+
+def entry(claim: Claim, dataset: str, found: Mapping[SettingName, Results] | str) -> Entry:
+    """The entry of a claim from the results of its experiment, or from the reason why there are none."""
+    if isinstance(found, str):
+        return Entry(claim, dataset, {}, found)
+    outcomes = {name: outcome(claim, dataset, results) for name, results in found.items()}
+    return Entry(claim, dataset, outcomes, "" if any(o.parts for o in outcomes.values()) else LACKING)
+
+
+def outcome(claim: Claim, dataset: str, results: Results) -> Outcome:
+    """The outcome of a claim under the setting of some results."""
+    here = command(claim.experiment, dataset, results.profile, results.seeds)
+    parts, untested = claim.comparisons(results), claim.untested(results)
+    return Outcome(tuple(parts), tuple(untested), results.recorded["command"] if results.recorded else here)

@@ -14,6 +14,8 @@ Profile = Literal["quick", "standard", "paper"]
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 DEVICES = ("auto", "cpu", "cuda")
 PROTOCOLS = ("given", "groups", "random")
+SettingName = Literal["printed", "own", "shared"]
+SETTINGS: tuple[SettingName, ...] = get_args(SettingName)
 SEEDS = range(2**32)  # what NumPy and PyTorch both take
 
 
@@ -21,6 +23,7 @@ ALLOWED: dict[str, tuple[str, ...] | range] = {
     "profile": PROFILES,
     "device": DEVICES,
     "protocol": (*PROTOCOLS, ""),
+    "setting": SETTINGS,
     "seeds": SEEDS,
     "seed": SEEDS,
     "show": SEEDS,

@@ -13,10 +13,11 @@ import torch
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import settings
-from famf_lib.experiments.catalogue import Experiment, get_experiment, specs
+from famf_lib.experiments.catalogue import SIMPLE, Experiment, get_experiment, specs
+from famf_lib.experiments.parameters import Profile, SettingName
 from famf_lib.experiments.probes import ask_all
 from famf_lib.experiments.run_store import Run, RunSpec, get_or_train_all
-from famf_lib.experiments.settings import Profile, setting
+from famf_lib.experiments.settings import DECIDING, TITLES, row_settings
 from famf_lib.support import provenance
 from famf_lib.support.errors import Refusal
 from famf_lib.support.files import ROOT, written_whole
@@ -35,12 +36,15 @@ class Results:
 
     ``answers[probe]`` is a table with the columns label, seed and those of the probe. ``profile`` is that of the runs;
     a recording may have another profile than was requested. ``recorded`` is the header of the recording, or None if
-    the runs were made on this machine.
+    the runs were made on this machine. ``setting`` is the one that the rows were trained with (see ``settings``), and
+    ``simple`` the mAP of mean pooling under it: where that is close to 1, a dataset is too easy to tell rows apart.
     """
 
     runs: dict[tuple[str, int], Run]
     data: str
     profile: Profile
+    setting: SettingName = DECIDING
+    simple: float | None = None
     answers: dict[str, pd.DataFrame] = field(default_factory=dict)
     recorded: dict[str, Any] | None = None
 
@@ -82,6 +86,7 @@ def run_experiment(
     seeds: Sequence[int] = (),
     device: str = "auto",
     protocol: str = "",
+    setting: str = DECIDING,
 ) -> Results:
     """The results of an experiment: read from the store or made now; from a recording if the dataset is absent.
 
@@ -89,31 +94,66 @@ def run_experiment(
         experiment: the name of one of the book's experiments, or one of your own.
         seeds: by default those of the experiment.
         protocol: how the clips are split; by default the dataset's own protocol (see ``splits``).
+        setting: how normalisation, features and learning rates were chosen (see ``settings``).
 
     Raises:
         DatasetAbsent: neither the dataset nor a recording of it under this protocol is available.
-        ValueError: an unknown experiment, dataset, profile or protocol, an invalid seed, or a dataset that the
+        ValueError: an unknown experiment, dataset, profile, protocol or setting, an invalid seed, or a dataset that the
             experiment cannot use.
     """
     experiment = get_experiment(experiment) if isinstance(experiment, str) else experiment
-    source, used = datasets.get(dataset), setting(dataset, profile)
+    source, used = datasets.get(dataset), row_settings(dataset, profile, setting)
     if not experiment.serves(source):
         there = ", ".join(source.modalities)
         found = f"{there} and no other modality" if there else "faces alone"
         expected = "expected a dataset with the modalities that it is about"
         raise ExperimentRefused(f"{experiment.name}: {dataset} has {found}, {expected}")
     if absence := source.absence():
-        recorded = find_recording(experiment.name, dataset, profile)
+        recorded = find_recording(experiment.name, dataset, profile, setting)
         if recorded is None or (protocol or source.protocol) != source.protocol:
             raise datasets.DatasetAbsent(absence)
         return recorded
     seeds = seeds or experiment.seeds
     wanted = specs(experiment.variants, source, used, seeds, protocol=protocol or None)  # refuses a bad seed
     clipset, place = datasets.load(dataset, profile), pick_device(device)
-    runs = run(wanted, clipset, place, experiment.title)
+    simple = specs([SIMPLE], source, used, seeds, protocol=protocol or None)
+    runs = run(simple | wanted, clipset, place, f"{experiment.title}, {TITLES[setting]}")
+    level = float(np.mean([runs[key].mean_ap for key in simple]))
+    runs = {key: runs[key] for key in wanted}
     found = ask_all(list(runs.values()), experiment.probes, clipset, place, f"{experiment.title}, probes")
     answers = {probe: _labelled(runs, tables) for probe, tables in found.items()}
-    return Results(runs, clipset.fingerprint, profile, answers)
+    return Results(runs, clipset.fingerprint, profile, setting, level, answers)
+
+
+def run_settings(
+    experiment: str | Experiment,
+    dataset: str,
+    profile: str,
+    seeds: Sequence[int] = (),
+    device: str = "auto",
+    protocol: str = "",
+) -> dict[SettingName, Results]:
+    """The results of an experiment under each of its settings (see ``run_experiment``)."""
+    experiment = get_experiment(experiment) if isinstance(experiment, str) else experiment
+    return {s: run_experiment(experiment, dataset, profile, seeds, device, protocol, s) for s in experiment.settings}
+
+
+def run_available(
+    experiment: str | Experiment, names: Sequence[str], profile: str, seeds: Sequence[int] = (), device: str = "auto"
+) -> dict[str, dict[SettingName, Results]]:
+    """``run_settings`` on the first dataset, and on the others that are here or recorded and that it can use.
+
+    Raises:
+        DatasetAbsent, ValueError: as ``run_experiment``, for the first dataset.
+    """
+    found = {}
+    for name in dict.fromkeys(names):
+        try:
+            found[name] = run_settings(experiment, name, profile, seeds, device)
+        except (datasets.DatasetAbsent, ExperimentRefused):
+            if not found:
+                raise
+    return found
 
 
 def attention_share(results: Results, label: str, row: str, column: str) -> tuple[np.ndarray, float]:
@@ -152,12 +192,12 @@ def _labelled(runs: dict[tuple[str, int], Run], tables: Sequence[pd.DataFrame]) 
 # --- recordings ------------------------------------------------------------------------------------------------------
 
 
-def recording(experiment: str, dataset: str, profile: Profile) -> Path:
+def recording(experiment: str, dataset: str, profile: Profile, setting: SettingName = DECIDING) -> Path:
     """Where the numbers of an experiment are recorded for those who cannot run it."""
-    return settings.RESULTS / f"{experiment}-{dataset}-{profile}.json"
+    return settings.RESULTS / f"{experiment}-{dataset}-{profile}-{setting}.json"
 
 
-def record(results: Results, experiment: str, dataset: str, profile: Profile, command: str) -> Path:
+def record(results: Results, experiment: str, dataset: str, command: str) -> Path:
     """Writes the numbers of an experiment to ``results/``, with five digits and without names or pictures of persons.
 
     The runs are a JSON file, whose path is returned. The answers of each probe are a Parquet file beside it.
@@ -165,7 +205,9 @@ def record(results: Results, experiment: str, dataset: str, profile: Profile, co
     content = {
         "experiment": experiment,
         "dataset": dataset,
-        "profile": profile,
+        "profile": results.profile,
+        "setting": results.setting,
+        "simple": None if results.simple is None else round(results.simple, 5),
         "command": command,
         "device": next((run.origin.get("device") for run in results.runs.values()), None),
         "data": results.data,
@@ -185,7 +227,7 @@ def record(results: Results, experiment: str, dataset: str, profile: Profile, co
         ],
         "answers": list(results.answers),
     }
-    target = recording(experiment, dataset, profile)
+    target = recording(experiment, dataset, results.profile, results.setting)
     for probe, table in results.answers.items():
         floats = table.select_dtypes("floating").astype(float).round(5)
         with written_whole(_answers(target, probe)) as new:
@@ -200,18 +242,18 @@ def _answers(recording: Path, probe: str) -> Path:
     return recording.with_name(f"{recording.stem}-{probe}.parquet")
 
 
-def full_size(experiment: str, dataset: str, profile: Profile) -> Results | None:
-    """The recording of the profile ``paper``, to stand beside results of a smaller one; None where there is none."""
-    there = profile != "paper" and recording(experiment, dataset, "paper").exists()
-    return find_recording(experiment, dataset, "paper") if there else None
+def full_size(experiment: str, dataset: str, profile: Profile, setting: SettingName = DECIDING) -> Results | None:
+    """The recording of the profile ``paper``, to compare with results of a smaller one; None if there is none."""
+    there = profile != "paper" and recording(experiment, dataset, "paper", setting).exists()
+    return find_recording(experiment, dataset, "paper", setting) if there else None
 
 
-def find_recording(experiment: str, dataset: str, profile: Profile) -> Results | None:
+def find_recording(experiment: str, dataset: str, profile: Profile, setting: SettingName = DECIDING) -> Results | None:
     """The results of a recording, those of the profile or else of the standard one.
 
     They have numbers only: no weights, and persons without names.
     """
-    places = [recording(experiment, dataset, p) for p in (profile, "standard")]
+    places = [recording(experiment, dataset, p, setting) for p in (profile, "standard")]
     place = next((p for p in places if p.exists()), None)
     if place is None:
         return None
@@ -230,4 +272,5 @@ def find_recording(experiment: str, dataset: str, profile: Profile) -> Results |
     }
     recorded = {key: content[key] for key in ("command", "origin", "device") if key in content}
     answers = {probe: pd.read_parquet(_answers(place, probe)) for probe in content["answers"]}
-    return Results(runs, content["data"], content["profile"], answers, recorded)
+    of_it = (content["data"], content["profile"], content["setting"], content["simple"])
+    return Results(runs, *of_it, answers, recorded)

@@ -1,50 +1,114 @@
-"""Chooses the setting of a dataset by a grid search with all rows of Table 1 on the tuning part."""
+"""Tunes every row on a dataset's tuning part, all with the same budget.
+
+Every point of ``GRID`` is trained with one seed; the ``FINALISTS`` best points of each row are trained with more seeds,
+and the best mean wins. Learning rates are added below or above, for all rows, until no chosen rate lies at an end.
+"""
 
 import json
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from famf_lib.data import datasets
-from famf_lib.experiments.catalogue import TABLE_1, specs
+from famf_lib.experiments.catalogue import TABLE_1, Variant, tuned_rows
 from famf_lib.experiments.results import run
-from famf_lib.experiments.settings import BASE, GRID, TUNING_SEEDS, Profile, tuning_file, with_choice
+from famf_lib.experiments.settings import BASE, GRID, Choice, Profile, tuning_file
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, written_whole
 from famf_lib.training.train import pick_device
 
+SCREENING = 101
+"""The seed with which every point is trained."""
+FINAL = (102, 103)
+"""Further seeds for the best points of a row."""
+FINALISTS = 4
+STEP = 4.0  # the ratio of neighbouring learning rates
+WIDENINGS = 3  # so often, at most, the grid gets a rate at either end
+
+Point = tuple[str, Choice]  # a row's label and its choice
+
 
 def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]:
-    """Trains all rows of Table 1 at every point of ``GRID`` on the tuning part and records the best point.
+    """Trains every row of the book's experiments at every point of the grid on the tuning part, and records the choice.
 
-    All rows share one point, the one with the highest mAP averaged over rows and seeds. Returns what was recorded.
+    The shared choice is the point with the highest mAP over the rows of Table 1 with the seed of the screening.
+    Returns what was recorded.
     """
     source = datasets.get(dataset)
     clipset, where = datasets.load(dataset, profile), pick_device(device)
-    points = [dict(zip(GRID, values, strict=True)) for values in product(*GRID.values())]
-    wanted = {}
-    for point in points:
-        used = with_choice(BASE[profile], point)
-        for (label, seed), spec in specs(TABLE_1, source, used, TUNING_SEEDS, part="tune").items():
-            wanted[json.dumps(point), label, seed] = spec
-    found = run(wanted, clipset, where, "tuning")
-    table = []
-    for point in points:
-        of_rows = {
-            v.label: float(np.mean([found[json.dumps(point), v.label, s].mean_ap for s in TUNING_SEEDS]))
-            for v in TABLE_1
+    rows = {v.label: v for v in tuned_rows(source)}
+    scores: dict[Point, dict[int, float]] = {}
+
+    def train(points: list[Point], seed: int, what: str) -> None:
+        wanted = {
+            (label, choice): rows[label].spec(source, BASE[profile].at(choice), seed, part="tune")
+            for label, choice in points
+            if seed not in scores.get((label, choice), {})
         }
-        table.append(point | {"mean_ap": float(np.mean(list(of_rows.values()))), "rows": of_rows})
-    best = max(table, key=lambda line: line["mean_ap"])
+        for point, found in run(wanted, clipset, where, f"tuning {dataset}, {what}").items():
+            scores.setdefault(point, {})[seed] = found.mean_ap
+
+    rates = sorted(GRID["lr"])
+    for left in reversed(range(WIDENINGS + 1)):
+        train([(label, choice) for label in rows for choice in points(rates)], SCREENING, "every point")
+        best = [point for label in rows for point in finalists(scores, label)]
+        for seed in FINAL:
+            train(best, seed, f"the best {FINALISTS} points of each row")
+        chosen = {label: best_of(scores, label) for label in rows}
+        shared = best_shared(scores, [v for v in TABLE_1 if v.label in rows])
+        used = {choice.lr for choice in (shared, *chosen.values())}
+        wider = [rates[0] / STEP] * (rates[0] in used) + [rates[-1] * STEP] * (rates[-1] in used)
+        if not wider or not left:
+            break
+        rates = sorted([*rates, *wider])
     result = {
         "command": f"famf tune {dataset} --profile {profile}",
         "data": clipset.fingerprint,
-        "seeds": list(TUNING_SEEDS),
-        "chosen": {key: best[key] for key in GRID},
-        "table": table,
+        "grid": {**GRID, "lr": rates},
+        "seeds": {"every point": [SCREENING], f"the {FINALISTS} best of a row": list(FINAL)},
+        "shared": shared.model_dump(),
+        "rows": {
+            label: {
+                "chosen": chosen[label].model_dump(),
+                "tried": [
+                    choice.model_dump() | {"mAP": [round(value, 5) for value in scores[label, choice].values()]}
+                    for choice in of_row(scores, label)
+                ],
+            }
+            for label in rows
+        },
         "origin": provenance.origin(ROOT),
     }
     with written_whole(tuning_file(dataset, profile)) as new:
-        new.write_text(json.dumps(result, indent=1) + "\n")
+        new.write_text(json.dumps(result, separators=(",", ":")) + "\n")
     return result
+
+
+def points(rates: list[float]) -> Iterator[Choice]:
+    """The points of the grid with these learning rates."""
+    for values in product(GRID["normalisation"], GRID["features"], rates):
+        yield Choice(**dict(zip(("normalisation", "features", "lr"), values, strict=True)))
+
+
+def of_row(scores: Mapping[Point, Mapping[int, float]], label: str) -> list[Choice]:
+    """The points at which a row was trained."""
+    return [choice for row, choice in scores if row == label]
+
+
+def finalists(scores: Mapping[Point, Mapping[int, float]], label: str) -> list[Point]:
+    """The best points of a row by the seed of the screening."""
+    return sorted(((label, c) for c in of_row(scores, label)), key=lambda p: -scores[p][SCREENING])[:FINALISTS]
+
+
+def best_of(scores: Mapping[Point, Mapping[int, float]], label: str) -> Choice:
+    """The point with the best mean mAP among those that a row trained with every seed; the first of equal ones."""
+    complete = [c for c in of_row(scores, label) if len(scores[label, c]) == 1 + len(FINAL)]
+    return max(complete, key=lambda choice: np.mean(list(scores[label, choice].values())))
+
+
+def best_shared(scores: Mapping[Point, Mapping[int, float]], rows: list[Variant]) -> Choice:
+    """The point with the best mean mAP over several rows."""
+    candidates = of_row(scores, rows[0].label)
+    return max(candidates, key=lambda choice: np.mean([scores[v.label, choice][SCREENING] for v in rows]))

@@ -33,10 +33,6 @@ class Machine:
     memory: float
 
 
-H200 = Machine(training=790e12, float32=67e12, memory=4.3e12)
-"""An H200: bfloat16 products and copies as measured on one, float32 as published."""
-
-
 @dataclass(frozen=True)
 class Work:
     """FLOPs of matrix products (a multiplication and an addition count as two), and bytes read and written."""

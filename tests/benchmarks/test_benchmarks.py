@@ -8,9 +8,10 @@ import time
 import pytest
 import torch
 
+from famf_lib.experiments.catalogue import EXPERIMENTS, TABLE_1, Experiment
 from famf_lib.support.files import ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
+BENCHMARKS, RECORDS = ROOT / "benchmarks", ROOT / "results"
 FORMS = {"residuals", "loop", "products", "chunks"}
 CPU = torch.device("cpu")
 
@@ -177,9 +178,32 @@ def test_a_record_names_its_command_and_a_failure_keeps_the_earlier_one(script, 
     assert [path.name for path in place.parent.iterdir()] == ["metric-cpu.json"] and "full" in place.read_text()
 
 
+def keys(content, path=""):
+    """The paths of all values in nested dicts."""
+    if not isinstance(content, dict):
+        return {path}
+    return {key for name, value in content.items() for key in keys(value, f"{path}/{name}")}
+
+
+def test_the_full_size_benchmark_writes_what_its_page_reads(script, tiny, monkeypatch, results_folder, capsys):
+    """With all steps that it does on a GPU, at the size of the quick profile."""
+    monkeypatch.setattr(sys, "argv", ["full_size.py", "--quick", "--device", "cpu"])
+    monkeypatch.setitem(EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", TABLE_1[-1:]))
+    script("full_size").main()
+    content, recorded = json.loads(capsys.readouterr().out), json.loads((RECORDS / "full-size-gpu.json").read_text())
+    of_a_gpu = {
+        f"/training/{name}" for name in ("peak memory", "compiled/seconds", "compiled/an epoch", "compiled/before")
+    }
+    assert keys(recorded) - keys(content) == of_a_gpu | {"/origin/hardware/gpu"} and not results_folder.exists()
+    assert [part["part"] for part in content["parts"]] == [part["part"] for part in recorded["parts"]]
+    assert all(min(part["floor here"], part["measured"]) > 0 for part in content["parts"])
+    assert content["training"]["launched"]["seconds"] > 0 and 0 < content["training"]["mean_ap"] < 1
+    assert content["table 1"]["runs"] == 1 and content["table 1"]["read"] == 0
+
+
 def test_make_runs_every_benchmark():
     others = {"common", "peak", "fused_residual_sums"}  # used by benchmarks
-    others |= {"calibrate_synthetic", "imfdb_shape", "full_size", "saturation"}  # run on their own
+    others |= {"calibrate_synthetic", "calibrate_chimera", "imfdb_shape", "full_size", "saturation"}  # run on their own
     others |= {"extraction", "imfdb_embedding"}  # need data and models
     line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS ="))
     assert set(line.split()[2:]) | others == {path.stem for path in BENCHMARKS.glob("*.py")} | {"full_size"}

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import grimp
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from filelock import FileLock
@@ -24,7 +25,7 @@ from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
 from famf_book import build as book
-from famf_book import notebooks
+from famf_book import notebooks, report
 from famf_book.build import build
 from famf_book.commands.book import book as command
 from famf_book.extensions import picture_sizes
@@ -64,7 +65,7 @@ V_k = \\sum_i \\frac{\\exp(w_k^\\top x_i + b_k)}{\\sum_{k'} \\exp(w_{k'}^\\top x
 a &= \\frac{b}{c} \\\\ d &= \\frac{e}{f} \\\\ g &= \\frac{h}{i} \\\\ j &= \\frac{k}{l}
 ```
 
-[Eq. (1)](#paper-eq-1) after {cite:p}`somebody`; see {doc}`words`.
+[Eq. (1)](#paper-eq-1) after {cite:p}`somebody`; see {doc}`words`. Its weight is $\\phi(c_k)$.
 
 ```{bibliography}
 ```
@@ -261,6 +262,23 @@ def test_pages_of_one_notebook_have_their_own_title_and_labels(root, executed):
         assert cells[-1].metadata["mystnb"]["figure"] == {"name": f"fig-{page}", "caption": f"A square of {page}"}
 
 
+def test_a_label_in_the_metadata_of_a_text_cell_is_the_label_of_its_text(root, executed):
+    def write_labelled(label: str) -> None:
+        write_numbers(root)
+        path = root / "book" / "numbers.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells.append(new_markdown_cell("$$ a = b $$", metadata={"label": label}))
+        nbformat.write(notebook, path)
+
+    write_labelled("equation-{{page}}")
+    build(root)
+    for page in ("numbers", "numbers-real"):
+        assert staged(root, page).cells[-1].source == f"(equation-{page})=\n$$ a = b $$"
+    write_labelled("equation")  # the same on several pages
+    with pytest.raises(BookError, match=r"numbers\.ipynb makes 2 pages, .* label 'equation'"):
+        build(root)
+
+
 def test_a_page_records_where_it_comes_from(root, executed):
     build(root, parameters={"seeds": "3, 5"})
     record = staged(root, "numbers-real").metadata["famf"]
@@ -365,7 +383,8 @@ def test_the_command_asks_for_the_pages_of_notebooks_that_have_something_to_show
 
     def served(further):
         return {path.stem for path in (ROOT / "book").glob("*.ipynb") if further.serves(path)} & {
-            "table-1", "table-2", "attention", "missing-modalities", "challenging-cases", "chimera", "synthetic",
+            "table-1", "table-2", "attention", "missing-modalities", "challenging-cases", "chimera", "imfdb",
+            "synthetic",
         }  # fmt: skip
 
     assert served(mine) == {"table-1", "table-2", "attention", "missing-modalities", "challenging-cases"}
@@ -489,7 +508,8 @@ def test_the_pages_load_nothing_from_another_host(rendered):
         # MathJax names a host in its speech component, which only its menu loads, and that is switched off.
         elif file.suffix == ".js" and file.name != "tex-chtml.js":
             assert not re.search(r"cdnjs|jsdelivr|unpkg|googleapis", file.read_text()), file
-    assert {"famf.css", "tex-chtml.js"} <= {file.name for file in files}
+    assert {"famf.css", "tex-chtml.js", "favicon.svg"} <= {file.name for file in files}
+    assert not list((html / "_static").rglob("*.html"))  # templates of the themes
     assert '"enableMenu": false' in (html / "book" / "intro.html").read_text()
 
 
@@ -552,6 +572,49 @@ def test_in_a_browser_formulas_that_are_never_set_do_not_hide_their_page(rendere
     page.route(f"**/{lost}", lambda route: route.abort())
     page.goto((rendered / "_build" / "html" / "book" / "intro.html").as_uri())
     page.locator(".bd-article p").first.wait_for(state="visible", timeout=10_000)
+    page.close()
+
+
+WIDE = """table => {
+  const output = document.querySelector(".bd-article .cell_output");
+  output.insertAdjacentHTML("afterbegin", `<div class="output text_html">${table}</div>`);
+  const scrolled = what => {
+    let box = what;
+    const scrolls = ["auto", "scroll"];
+    while (box.parentElement && !scrolls.includes(getComputedStyle(box).overflowX)) box = box.parentElement;
+    return [box.scrollWidth - box.clientWidth, document.documentElement.scrollWidth - innerWidth];
+  };
+  const picture = document.querySelector(".bd-article figure img");
+  picture.setAttribute("width", 731);
+  picture.style.width = "731px";
+  return [...scrolled(output.querySelector("table")), picture.getBoundingClientRect().width, ...scrolled(picture)];
+}"""
+
+
+def test_in_a_browser_wide_tables_are_whole_on_a_laptop_and_scroll_on_a_telephone(rendered, browser):
+    claim = {"dataset": "synthetic", "effect": "AttentionVLAD + MLMA over AttentionVLAD + MMA", "paper": 0.0214}
+    claim |= {"ours": -0.1312, "low": -0.1940, "high": -0.0701, "verdict": "does not hold", "rule": "no difference"}
+    claim |= {"margin": 0.005, "seeds": 10, "persons": 90}
+    table = report.styled(pd.DataFrame([claim]).set_index("dataset")).data
+    found = {}
+    for width in (1280, 390):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.goto((rendered / "_build" / "html" / "book" / "numbers-real.html").as_uri())
+        found[width] = page.evaluate(WIDE, table)
+        page.close()
+    assert found[1280] == [0, 0, 731, 0, 0]
+    hidden, over, picture, of_picture, still_over = found[390]
+    assert hidden > 100 and over <= 0 and 500 < picture < 700 and of_picture > 100 and still_over <= 0
+
+
+def test_in_a_browser_the_search_quotes_formulas_as_text(rendered, browser):
+    html = rendered / "_build" / "html"
+    page = browser.new_page()
+    page.goto((html / "search.html").as_uri())
+    intro = (html / "book" / "intro.html").read_text()
+    assert r"\(\phi" in intro and r"\[" in intro
+    text = page.evaluate("html => Search.htmlToText(html)", intro)
+    assert "φ(c_k)" in text and "Σ_i" in text and "Eq. (1) after" in text and "\\" not in text
     page.close()
 
 

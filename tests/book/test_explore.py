@@ -16,28 +16,30 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 
 from famf_book import explore
-from famf_book.explore import Explorer, Ruin
+from famf_book.explore import Corruption, Explorer
+from famf_book.figures import exploration
 from famf_lib.data import imported, synthetic
 from famf_lib.data.clipset import Modality
 from famf_lib.data.sampling import EVALUATION, Sampler, generator
 from famf_lib.support.files import ROOT
 from famf_lib.training import checkpoint, prediction
 
-NAME = "mine"
+NAME, OTHER = "mine", "NetVLAD + MMA"
 
 
 @pytest.fixture(scope="module")
 def explorer(made_up, tmp_path_factory):
-    """An explorer of persons that are easy to distinguish, with trained models for two K."""
+    """An explorer of persons that are easy to distinguish, with trained models for two K and one to compare with."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAMF_STORE", str(tmp_path_factory.mktemp("store")))
         made_up(persons=7, clips=13, dim=19, audio=11, spread=0.5, seed=3).save(imported.place(NAME))
         one = Explorer(NAME, "quick", device="cpu")
-        for clusters in (2, explore.START):
-            one.model(clusters)
-        one.file = one.run(explore.START).file
+        for row in ("K = 2", explore.FAMF_ROW, OTHER):
+            one.model(row)
+        one.file = one.run().file
         assert one.clips
         yield one
 
@@ -57,9 +59,9 @@ def predicted(explorer, clipset):
 
 
 def assert_says(answer, row):
-    assert [name for name, _ in answer.ranking(3)] == row["persons"][:3]
+    assert [name for _, name, _ in answer.ranking(3)] == row["persons"][:3]
     ranked = answer.ranking(len(answer.persons))
-    np.testing.assert_allclose([p for _, p in ranked], row["probabilities"], rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose([p for _, _, p in ranked], row["probabilities"], rtol=2e-4, atol=1e-6)
 
 
 def test_the_answer_to_an_unchanged_clip_is_that_of_predict(explorer):
@@ -69,7 +71,7 @@ def test_the_answer_to_an_unchanged_clip_is_that_of_predict(explorer):
         assert_says(answer, row)
         within = clip.rows - row["first_face"]
         np.testing.assert_allclose(answer.weights, np.array(row["weights"])[within], rtol=1e-4)
-        assert answer.place(row["persons"][2]) == 3
+        assert answer.rank(row["persons"][2]) == 3
 
 
 def test_a_removed_modality_is_one_that_the_clip_lacks(explorer, other):
@@ -94,21 +96,24 @@ def test_a_removed_modality_is_one_that_the_clip_lacks(explorer, other):
 def test_faces_of_another_person_move_the_ranking_to_them(explorer, other):
     clip, person = other
     modalities = ["audio", "body"]
-    assert explorer.ask(clip, without=modalities).place(clip.person) == 1
-    answer = explorer.ask(clip, Ruin("stranger", 1.0, person=person), modalities)
-    assert answer.place(person) == 1 and answer.place(clip.person) > 1
+    assert explorer.ask(clip, without=modalities).rank(clip.person) == 1
+    answer = explorer.ask(clip, Corruption("stranger", 1.0, person=person), modalities)
+    assert answer.rank(person) == 1 and answer.rank(clip.person) > 1
+    for number in range(1, len(answer.persons)):  # however few are shown, the clip's person is among them
+        ranking = answer.ranking(number, clip.person)
+        assert len(ranking) == number and (answer.rank(clip.person), clip.person) in [line[:2] for line in ranking]
 
 
-def test_a_larger_share_ruins_more_faces_and_leaves_the_others(explorer, other):
+def test_a_larger_share_corrupts_more_faces_and_leaves_the_others(explorer, other):
     clip, _ = other
     before = np.zeros(len(clip.rows), dtype=bool)
     for share in (0.0, 0.3, 0.5, 0.8, 1.0):
-        ruin = Ruin("stranger", share)
-        fallen = clip.fallen(ruin)
-        assert fallen.sum() == round(share * len(clip.rows)) and (fallen | ~before).all()
-        changed = (clip.faces(ruin) != explorer.clipset.faces[clip.rows]).any(dim=1).numpy()
-        assert (changed == fallen).all()  # no two of these vectors are equal
-        before = fallen
+        how = Corruption("stranger", share)
+        bad = clip.corrupted(how)
+        assert bad.sum() == round(share * len(clip.rows)) and (bad | ~before).all()
+        changed = (clip.faces(how) != explorer.clipset.faces[clip.rows]).any(dim=1).numpy()
+        assert (changed == bad).all()  # no two of these vectors are equal
+        before = bad
 
 
 def test_which_faces_replace_others(explorer):
@@ -119,13 +124,17 @@ def test_which_faces_replace_others(explorer):
     quality = clipset.face_columns()["quality"].to_numpy()
     limit = np.quantile(quality[split == "train"], 0.1)
     for clip in explorer.clips:
-        for ruin in (Ruin("poor", 1.0), Ruin("stranger", 1.0), Ruin("stranger", 1.0, person=explorer.persons[0])):
-            rows = clip.shown(ruin)
+        for how in (
+            Corruption("poor", 1.0),
+            Corruption("stranger", 1.0),
+            Corruption("stranger", 1.0, person=explorer.persons[0]),
+        ):
+            rows = clip.face_rows(how)
             assert (split[rows] == "train").all()
-            if ruin.kind == "poor":
+            if how.kind == "poor":
                 assert (quality[rows] <= limit).all()
-            elif ruin.person:
-                assert (person[rows] == ruin.person).all()
+            elif how.person:
+                assert (person[rows] == how.person).all()
             else:
                 assert (person[rows] != clip.person).all()
 
@@ -136,13 +145,13 @@ def test_synthetic_faces_are_generated_again(tiny):
     clip = explorer.clips[0]
     faces = explorer.clipset.faces[clip.rows]
     for kind in explore.REGENERATED:
-        ruin = Ruin(kind, 0.5, 0.97)
-        ruined, fallen = clip.faces(ruin), torch.from_numpy(clip.fallen(ruin))
-        assert torch.equal(ruined[~fallen], faces[~fallen])
-        assert (ruined[fallen].float().norm(dim=1) < faces[fallen].float().norm(dim=1)).all()  # no face gets clearer
+        how = Corruption(kind, 0.5, 0.97)
+        again, bad = clip.faces(how), torch.from_numpy(clip.corrupted(how))
+        assert torch.equal(again[~bad], faces[~bad])
+        assert (again[bad].float().norm(dim=1) < faces[bad].float().norm(dim=1)).all()  # no face gets clearer
         own = explorer.clipset.face_columns()[kind].to_numpy()[clip.rows]
-        assert clip.seen(ruin) == pytest.approx(np.where(clip.fallen(ruin), np.maximum(own, 0.97), own))
-        np.testing.assert_allclose(clip.faces(Ruin(kind, 1.0, 0.0)).float(), faces.float(), atol=0.02)
+        assert clip.degrees(how) == pytest.approx(np.where(clip.corrupted(how), np.maximum(own, 0.97), own))
+        np.testing.assert_allclose(clip.faces(Corruption(kind, 1.0, 0.0)).float(), faces.float(), atol=0.02)
 
 
 def test_generating_a_clip_again_without_change_gives_the_clip():
@@ -156,12 +165,13 @@ def test_generating_a_clip_again_without_change_gives_the_clip():
 @pytest.mark.parametrize(
     ("ask", "sentence"),
     [
-        (lambda e: Ruin("smear"), "kind: 'smear' found, expected one of blur"),
-        (lambda e: Ruin(share=1.3), "share: 1.3 found, expected a number from 0 to 1"),
+        (lambda e: Corruption("smear"), "kind: 'smear' found, expected one of blur"),
+        (lambda e: Corruption(share=1.3), "share: 1.3 found, expected a number from 0 to 1"),
         (lambda e: e.clip("clip 999"), "clip: 'clip 999' is not known"),
         (lambda e: e.clip("clip 093"), "clip: 'clip 093' shows no person that the model knows"),  # a noise clip
         (lambda e: e.clip("clip 000"), "clip: 'clip 000' has no face"),
-        (lambda e: e.ask(e.clips[0], Ruin("stranger", 1.0, person="nobody")), "person: 'nobody' is not known"),
+        (lambda e: e.ask(e.clips[0], Corruption("stranger", 1.0, person="nobody")), "person: 'nobody' is not known"),
+        (lambda e: e.model("K = 3"), "row: 'K = 3' is not known, expected one of Mean pooling + Concat, NetVLAD + MMA"),
         (lambda e: Explorer(NAME, "huge"), "profile: 'huge' is not known, expected one of quick"),
     ],
 )
@@ -172,31 +182,63 @@ def test_bad_input_gives_one_sentence(explorer, monkeypatch, ask, sentence):
         ask(explorer)
 
 
-def test_sliders_draw_the_answer_of_the_model(explorer, store):
+def test_the_mean_weight_of_the_faces_is_the_mean_of_phi_over_the_clusters(explorer):
+    answer = explorer.ask(explorer.clips[0])
+    assert answer.phi.shape == (8,) and answer.load.sum() == pytest.approx(1)
+    assert answer.phi @ answer.load == pytest.approx(answer.weights.mean(), rel=1e-4)
+    assert not len(explorer.ask(explorer.clips[0], row=OTHER).phi)  # NetVLAD has none
+
+
+def test_controls_draw_the_answers_of_both_models(explorer, store):
     widgets = pytest.importorskip("famf_book.widgets", reason="ipywidgets is not installed (the extra lab has it)")
     shutil.copytree(explorer.file.parents[2], store)
     one = widgets.Exploration(explorer)
     clip = one.clip.value
 
-    def weights():
-        return [float(w) for w in re.findall(r"</div>(\d\.\d\d)</div>", one.picture.value)]
+    def weights(of="x-weight"):
+        found = re.findall(rf'<div class="{of}"><div class="x-bar">.*?</div>(\d\.\d\d)</div>', one.picture.value)
+        return [float(w) for w in found]
 
+    unchanged = one.picture.value
+    assert one.person.label == "anybody"
     one.kind.value, one.share.value = "stranger", 0.5
-    answer = explorer.ask(clip, Ruin("stranger", 0.5))
+    how = Corruption("stranger", 0.5)
+    answer, other = explorer.ask(clip, how), explorer.ask(clip, how, row=OTHER)
     assert weights() == pytest.approx(answer.weights, abs=0.0051)
-    assert one.picture.value.count("x-face x-fallen") == round(0.5 * len(clip.rows))
-    first, p = answer.ranking(1)[0]
-    assert f"{first} " in one.picture.value and f"{p:.2f}" in one.picture.value
+    assert weights("x-other") == pytest.approx(other.weights, abs=0.0051)
+    assert one.picture.value.count("x-face x-corrupted") == round(0.5 * len(clip.rows))
+    for name, each in (("FAMF, K = 8", answer), (OTHER, other)):
+        title, _, ranked = one.picture.value.partition(f'x-title">{name} ')
+        assert title and f"<span>{each.probability(clip.person):.2f}</span>" in ranked
+        assert f'title="{clip.person}">{clip.person} ✓' in ranked  # the true person is in every ranking
+    assert one.picture.value.count("of faces</span>") == 8  # φ of each cluster
 
     before = one.picture.value
     one.modalities["body"].value = False
     assert one.picture.value != before and 'line-through">body<' in one.picture.value
-    one.clusters.value = 2
-    assert one.picture.value.count("<title>") == explorer.ask(clip, clusters=2).attention.size == 4**2
+    one.clusters.value = "K = 2"
+    assert one.picture.value.count("<title>") == explorer.ask(clip, row="K = 2").attention.size == 4**2
     one.person.value = explorer.persons[-1] if clip.person != explorer.persons[-1] else explorer.persons[0]
     one.share.value = 1.0
-    assert one.ruin == Ruin("stranger", 1.0, person=one.person.value)
-    assert one.status.value == ""
+    assert one.corruption == Corruption("stranger", 1.0, person=one.person.value)
+    one.other.value = ""
+    assert not weights("x-other") and weights()
+    one.other.value = OTHER
+    one.reset.click()
+    assert one.picture.value == unchanged and one.status.value == ""
+
+
+def test_every_picture_has_an_alternative_text(tiny):
+    explorer = Explorer("synthetic", "quick", device="cpu")
+    album, clip = exploration.Album(explorer), explorer.clips[0]
+    for kind in explorer.kinds:
+        how = Corruption(kind, 0.5)
+        html = exploration.drawing(album, clip, how, parts=("faces",))
+        texts = [image["alt"] for image in BeautifulSoup(html, "html.parser").find_all("img")]
+        assert len(texts) == len(clip.rows)
+        named = [f"Face {n} of {len(clip.rows)}" for n in range(1, len(clip.rows) + 1)]
+        bad = clip.corrupted(how)
+        assert texts == [f"{name}, {explore.KINDS[kind]}" if bad[n] else name for n, name in enumerate(named)]
 
 
 @pytest.fixture
@@ -262,16 +304,20 @@ def test_in_a_browser_the_cells_run_and_sliders_change_the_picture(browser, lab,
     picture.or_(failed).first.wait_for()
     assert not failed.count(), failed.first.inner_text()
 
-    assert picture.locator(".x-face").count() == 8 and picture.locator(".x-fallen").count() == 0
-    page.locator(".widget-slider:has-text('Faces') .noUi-handle").press("End")
-    page.wait_for_function("document.querySelectorAll('.widget-html-content .x-fallen').length == 8")
+    assert picture.locator(".x-face").count() == 8 and picture.locator(".x-corrupted").count() == 0
+    controls = page.locator(".widget-slider:has-text('Share of faces')")
+    assert controls.bounding_box()["y"] < page.locator(".famf-x").first.bounding_box()["y"]  # on top
+    controls.locator(".noUi-handle").press("End")
+    page.wait_for_function("document.querySelectorAll('.widget-html-content .x-corrupted').length == 8")
     blurred = picture.inner_html()
-    page.locator(".widget-slider:has-text('Degree') .noUi-handle").press("Home")
+    page.locator(".widget-slider:has-text('Strength') .noUi-handle").press("Home")
     page.wait_for_function("html => document.querySelector('.widget-html-content').innerHTML != html", arg=blurred)
-    page.click("button:text-is('replace')")
-    page.wait_for_function("document.querySelectorAll('.widget-html-content .x-fallen').length == 8")
+    page.click("button:text-is('swap for a stranger\\'s')")
+    page.wait_for_function("document.querySelectorAll('.widget-html-content .x-corrupted').length == 8")
     page.locator(".widget-checkbox:has-text('body') input").uncheck()
     page.wait_for_selector(".widget-html-content text[text-decoration]:text-is('body')")
+    page.click("button:text-is('Reset')")
+    page.wait_for_function("document.querySelectorAll('.widget-html-content .x-corrupted').length == 0")
     assert all(url.startswith((lab.address.split("?")[0], "data:", "blob:")) for url in requests)
     page.close()
     assert list((store / "runs").glob("*/model.safetensors"))  # a relative $FAMF_STORE reaches the kernel

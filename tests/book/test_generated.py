@@ -61,7 +61,7 @@ def test_the_command_of_a_page_gives_its_values_and_no_defaults(tmp_path, pages)
     plain, real, words = (shlex.split(line) for line in text.splitlines() if line.startswith("papermill "))
     assert plain == ["papermill", "book/numbers.ipynb", "out.ipynb", "-k", "python3"]
     assert words[1] == "book/words.ipynb"
-    assert real[5:] == ["-p", "dataset", "imfdb", "-y", "seeds: [3, 5]", "-p", "note", "it's `one` | two"]
+    assert real[5:] == ["-p", "dataset", "imfdb", "-p", "seeds", "3,5", "-p", "note", "it's `one` | two"]
 
 
 def test_what_differs_between_pages_has_a_column_and_what_is_the_same_a_sentence(tmp_path, pages):

@@ -18,12 +18,10 @@ from famf_book import notebooks
 from famf_lib.data import iqiyi
 from famf_lib.support.files import ROOT
 
-GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1]}
-ABOUT_ANOTHER = ("chimera",)
+GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1], "beside": []}
 SEVERAL = {
     "intro": ["iqiyi"],
     "ledger": ["iqiyi"],
-    "negative-results": ["iqiyi", "chimera"],  # chimera as it was recorded
 }
 AGAIN = "%reset -f"  # a notebook finds no variables of the one before
 
@@ -37,7 +35,7 @@ def wanted():
     for path in sorted((ROOT / "book").glob("*.ipynb")):
         own = {"dataset": "iqiyi"} if path.stem not in SEVERAL else {"datasets": SEVERAL[path.stem]}
         names = declared(path)
-        if own.keys() <= names and path.stem not in ABOUT_ANOTHER:
+        if own.keys() <= names:
             yield path, own | {name: value for name, value in GIVEN.items() if name in names}
 
 
@@ -93,20 +91,24 @@ def marks(svg):
     """How many things Matplotlib drew into the axes, neither scales and backgrounds nor what came out empty."""
     groups = [g for g in ElementTree.fromstring(svg).iter(f"{SVG}g") if g.get("id", "").startswith("axes_")]
     own = [g for axes in groups for g in axes if not NO_MARKS.match(g.get("id", ""))]
-    return sum(any(e.get("d", "").strip() or e.tag in (f"{SVG}use", f"{SVG}image") for e in g.iter()) for g in own)
+    return sum(
+        any(e.get("d", "").strip() or e.tag in (f"{SVG}use", f"{SVG}image", f"{SVG}text") for e in g.iter())
+        for g in own
+    )
 
 
 def test_none_is_forgotten():
     assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} - set(NAMES) == {
-        "chimera", "synthetic", "own-features", "own-model", "from-video", "benchmarks", "full-size",
-        "saturation",
+        "chimera", "imfdb", "synthetic", "own-features", "own-model", "from-video", "benchmarks", "framework",
+        "full-size", "saturation", "when",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_to_its_end_without_a_word_beside_its_page(name, executed):
     for cell, output in outputs(executed[name]):
-        assert output.output_type in ("display_data", "execute_result"), f"{cell.source}\n{output}"
+        printed = output.output_type == "stream" and output.name == "stdout"  # by a visible cell
+        assert printed or output.output_type in ("display_data", "execute_result"), f"{cell.source}\n{output}"
     assert all(cell.execution_count for cell in executed[name] if cell.cell_type == "code" and cell.source)
 
 
@@ -128,10 +130,10 @@ def test_every_figure_and_every_table_has_something_to_show(name, executed):
 def test_the_page_is_of_these_data_and_speaks_of_no_others(name, executed):
     cells = executed[name]
     told = shown(cells, "text/markdown")
-    assert any(text.startswith("**In short.**") for text in told)
+    assert name == "ledger" or any(text.startswith("**In short.**") for text in told)
     command = re.search(r"papermill book/\S+\.ipynb (?:.|\n)*iqiyi", told[-1])
     assert command, told[-1]
-    text = "\n".join([*told, *(cell.source for cell in cells if cell.cell_type == "markdown")])
+    text = "\n".join(told)  # what is computed; the text around it explains the datasets of the book
     assert not re.search(r"\b(nan|NaN)\b", text)
     if name not in SEVERAL:
         assert iqiyi.TITLE in "\n".join(told)
@@ -142,13 +144,11 @@ def test_levels_are_compared_where_the_data_are_the_papers(executed):
     for name in ("table-1", "table-2", "clusters"):
         assert "values are those of the same data" in shown(executed[name], "text/markdown")[0]
     assert "on the paper's own data" in "\n".join(shown(executed["ledger"], "text/markdown"))
-    both = "\n".join(shown(executed["negative-results"], "text/html"))
-    assert "iqiyi" in both and "chimera" in both
 
 
 def test_sets_with_text_are_said_to_be_absent(executed):
     told = "\n".join(shown(executed["table-2"], "text/markdown"))
-    assert "There is no text, so 4 of the 8 sets are here" in told
+    assert "4 of the 8 sets can be trained here; there is no text." in told
     rows = BeautifulSoup(shown(executed["table-2"], "text/html")[0], "html.parser").find_all("th", scope=None)
     labels = [row.text for row in rows]
     assert [row for row in labels if row.startswith("Face")] == ["Face", "Face+Head", "Face+Audio", "Face+Audio+Body"]

@@ -19,7 +19,7 @@ from famf_book.cli import app
 from famf_lib.data import imported
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import run_store
-from famf_lib.experiments.catalogue import EXPERIMENTS
+from famf_lib.experiments.catalogue import EXPERIMENTS, SIMPLE
 
 CPU = torch.device("cpu")
 
@@ -54,11 +54,12 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_time(kept, store, tmp_p
         made = sweep.sweep(tasks, client, kind)
         killer.join(timeout=10)
     assert killed, "nobody was killed"
-    assert len(tasks) == 3 and len(made) == 4, "a row stands in both experiments"
+    assert len(tasks) == 4 and len(made) == 6, "FAMF stands in both experiments, and mean pooling beside each"
     assert {path.name for path in (store / "runs").iterdir()} == set(made["key"]), "something is missing or left behind"
     swept = {key: run_store.open_run(key) for key in made["key"]}
     for task in tasks:
-        probes = {probe for experiment, _ in task.rows for probe in EXPERIMENTS[experiment].probes}
+        asked = [EXPERIMENTS[name] for name, label in task.rows if label != SIMPLE.label]
+        probes = {probe for experiment in asked for probe in experiment.probes}
         run = run_store.find(task.spec, kept, CPU)
         assert {path.name.split("-")[0] for path in run.folder.glob("*-*.parquet")} == probes
     monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
@@ -73,8 +74,8 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_time(kept, store, tmp_p
 
 def test_rows_that_experiments_share_are_one_task(kept):
     tasks = sweep.grid(["attention", "confidence"], ["mine"], "quick", [3, 5])
-    assert len({task.spec.model_dump_json() for task in tasks}) == len(tasks) == 6
-    shared = [task for task in tasks if len(task.rows) == 2]
+    assert len({task.spec.model_dump_json() for task in tasks}) == len(tasks) == 8
+    shared = [task for task in tasks if len(task.rows) == 2 and task.rows[0][1] != SIMPLE.label]
     assert [task.spec.seed for task in shared] == [3, 5]
     assert all(task.probes == {"attention", "answers"} for task in shared)
     assert all(task.clipset.fingerprint == kept.fingerprint for task in tasks)
@@ -110,9 +111,9 @@ def test_a_task_that_fails_stops_no_other(kept, tiny, client, store, monkeypatch
     broken = replace(last, aggregation_options={"groups": 7})  # which do not divide faces of 11 numbers
     monkeypatch.setitem(EXPERIMENTS, "weights", replace(EXPERIMENTS["weights"], variants=(*others, broken)))
     tasks = sweep.grid(["weights"], ["mine"], "quick", [1])
-    with pytest.raises(ValueError, match=r"^1 of 4 tasks failed, the others are done; the first: groups: 7 do not div"):
+    with pytest.raises(ValueError, match=r"^1 of 5 tasks failed, the others are done; the first: groups: 7 do not div"):
         sweep.sweep(tasks, client, "cpu")
-    assert len(list(store.glob("runs/*/run.json"))) == 3
+    assert len(list(store.glob("runs/*/run.json"))) == 4
 
 
 def test_pages_are_executed_after_their_runs(kept, tiny, client, store, tmp_path, monkeypatch):
@@ -125,7 +126,7 @@ def test_pages_are_executed_after_their_runs(kept, tiny, client, store, tmp_path
     tasks = sweep.grid(["attention"], ["mine"], "quick", [5, 3])
     sweep.sweep(tasks, client, "cpu", sweep.pages(tasks, tmp_path), "quick")
     given = {"dataset": "mine", "profile": "quick", "seeds": [5, 3], "device": "cpu"}
-    assert seen == [(tmp_path / "attention-mine.ipynb", given, 4)]
+    assert seen == [(tmp_path / "attention-mine.ipynb", given, 6)]
 
 
 def test_a_task_that_kills_its_workers_fails():

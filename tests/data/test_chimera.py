@@ -11,9 +11,10 @@ from imfdb_files import World
 from sklearn.preprocessing import StandardScaler
 
 from famf_lib.data import chimera, datasets, imfdb
-from famf_lib.data.chimera import ChimeraError, assign_utterances, pair
+from famf_lib.data.chimera import ChimeraError, assign_utterances, exchange, pair
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.splits import SplitError, split
+from famf_lib.paper import IQIYI
 
 WIDTHS = {"text": 7, "audio": 5, "video": 11}
 SPEAKERS = {"ann": 23, "bob": 9, "cid": 5, "dan": 2}
@@ -76,7 +77,7 @@ def leaks(clipset: ClipSet, dealt) -> set[str]:
 
 
 def test_what_was_joined_is_counted(faces, utterances):
-    clipset = chimera.build(faces, utterances)
+    clipset = chimera.build(faces, utterances, clips_per_film=99, other_speaker=0.0)
     assert clipset.info["dataset"] == "chimera" and clipset.info["faces"] == faces.info
     assert clipset.info["joining"] == {
         "persons": 3,
@@ -85,17 +86,56 @@ def test_what_was_joined_is_counted(faces, utterances):
         "clips": 23,
         "clips left out: of persons left out": 4,
         "clips left out: no known film": 2,
+        "clips left out: their film has enough": 0,
         "films (of a person)": 9,
         "speakers": 4,
         "speakers left out": 1,
         "utterances": 39,
         "utterances used": 22,  # Asha's 11 clips fit ann, Birju's 10 have bob's 9, Chandra's 2 cid or dan
         "clips that repeat an utterance of their film": 1,
+        "clips with an utterance of another speaker": 0,
         "columns of body that never change": 1,
     }
     assert len(clipset) == 23 and clipset.persons == split(clipset, "groups").persons == ["Asha", "Birju", "Chandra"]
     speaker = clipset.clips["utterance"].str.split("/").str[0].groupby(clipset.clips["person"]).unique().map(list)
     assert speaker["Asha"] == ["ann"] and speaker["Birju"] == ["bob"] and speaker["Chandra"] in (["cid"], ["dan"])
+
+
+def test_a_film_gives_few_clips_and_in_some_another_speaker_is_heard(faces, utterances):
+    every = chimera.build(faces, utterances, clips_per_film=99, other_speaker=0.0).clips
+    clipset = chimera.build(faces, utterances, clips_per_film=2, other_speaker=0.4)
+    films = every.groupby(["person", "group"]).size()
+    assert clipset.clips.groupby(["person", "group"]).size().to_dict() == films.clip(upper=2).to_dict()
+    assert len(clipset) == 15 and set(clipset.clips["name"]) < set(every["name"])
+    assert clipset.info["joining"]["clips left out: their film has enough"] == 8
+    assert clipset.info["joining"]["clips with an utterance of another speaker"] == 6  # 0.4 × 15
+
+    clips = clipset.clips.assign(speaker=clipset.clips["utterance"].str.split("/").str[0])
+    own = clips[clips["own_voice"]].groupby("person")["speaker"].unique()
+    assert (own.map(len) == 1).all() and (~clips["own_voice"]).sum() == 6
+    expected = clips["speaker"] == clips["person"].map(own.str[0])
+    assert (clips["own_voice"] == expected).all() and not clips["utterance"].duplicated().any()
+    chosen = [set(chimera.build(faces, utterances, seed=seed).clips["name"]) for seed in range(9)]
+    assert set.union(*chosen) == set(every["name"])  # the clips of a film are drawn, not its first
+
+
+@given(
+    st.lists(st.integers(0, 29), min_size=1, max_size=20),
+    st.lists(st.integers(0, 3), min_size=30, max_size=30),
+    st.floats(0, 1),
+    st.integers(0, 9),
+)
+def test_exchanged_utterances_are_new_and_of_another_speaker(utterances, speakers, share, seed):
+    before, speakers = np.array(utterances), np.array(speakers)
+    after = exchange(before, speakers, share, np.random.default_rng(seed))
+    changed = after != before
+    assert changed.sum() <= round(share * len(before)) and before.tolist() == utterances
+    assert (speakers[after[changed]] != speakers[before[changed]]).all()
+    assert len(set(after[changed])) == changed.sum() and not set(after[changed]) & set(utterances)
+    unused = set(range(30)) - set(utterances)
+    fitting = [len([u for u in unused if speakers[u] != speakers[own]]) for own in utterances]
+    if min(fitting) >= len(utterances):  # enough for all, whoever draws first
+        assert changed.sum() == round(share * len(before))
 
 
 def test_a_clip_has_its_own_faces_and_the_vectors_of_its_utterance(faces, utterances):
@@ -263,7 +303,7 @@ def test_the_dataset_is_made_once_and_again_when_a_file_changes(world, home):
     world.archive(home / "imfdb")
     world.embeddings(home / "imfdb")
     clipset = datasets.load("chimera", "quick")
-    assert len(clipset) == 23 and clipset.info["joining"]["persons"] == 3
+    assert len(clipset) == 15 and clipset.info["joining"]["persons"] == 3
     assert tuple(clipset.modalities) == datasets.get("chimera").modalities
     key = chimera.key("quick")
     assert key == chimera.key("paper") and len(key) == 16
@@ -288,7 +328,10 @@ def test_real_counts(real):
         pytest.skip("the counts are those of the makers' archive and of the 2,199 utterances")
     assert joining["persons"] == 90 and joining["speakers"] == 93
     assert joining["persons left out: no speaker with as many utterances as they have films"] == 0
-    assert joining["clips"] == len(real) == 2217 and joining["films (of a person)"] == 327
+    assert joining["clips"] == len(real) == 593 and joining["films (of a person)"] == 327
+    assert joining["clips left out: their film has enough"] == 1624
+    assert joining["clips with an utterance of another speaker"] == 77  # 0.13 × 593
+    assert joining["utterances used"] == 593
     assert joining["columns of body that never change"] == 32
 
 
@@ -298,3 +341,8 @@ def test_real_vectors_fit_and_films_and_utterances_are_apart(real):
     for seed, part in [(0, "tune"), *((seed, "report") for seed in range(5))]:
         dealt = split(real, "groups", seed, part)
         assert len(dealt.persons) == 90 and not leaks(real, dealt)
+
+
+def test_a_person_has_as_many_training_clips_as_in_iqiyi_vid(real):
+    dealt = split(real, "groups", 1)
+    assert np.median(np.bincount(dealt.train_classes)) == IQIYI["train_clips_a_person"]["median"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from famf_lib.data import quality, synthetic
 from famf_lib.data.synthetic import SyntheticConfig, generate, quality_score
@@ -314,6 +315,100 @@ def test_identity_noise_sets_how_hard_it_is():
     assert easy > 0.95 and hard < 0.25 and hard + 0.2 < middle < easy - 0.1
 
 
+CONDITIONED = SyntheticConfig(persons=101, dim=128)
+BEFORE = {"faces": -27241308.5, "head": -1192292.2, "body": -408382.3, "audio": 116108.0, "text": -346931.4}
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return generate(CONDITIONED)
+
+
+def test_the_defaults_make_the_data_that_they_made_before_there_were_conditions():
+    """Sums noted then, and not a fingerprint: another processor may round the last digit of a vector differently."""
+    made = generate(synthetic.SIZES["quick"])
+    vectors = {"faces": made.faces} | {name: m.vectors for name, m in made.modalities.items()}
+    place = {name: torch.arange(x.numel()).reshape(x.shape).remainder(997) for name, x in vectors.items()}
+    sums = {name: float((place[name] * x.double()).sum()) for name, x in vectors.items()}
+    assert sums == pytest.approx(BEFORE, rel=1e-3)
+
+
+def test_a_shift_of_quality_is_one_of_all_faces_and_of_nothing_else(plain):
+    poorer = generate(replace(CONDITIONED, quality_shift=-1.5))
+    before, after = plain.face_columns(), poorer.face_columns()
+    assert (before["quality"] - after["quality"]).mean() == pytest.approx(1.5 * synthetic.QUALITY_SPREAD, rel=1e-3)
+    assert after["quality"].std() == pytest.approx(before["quality"].std(), rel=1e-3)
+    assert after["yaw"].equals(before["yaw"]) and poorer.clips.equals(plain.clips)
+    poor = [(columns["quality"] < IQIYI["quality"]["poor_below"][1]).mean() for columns in (before, after)]
+    assert poor[0] < 0.1 and poor[1] > 0.35
+    assert quality.who_is_it(poorer, queries=997).mean() < quality.who_is_it(plain, queries=997).mean() - 0.1
+
+
+def test_the_effect_of_quality_is_on_the_vectors_alone(plain):
+    def seen(clipset):  # rank correlations of quality: with length, and with nearness to the person's good faces
+        table, labels = clipset.face_columns(), clipset.labels.numpy()[clip_of_face(clipset)]
+        faces, score = unit(clipset.faces), table["quality"].to_numpy()
+        known = table["own"].to_numpy() & (labels >= 0)
+        best = known & (score > 100)
+        persons = unit(torch.stack([faces[torch.from_numpy(best & (labels == p))].sum(dim=0) for p in range(101)]))
+        tested = known & (score < 100)
+        near = (faces[torch.from_numpy(tested)] * persons[torch.from_numpy(labels[tested])]).sum(dim=1).numpy()
+        length = clipset.faces.float().norm(dim=1).numpy()[tested]
+        return [stats.spearmanr(score[tested], value).statistic for value in (length, near)]
+
+    none, twice = (generate(replace(CONDITIONED, quality_effect=effect)) for effect in (0.0, 2.0))
+    assert none.face_columns().equals(plain.face_columns()) and twice.face_columns().equals(plain.face_columns())
+    length, near = np.abs(seen(none))
+    assert length < 0.05 and near < 0.15  # good faces come from clips of good faces, which have more in common
+    assert min(seen(plain)) > 0.4
+    lengths = [clipset.faces.float().norm(dim=1).std() for clipset in (none, plain, twice)]
+    assert lengths[0] < 0.1 < lengths[1] < lengths[2] - 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7])
+def test_the_share_of_the_person_is_that_of_every_modality_and_moves_no_face(plain, share):
+    made = generate(replace(CONDITIONED, modality_person=share))
+    assert torch.equal(made.faces, plain.faces)
+    clips = made.clips
+    known = (clips["person"].notna() & clips["own_voice"]).to_numpy()
+    for name in ("body", "audio", "text"):
+        assert torch.equal(made.modalities[name].present, plain.modalities[name].present)
+        people = clips["person"].fillna("")
+        # Other clips of the person in other programmes share the person, and no outfit or sound.
+        same, _ = same_and_other(made.modalities[name], people, known)
+        outfit, other = same_and_other(made.modalities[name], people + clips["group"], known)
+        assert same - other == pytest.approx(share, abs=0.25) and outfit >= same - 0.02
+
+
+def test_presence_is_a_share_of_every_modality(plain):
+    half = generate(replace(CONDITIONED, presence=0.5))
+    assert torch.equal(half.faces, plain.faces)
+    for name, modality in half.modalities.items():
+        before = plain.modalities[name]
+        assert modality.present.sum() / before.present.sum() == pytest.approx(0.5, abs=0.09)
+        assert (before.present | ~modality.present).all()  # the same clips, fewer of them
+        assert torch.equal(modality.vectors[modality.present], before.vectors[modality.present])
+
+
+@pytest.mark.parametrize("effect", [0.0, 2.0])
+def test_a_clip_made_again_shows_as_much_quality_as_its_set(effect):
+    config = SyntheticConfig(persons=7, dim=13, quality_effect=effect, quality_shift=-0.5)
+    made = generate(config)
+    clip = int(made.counts.argmax())
+    again = synthetic.Retake(config, clip)
+    rows = slice(int(made.offsets[clip]), int(made.offsets[clip + 1]))
+    assert again.faces().astype(float) == pytest.approx(made.faces[rows].double().numpy(), abs=0.02)
+    blurred = again.table.assign(blur=0.9)
+    fall = quality_score(**{name: blurred[name].to_numpy() for name in synthetic.WEIGHTS}) - again.table["quality"]
+
+    def confidence(faces):  # from the length alone
+        share = np.linalg.norm(faces.astype(float), axis=1) / synthetic.NORM_MOST
+        return (np.log(share / (1 - share)) - synthetic.NORM[0]) / synthetic.NORM[1]
+
+    found = confidence(again.faces(blur=np.full(len(blurred), 0.9))) - confidence(again.faces())
+    assert found == pytest.approx(effect * synthetic.CONFIDENCE * fall / synthetic.QUALITY_SPREAD, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
@@ -323,6 +418,10 @@ def test_identity_noise_sets_how_hard_it_is():
         ("seed", True, "a whole number of 0 or more"),
         ("identity_noise", -0.1, "a number from 0 to 100"),
         ("identity_noise", float("nan"), "a number from 0 to 100"),
+        ("quality_shift", -4.1, "a number from -4 to 4"),
+        ("quality_effect", 10.5, "a number from 0 to 10"),
+        ("modality_person", 1.1, "a number from 0 to 1"),
+        ("presence", -0.5, "a number from 0 to 1"),
     ],
 )
 def test_bad_configurations_are_refused_in_one_sentence(field, value, expected):

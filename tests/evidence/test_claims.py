@@ -3,9 +3,22 @@
 import pytest
 
 from famf_lib.evidence.bootstrap import Estimate
-from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, SAME, Comparison, Verdict, combined
+from famf_lib.evidence.claims import (
+    BETTER,
+    BY_MARGIN,
+    HEADROOM,
+    MARGIN,
+    NOT_WORSE,
+    SAME,
+    Comparison,
+    Verdict,
+    across,
+    combined,
+    parts_held,
+)
 
 HOLDS, FAILS, UNKNOWN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
+EASY, DEPENDS = Verdict.TOO_EASY, Verdict.DEPENDS
 
 
 def made(low, high):
@@ -13,30 +26,62 @@ def made(low, high):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "better", "same", "not_worse"),
+    ("low", "high", "better", "same", "not_worse", "by_margin"),
     [
-        (0.010, 0.030, HOLDS, FAILS, HOLDS),
-        (0.001, 0.004, HOLDS, HOLDS, HOLDS),  # small, but there; too small to matter
-        (-0.030, -0.010, FAILS, FAILS, FAILS),
-        (-0.010, 0.004, FAILS, UNKNOWN, UNKNOWN),  # whatever it is, it is below the margin
-        (-0.010, 0.010, UNKNOWN, UNKNOWN, UNKNOWN),
-        (-0.004, 0.004, FAILS, HOLDS, HOLDS),
-        (-0.004, 0.010, UNKNOWN, UNKNOWN, HOLDS),
-        (0.0, 0.010, UNKNOWN, UNKNOWN, HOLDS),  # the interval touches 0
-        (-0.010, MARGIN, UNKNOWN, UNKNOWN, UNKNOWN),
-        (-0.007, -0.001, FAILS, UNKNOWN, UNKNOWN),
-        (MARGIN, 0.020, HOLDS, UNKNOWN, HOLDS),  # touches the margin: neither within nor outside
-        (-MARGIN, 0.004, FAILS, UNKNOWN, UNKNOWN),
-        (-0.020, -MARGIN, FAILS, UNKNOWN, UNKNOWN),
+        (0.010, 0.030, HOLDS, FAILS, HOLDS, HOLDS),
+        (0.001, 0.004, HOLDS, HOLDS, HOLDS, FAILS),  # small, but there; too small to matter
+        (0.001, 0.010, HOLDS, UNKNOWN, HOLDS, UNKNOWN),
+        (-0.030, -0.010, FAILS, FAILS, FAILS, FAILS),
+        (-0.010, 0.004, FAILS, UNKNOWN, UNKNOWN, FAILS),  # whatever it is, it is below the margin
+        (-0.010, 0.010, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN),
+        (-0.004, 0.004, FAILS, HOLDS, HOLDS, FAILS),
+        (-0.004, 0.010, UNKNOWN, UNKNOWN, HOLDS, UNKNOWN),
+        (0.0, 0.010, UNKNOWN, UNKNOWN, HOLDS, UNKNOWN),  # the interval touches 0
+        (-0.010, MARGIN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN),
+        (-0.007, -0.001, FAILS, UNKNOWN, UNKNOWN, FAILS),
+        (MARGIN, 0.020, HOLDS, UNKNOWN, HOLDS, UNKNOWN),  # touches the margin: neither within nor outside
+        (-MARGIN, 0.004, FAILS, UNKNOWN, UNKNOWN, FAILS),
+        (-0.020, -MARGIN, FAILS, UNKNOWN, UNKNOWN, FAILS),
     ],
 )
-def test_rules(low, high, better, same, not_worse):
-    found = [rule.judge(made(low, high), MARGIN) for rule in (BETTER, SAME, NOT_WORSE)]
-    assert found == [better, same, not_worse]
+def test_rules(low, high, better, same, not_worse, by_margin):
+    found = [rule.judge(made(low, high), MARGIN) for rule in (BETTER, SAME, NOT_WORSE, BY_MARGIN)]
+    assert found == [better, same, not_worse, by_margin]
 
 
 def test_the_band_holds_the_negligible_effects():
-    assert [rule.band(0.25) for rule in (BETTER, SAME, NOT_WORSE)] == [(0, 0.25), (-0.25, 0.25), (-0.25, 0)]
+    bands = [rule.band(0.25) for rule in (BETTER, SAME, NOT_WORSE, BY_MARGIN)]
+    assert bands == [(0, 0.25), (-0.25, 0.25), (-0.25, 0), (-0.25, 0.25)]
+
+
+def test_without_headroom_a_comparison_is_too_easy_to_tell():
+    """Whatever the interval says, if mean pooling leaves less than four margins to a perfect mAP."""
+    for low, high in ((0.01, 0.03), (-0.03, -0.01), (-0.01, 0.01)):
+        for rule in (BETTER, SAME, NOT_WORSE):
+            easy, hard, unknown = (
+                Comparison("A", "B", "a over b", None, made(low, high), rule, headroom=room)
+                for room in (HEADROOM - 1e-9, HEADROOM, None)
+            )
+            assert easy.verdict == EASY
+            assert hard.verdict == unknown.verdict == rule.judge(made(low, high), MARGIN)
+
+
+@pytest.mark.parametrize(
+    ("deciding", "others", "verdict"),
+    [
+        (HOLDS, [HOLDS, HOLDS], HOLDS),
+        (HOLDS, [UNKNOWN, EASY], HOLDS),  # nothing contradicts it
+        (FAILS, [UNKNOWN, FAILS], FAILS),
+        (HOLDS, [FAILS, HOLDS], DEPENDS),
+        (FAILS, [HOLDS, FAILS], DEPENDS),
+        (UNKNOWN, [HOLDS, HOLDS], UNKNOWN),  # the deciding setting decides
+        (UNKNOWN, [HOLDS, FAILS], DEPENDS),
+        (EASY, [EASY, EASY], EASY),
+        (FAILS, [], FAILS),
+    ],
+)
+def test_a_verdict_that_another_setting_contradicts_depends_on_the_setting(deciding, others, verdict):
+    assert across(deciding, others) == across(deciding, others[::-1]) == verdict
 
 
 def test_a_claim_of_several_parts():
@@ -49,8 +94,12 @@ def test_a_claim_of_several_parts():
     ):
         assert combined(parts) == combined(parts[::-1]) == verdict
         assert combined(parts, ["what the data lack"]) == (FAILS if verdict == FAILS else UNKNOWN)
+    for parts, verdict in (([HOLDS, EASY], EASY), ([UNKNOWN, EASY], EASY), ([FAILS, EASY], FAILS)):
+        assert combined(parts) == combined(parts[::-1]) == verdict
     with pytest.raises(ValueError, match="verdicts: none"):
         combined([])
+    assert parts_held([HOLDS, FAILS, HOLDS, UNKNOWN, EASY]) == "2 of 5 parts hold"
+    assert parts_held([HOLDS, FAILS]) == "1 of 2 parts holds" and parts_held([HOLDS]) == ""
 
 
 def test_sentence_carries_the_numbers():
@@ -77,3 +126,11 @@ def test_a_number_that_was_worked_out_has_no_interval():
 )
 def test_a_negligible_effect_that_holds_is_named(low, high, rule, small):
     assert Comparison("A", "B", "a over b", None, made(low, high), rule).small == small
+
+
+def test_a_claim_that_fails_by_equivalence_says_so():
+    outcome = {
+        (low, high): Comparison("A", "B", "a over b", None, made(low, high)).outcome
+        for low, high in ((-0.004, 0.004), (-0.03, -0.01), (-0.01, 0.004))
+    }
+    assert list(outcome.values()) == ["does not hold: no practical difference", "does not hold", "does not hold"]

@@ -6,17 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bs4 import BeautifulSoup
 
-from famf_book import report
-from famf_book.figures import verdicts
+from famf_book import report, verdicts
 from famf_lib.data.datasets import DATASETS
 from famf_lib.evidence import ledger
 from famf_lib.evidence.bootstrap import Estimate
 from famf_lib.evidence.claims import Comparison, Verdict
-from famf_lib.evidence.ledger import Entry
-from famf_lib.experiments import results
+from famf_lib.evidence.ledger import Entry, Outcome
 from famf_lib.experiments.catalogue import EXPERIMENTS, specs
-from famf_lib.experiments.settings import BASE
+from famf_lib.experiments.parameters import SETTINGS
+from famf_lib.experiments.results import run_settings
+from famf_lib.experiments.settings import BASE, RowSettings
 from famf_lib.models.aggregation import GhostVLAD
 
 HOLDS, FAILS, UNKNOWN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
@@ -29,8 +30,16 @@ ALL = "AttentionVLAD + {}, all modalities"
 def results_for(number, made_results, changed, dataset="synthetic"):
     """Results of the claim's experiment in which all rows are equal except those that are changed."""
     experiment = EXPERIMENTS[CLAIM[number].experiment]
-    labels = dict.fromkeys(label for label, _ in specs(experiment.variants, DATASETS[dataset], BASE["quick"], [1]))
+    labels = dict.fromkeys(
+        label for label, _ in specs(experiment.variants, DATASETS[dataset], RowSettings(BASE["quick"]), [1])
+    )
     return made_results(dict.fromkeys(labels, 0.5) | changed)
+
+
+def entry(number, parts, untested=(), **others):
+    """The entry of a claim from its parts under the deciding setting, and from those under others."""
+    outcomes = {"own": Outcome(tuple(parts), tuple(untested), "")}
+    return Entry(CLAIM[number], "synthetic", outcomes | {n: Outcome(tuple(p), (), "") for n, p in others.items()})
 
 
 def answers(results, rows):
@@ -47,15 +56,15 @@ def answers(results, rows):
         ("3", {"AttentionVLAD + MLMA": 0.6, "NetVLAD + MLMA": 0.6}, {"AttentionVLAD + MLMA": 0.6}),
         ("5", {"AttentionVLAD + MLMA": 0.6, "AttentionVLAD + Concat": 0.6}, {"GhostVLAD + MLMA": 0.6}),
         ("6", BEST, BEST | {"Face+Head": 0.8}),
-        ("8a", {"K = 8": 0.6}, {"K = 8": 0.6, "K = 16": 0.7}),
+        ("8", {"K = 8": 0.6}, {"K = 8": 0.6, "K = 16": 0.7}),
         ("9", {ONE: 0.4}, {ONE: 0.4, "MMA: no residual": 0.4}),
     ],
 )
 def test_a_claim_about_levels(number, true, false, made_results):
     claim = CLAIM[number]
     for changed, verdict in ((true, HOLDS), (false, FAILS)):
-        parts = tuple(claim.comparisons(results_for(number, made_results, changed)))
-        assert ledger.Entry(claim, "synthetic", parts, "").verdict == verdict, [p.sentence() for p in parts]
+        parts = claim.comparisons(results_for(number, made_results, changed))
+        assert entry(number, parts).verdict == verdict, [p.sentence() for p in parts]
 
 
 def test_text_hurts_and_not_the_other_way_round(made_results):
@@ -78,8 +87,8 @@ def test_parts_that_a_dataset_cannot_test_are_left_out(made_results):
     without_text = made_results(BEST | {"Face": 0.5}, noise=0.001)
     parts, lacking = CLAIM["6"].comparisons(without_text), CLAIM["6"].untested(without_text)
     assert all(part.verdict == HOLDS for part in parts) and "text hurts" in lacking and len(parts) + len(lacking) == 9
-    assert ledger.Entry(CLAIM["6"], "mine", tuple(parts), "", untested=tuple(lacking)).verdict == UNKNOWN
-    assert ledger.untested("table-2", without_text) == lacking
+    one = entry("6", parts, lacking)
+    assert one.verdict == UNKNOWN and one.deciding.held == f"{len(parts)} of 9 parts hold"
 
 
 def test_how_far_verdicts_reach_depends_on_the_data():
@@ -94,7 +103,7 @@ def test_paper_differences_are_the_papers(made_results):
     parts = {p.case: p.paper for p in CLAIM["6"].comparisons(results_for("6", made_results, {}))}
     assert parts["audio helps"] == pytest.approx(0.8688 - 0.8656)
     assert parts["text hurts"] == pytest.approx(0.8688 - 0.8385)
-    parts = {p.case: p.paper for p in CLAIM["8a"].comparisons(results_for("8a", made_results, {}))}
+    parts = {p.case: p.paper for p in CLAIM["8"].comparisons(results_for("8", made_results, {}))}
     assert parts["K = 8 over 2"] == pytest.approx(0.8824 - 0.7952)
 
 
@@ -104,17 +113,20 @@ def test_claim_4_looks_in_the_direction_claimed(made_results):
 
     def table(blur, occlusion, size, quality, clear):
         rho = {"blur": blur, "occlusion": occlusion, "size": size, "quality": quality, "norm": 0.9}
-        return answers(results, [(famf, {"trait": t, "rho": r, "fifth 5": clear}) for t, r in rho.items()])
+        rows = [(famf, {"trait": t, "rho": r, "fifth 1": 0.2, "fifth 5": clear}) for t, r in rho.items()]
+        return answers(results, rows)
 
     for given, verdict in (
-        ((-0.5, -0.4, 0.3, 0.6, 0.97), HOLDS),
+        ((-0.5, -0.4, 0.3, 0.6, 0.3), HOLDS),  # the weights are small, but only their ratio counts
         ((0.5, -0.4, 0.3, 0.6, 0.97), FAILS),  # blurred faces weigh more
-        ((-0.5, -0.4, 0.3, 0.6, 0.6), FAILS),  # clear faces are not near 1
+        ((-0.5, -0.4, 0.3, 0.6, 0.2), FAILS),  # clear faces weigh as much as poor ones
     ):
         results.answers["weights"] = table(*given)
-        parts = tuple(CLAIM["4"].comparisons(results))
+        parts = CLAIM["4"].comparisons(results)
         assert len(parts) == 5
-        assert ledger.Entry(CLAIM["4"], "synthetic", parts, "").verdict == verdict
+        assert entry("4", parts).verdict == verdict
+    results.answers["weights"] = table(-0.5, -0.4, 0.3, 0.6, 0.3)
+    assert CLAIM["4"].comparisons(results)[-1].ours.mean == pytest.approx(0.3 / (0.3 + 0.2) - 0.5)
     results.answers["weights"] = table(-0.5, np.nan, 0.3, 0.6, np.nan)  # NaN: the same for all faces
     assert [part.case for part in CLAIM["4"].comparisons(results)] == ["blurred", "low resolution", "poor"]
     results.answers["weights"] = table(-0.5, -0.4, 0.3, 0.6, 0.97).query("trait != 'blur'")
@@ -137,11 +149,12 @@ def test_claim_7_compares_with_an_even_attention(made_results):
         ((0.8, 0.7), [HOLDS, HOLDS]),
         ((0.3, 0.7), [FAILS, HOLDS]),  # two of four tokens are faces: even is 0.5
         ((0.8, 0.25), [HOLDS, FAILS]),
+        ((0.53, 0.7), [FAILS, HOLDS]),  # certainly above an even share, but by less than the margin
     ):
         results.answers["attention"] = table(*given)
         parts = CLAIM["7"].comparisons(results)
         assert [part.verdict for part in parts] == verdicts_
-    assert parts[0].ours.mean == pytest.approx(0.3)
+    assert parts[0].ours.mean == pytest.approx(0.03) and parts[0].outcome == "does not hold: no practical difference"
     table = results.answers["attention"]
     results.answers["attention"] = table[(table["row"] != "body") & (table["column"] != "body")]
     assert [part.case for part in CLAIM["7"].comparisons(results)] == ["audio stands apart"]
@@ -157,12 +170,14 @@ def test_claim_10_compares_losses(made_results):
         rows += [(ALL.format(f), {"missing": m, "ap": ap}) for f, ap in without.items() for m in modalities]
         return answers(results, rows)
 
-    results.answers["missing"] = table(without, ("body", "head", "audio"))
+    results.answers["missing"] = table(without, ("audio", "body", "head", "all"))
     parts = CLAIM["10"].comparisons(results)
-    assert [p.case for p in parts] == [f"{m}, against {f}" for m in ("body", "head") for f in ("Concat", "MMA")]
+    gone = ("body", "head", "audio", "all")
+    assert [p.case for p in parts] == [f"{m}, against {f}" for m in gone for f in ("Concat", "MMA")]
     assert all(p.verdict == HOLDS and p.ours.mean == pytest.approx(0.3 - 0.05) for p in parts)
     results.answers["missing"] = table(without | {"MLMA": 0.3}, ("body",))
     assert [p.verdict for p in CLAIM["10"].comparisons(results)] == [FAILS, FAILS]
+    assert CLAIM["10"].untested(results) == ["head, against Concat", "head, against MMA"]
 
 
 def test_claim_11_tests_both_at_the_same_number(made_results):
@@ -189,7 +204,7 @@ def test_ghosts_are_clusters_without_weight_and_the_check_can_fail(monkeypatch):
 
 
 def test_every_claim_has_its_place():
-    assert [c.number for c in ledger.CLAIMS] == [*map(str, range(1, 8)), "8a", "8b", "9", "10", "11"]
+    assert [c.number for c in ledger.CLAIMS] == [str(n) for n in range(1, 12)]
     assert {c.experiment for c in ledger.CLAIMS} <= set(EXPERIMENTS)
     assert all(c.statement.endswith(".") and c.where and c.test for c in ledger.CLAIMS)
 
@@ -198,48 +213,56 @@ def test_the_ledger_of_a_dataset_from_its_runs(results_folder, tiny, monkeypatch
     monkeypatch.setattr(ledger, "CLAIMS", tuple(CLAIM[n] for n in ("2", "3", "6")))
     rows = ledger.evaluate_claims("synthetic", "quick", [1], "cpu")
     assert [row.claim.number for row in rows] == ["2", "3", "6"] and all(row.verdict for row in rows)
-    assert rows[0].command == "famf run table-1 -p dataset synthetic -p profile quick -p seeds 1"
-    fresh = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu")
-    assert rows[1].parts == tuple(CLAIM["3"].comparisons(fresh)), "not the numbers of the runs"
+    assert rows[0].deciding.command == "famf run table-1 -p dataset synthetic -p profile quick -p seeds 1"
+    fresh = run_settings("table-1", "synthetic", "quick", [1], "cpu")
+    for setting in SETTINGS:
+        expected = tuple(CLAIM["3"].comparisons(fresh[setting]))
+        assert rows[1].outcomes[setting].parts == expected, "not the numbers of the runs"
     monkeypatch.setenv("FAMF_DATA", str(tmp_path))
     absent = ledger.evaluate_claims("imfdb", "quick")
-    assert all(row.verdict is None and not row.parts for row in absent)
+    assert all(row.verdict is None and not row.outcomes for row in absent)
     assert "not found" in absent[0].reason and absent[2].reason == ledger.LACKING
 
-    table = verdicts.matrix([*rows, *absent])
-    assert list(table.columns) == ["synthetic", "imfdb"] and (table["imfdb"] == verdicts.NOT_TESTED).all()
-    assert table["synthetic"].tolist() == [str(row.verdict) for row in rows]
     parts = verdicts.parts([*rows, *absent])
-    assert len(parts) == sum(len(row.parts) for row in rows) and set(parts["dataset"]) == {"synthetic"}
-    told = verdicts.counts([*rows, *absent])
-    assert told.startswith("On synthetic, ") and "of 3 claims hold" in told and "imfdb" not in told
+    assert len(parts) == sum(len(row.deciding.parts) for row in rows) and set(parts["dataset"]) == {"synthetic"}
+    assert "`imfdb`" not in verdicts.counts([*rows, *absent])
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (1, 1), (31, 5)])
-def test_figure_of_any_size(rows, columns):
-    words = [str(v) for v in Verdict] + [verdicts.NOT_TESTED]
-    content = np.array([[words[(r + c) % 4] for c in range(columns)] for r in range(rows)], dtype=object)
-    figure = verdicts.draw(pd.DataFrame(content.reshape(rows, columns)).rename("claim {}".format).rename(columns=str))
-    figure.canvas.draw()
-    assert [t.get_text() for t in figure.axes[0].texts] == content.ravel().tolist()
+def part(mean, spread=0.001):
+    return Comparison("A", "B", "a over b", None, Estimate(mean, mean - spread, mean + spread, 5, 11), margin=0.005)
 
 
-def test_what_holds_is_named_with_what_is_to_be_said_of_it():
-    """Three claims that hold: by far, by less than the margin, and in one of two parts by less."""
+def test_the_verdict_is_that_of_the_deciding_setting_unless_another_one_contradicts_it():
+    good, bad, unclear = [part(0.03)], [part(-0.03)], [part(0.004, spread=0.03)]
+    assert entry("2", good, printed=unclear, shared=unclear).verdict == HOLDS
+    assert entry("2", unclear, printed=good, shared=good).verdict == UNKNOWN
+    one = entry("2", good, printed=bad, shared=unclear)
+    assert one.verdict == Verdict.DEPENDS
+    assert one.by_setting == (
+        "holds with each row at its own best; does not hold as printed; cannot tell with one shared choice"
+    )
+    assert entry("2", good, printed=good).by_setting == "the same under every setting"
 
-    def part(mean):
-        return Comparison("A", "B", "a over b", None, Estimate(mean, mean / 2, 2 * mean, 5, 11), margin=0.005)
 
-    large, small = part(0.03), part(0.003)
+def test_the_table_of_verdicts_has_a_sign_and_a_link_for_every_setting():
+    good, bad = [part(0.03)], [part(-0.03)]
     entries = [
-        Entry(CLAIM[number], "chimera", parts, "")
-        for number, parts in (("2", (large,)), ("7", (small,)), ("9", (large, small)), ("10", (part(-0.03),)))
+        entry("2", good, printed=bad, shared=good),
+        entry("9", bad, printed=bad, shared=bad),
+        Entry(CLAIM["10"], "synthetic", {}, "it lacks <this>"),
     ]
-    assert verdicts.counts(entries) == (
-        "On chimera, 3 of 4 claims hold (no. 2; no. 7, below the margin; no. 9, below the margin), "
-        "1 does not hold, and 0 are inconclusive."
+    soup = BeautifulSoup(verdicts.table(entries).data, "html.parser")
+    rows = [[cell.get_text() for cell in row.find_all(["td", "th"])] for row in soup.select("tbody tr")]
+    assert rows[0] == ["2. AttentionVLAD over NetVLAD", "◐ depends on the setting", "✕", "●", "●"]
+    assert rows[1][1:] == ["✕ does not hold", "✕", "✕", "✕"] and rows[2][1:] == ["—"]
+    assert [a["href"] for a in soup.select("a")] == ["table-1.html"] * 3 + ["readings-measured.html"] * 3
+    assert soup.select("td[title='it lacks <this>']") and len(set(verdicts.SIGNS.values())) == len(Verdict)
+    words = verdicts.counts(entries)
+    assert words == (
+        "On generated persons (`synthetic`), of the 2 claims that can be tested, "
+        "1 failed our test and 1 depended on the setting."
     )
 
 
 def test_nothing_tested_is_an_empty_table():
-    assert verdicts.parts([]).empty and verdicts.matrix([]).empty and verdicts.counts([]) == ""
+    assert verdicts.parts([]).empty and verdicts.counts([]) == "" and "<tbody></tbody>" in verdicts.table([]).data

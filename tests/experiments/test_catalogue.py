@@ -11,14 +11,14 @@ import pytest
 from famf_lib import paper
 from famf_lib.data.datasets import DATASETS
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, READINGS, TABLE_1, TABLE_2, Variant, set_name, specs
-from famf_lib.experiments.settings import BASE
+from famf_lib.experiments.settings import BASE, RowSettings
 
 STANDARD = BASE["standard"]
 SYNTHETIC, IMFDB = DATASETS["synthetic"], DATASETS["imfdb"]
 
 
 def dumped(experiment):
-    found = specs(EXPERIMENTS[experiment].variants, SYNTHETIC, STANDARD, [1])
+    found = specs(EXPERIMENTS[experiment].variants, SYNTHETIC, RowSettings(STANDARD), [1])
     return {label: spec.model_dump() for (label, _), spec in found.items()}
 
 
@@ -72,23 +72,26 @@ def test_clusters_share_a_batch_but_for_the_one_that_says_so():
     assert set(sizes.values()) == {STANDARD.training.batch_size} and half == STANDARD.training.batch_size // 2
 
 
-def test_every_question_has_the_books_reading_and_each_other_changes_one_thing():
+@pytest.mark.parametrize("normalisation", ["none", "cluster", "cluster+whole"])
+@pytest.mark.parametrize("features", ["raw", "unit"])
+def test_every_question_has_the_books_reading_and_each_other_changes_one_thing(normalisation, features):
+    used = STANDARD.model_copy(update={"normalisation": normalisation, "features": features})
     for question in dict.fromkeys(r.question for r in READINGS):
         readings = [r for r in READINGS if r.question == question]
-        base = readings[0].base.spec(SYNTHETIC, STANDARD, 1)
-        made = [r.variant.spec(SYNTHETIC, STANDARD, 1) for r in readings]
+        base = readings[0].base.spec(SYNTHETIC, used, 1)
+        made = [r.variant.spec(SYNTHETIC, used, 1) for r in readings]
         assert made.count(base) == 1, f"{question}: {made.count(base)} readings are the book's"
         assert len({spec.model_dump_json() for spec in made}) == len(made)
 
 
 def test_a_row_that_a_dataset_cannot_serve_is_left_out():
-    none = specs(TABLE_2, IMFDB, STANDARD, [1])
+    none = specs(TABLE_2, IMFDB, RowSettings(STANDARD), [1])
     assert [label for label, _ in none] == ["Face"]
     assert not EXPERIMENTS["table-2"].serves(IMFDB) and EXPERIMENTS["table-1"].serves(IMFDB)
     only_gait = replace(SYNTHETIC, modalities=("gait",))
     serving = {name for name, experiment in EXPERIMENTS.items() if experiment.serves(only_gait)}
     assert set(EXPERIMENTS) - serving == {"table-2", "attention"}  # neither knows that modality
-    partial = specs(TABLE_1, IMFDB, STANDARD, [1])
+    partial = specs(TABLE_1, IMFDB, RowSettings(STANDARD), [1])
     assert len(partial) == 7 and {s.model.modalities for s in partial.values()} == {()}
     everything = Variant("all", modalities=None)
     assert everything.available_modalities(SYNTHETIC) == ("head", "body", "audio", "text")

@@ -1,6 +1,7 @@
 """The numbers of an experiment: computed, recorded, and shown where they cannot be computed."""
 
 import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ from famf_book import report
 from famf_lib.data import datasets
 from famf_lib.experiments import catalogue, results
 from famf_lib.experiments.catalogue import TABLE_1, Experiment
+from famf_lib.experiments.parameters import SETTINGS
 
 
 @pytest.fixture
@@ -26,11 +28,11 @@ def few(monkeypatch):
 def test_recording_gives_the_numbers_back(results_folder, tiny, few):
     few(TABLE_1[-1])
     fresh = results.run_experiment("table-1", "synthetic", "quick", [1, 2], "cpu")
-    path = results.record(fresh, "table-1", "synthetic", "quick", "famf run table-1")
+    path = results.record(fresh, "table-1", "synthetic", "famf run table-1")
     assert "person" not in json.dumps(json.loads(path.read_text())["runs"][0]["ap"])
     written = {one.name: one.read_bytes() for one in results_folder.iterdir()}
     assert sorted(written) == [
-        f"table-1-synthetic-quick{end}" for end in ("-answers.parquet", "-weights.parquet", ".json")
+        f"table-1-synthetic-quick-own{end}" for end in ("-answers.parquet", "-weights.parquet", ".json")
     ]
     names = datasets.load("synthetic", "quick").persons
     assert not any(name.encode() in content for name in names for content in written.values()), "a person's name"
@@ -46,7 +48,7 @@ def test_recording_gives_the_numbers_back(results_folder, tiny, few):
         assert [dtype.kind for dtype in again.dtypes] == kinds, "a seed stays a whole number, a right answer a bool"
         for column in again.select_dtypes("floating"):
             assert all(np.isnan(v) or v == round(v, 5) for v in again[column].tolist())
-    results.record(fresh, "table-1", "synthetic", "quick", "famf run table-1")
+    results.record(fresh, "table-1", "synthetic", "famf run table-1")
     assert {one.name: one.read_bytes() for one in results_folder.iterdir()} == written, "the same bytes again"
     assert report.beside_recording(fresh, recorded) == "All 2 runs reproduce the recorded numbers."
     key = next(iter(fresh.runs))
@@ -64,9 +66,13 @@ def test_absent_dataset_is_shown_from_its_recording_or_named(results_folder, tin
         results.run_experiment("table-1", "imfdb", "quick", [1])
     few(TABLE_1[-1], probes=())
     fresh = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu")
-    results.record(fresh, "table-1", "imfdb", "standard", "a command")
+    results.record(replace(fresh, profile="standard"), "table-1", "imfdb", "a command")
     shown = results.run_experiment("table-1", "imfdb", "quick", [1])
-    assert shown.profile == "standard"
+    assert (shown.profile, shown.setting) == ("standard", "own") and shown.simple == pytest.approx(
+        fresh.simple, abs=1e-5
+    )
+    with pytest.raises(datasets.DatasetAbsent):  # under another setting nothing was recorded
+        results.run_experiment("table-1", "imfdb", "quick", [1], setting="printed")
     with pytest.raises(ValueError, match="only its numbers were recorded"):
         next(iter(shown.runs.values())).model(datasets.load("synthetic", "quick"))
 
@@ -78,15 +84,34 @@ def test_clips_are_split_by_the_protocol_asked_for(results_folder, tiny, few, mo
     assert run.spec.protocol == "random" and "a new split" in report.protocol("synthetic", found)
     (usual,) = results.run_experiment("table-1", "synthetic", "quick", [1], "cpu").runs.values()
     assert usual.spec.protocol == "given" and usual.key != run.key
-    results.record(found, "table-1", "imfdb", "standard", "a command")
+    results.record(replace(found, profile="standard"), "table-1", "imfdb", "a command")
     monkeypatch.setenv("FAMF_DATA", str(tmp_path))
     with pytest.raises(datasets.DatasetAbsent):  # the recording is not under that protocol
         results.run_experiment("table-1", "imfdb", "quick", [1], "cpu", "random")
 
 
+def test_mean_pooling_under_the_same_setting_says_how_easy_the_data_are(results_folder, tiny, few):
+    few(*TABLE_1[:2], probes=())
+    found = results.run_experiment("table-1", "synthetic", "quick", [1, 2], "cpu")
+    assert found.simple == pytest.approx(found.mean_ap().loc[TABLE_1[0].label].mean())
+    few(TABLE_1[1], probes=())
+    assert results.run_experiment("table-1", "synthetic", "quick", [1, 2], "cpu").simple == found.simple
+
+
+def test_datasets_that_are_absent_are_left_out_but_not_the_first_one(results_folder, tiny, few, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path))
+    few(TABLE_1[0], probes=())
+    found = results.run_available("table-1", ["synthetic", "imfdb", "synthetic"], "quick", [1], "cpu")
+    assert list(found) == ["synthetic"] and list(found["synthetic"]) == list(SETTINGS)
+    assert [one.setting for one in found["synthetic"].values()] == list(SETTINGS)
+    with pytest.raises(datasets.DatasetAbsent):
+        results.run_available("table-1", ["imfdb", "synthetic"], "quick", [1], "cpu")
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
+        ({"setting": "best"}, "setting: 'best' is not known, expected one of printed, own, shared"),
         ({"experiment": "table-9"}, "experiment: 'table-9' is not known, expected one of: table-1, table-2"),
         ({"dataset": "imdb"}, "'imdb' is not known, expected one of synthetic, imfdb"),
         ({"experiment": "table-2", "dataset": "imfdb"}, "table-2: imfdb has faces alone"),
@@ -120,7 +145,7 @@ def test_full_size_is_shown_beside_a_smaller_profile_with_where_it_comes_from(re
     assert results.full_size("table-1", "synthetic", "quick") is None
     hardware = {"processor": "P", "cores": 3, "gpu": "Some GPU"}
     monkeypatch.setattr("famf_lib.support.provenance.hardware", lambda: hardware)
-    results.record(fresh, "table-1", "synthetic", "paper", "famf run table-1 --profile paper")
+    results.record(replace(fresh, profile="paper"), "table-1", "synthetic", "famf run table-1 --profile paper")
     assert results.full_size("table-1", "synthetic", "paper") is None, "it would stand beside itself"
     full = results.full_size("table-1", "synthetic", "quick")
     assert full.profile == "paper" and full.recorded["device"] == "cpu"

@@ -62,6 +62,22 @@ def test_a_training_is_its_steps_and_its_draws():
     assert whole["draw"].bytes == 3 * (2 * 8 * 601 + 8 * N * 101) and list(whole)[0] == "draw"
 
 
+def test_the_papers_full_size_is_that_computed_by_hand():
+    """2.2 PFLOP, 2.5 TB of the optimiser at 1,130 steps, about 4 s in total on an H200."""
+    size = Size(512, {"audio": 512, "body": 512}, persons=10_034, clips=57_800, faces=1_700_000, gallery=72_800)
+    model = ModelConfig(modalities=("audio", "body"), hidden=4096)
+    training = TrainingConfig(epochs=80, batch_size=4096, faces=24, precision="bfloat16")
+    parts = roofline.of_training(model, training, size)
+    seconds = {name: work.seconds(Machine(790e12, 67e12, 4.3e12)) for name, work in parts.items()}
+    assert sum(work.flops for work in parts.values()) == pytest.approx(2.2e15, rel=0.05)
+    assert parts["optimiser"].bytes == pytest.approx(2.5e12 * 1200 / 1130, rel=0.05)
+    assert sum(seconds.values()) == pytest.approx(4, abs=0.5) and max(seconds, key=seconds.get) == "classifier"
+    assert seconds["classifier"] > parts["classifier"].bytes / 4.3e12  # products decide
+    smaller = roofline.of_training(model, training.model_copy(update={"batch_size": 1024}), size)
+    assert smaller["optimiser"].bytes == pytest.approx(57 / 15 * parts["optimiser"].bytes)  # weights change more often
+    assert smaller["classifier"].flops == pytest.approx(parts["classifier"].flops, rel=1e-3)
+
+
 def test_ranking_reads_faces_and_scores():
     work = roofline.of_evaluation(MODEL, EvaluationConfig(faces=4), SIZE)
     assert work.float32 and work.bytes == 47 * (2 * (4 * D + AUDIO) + 8 * C)

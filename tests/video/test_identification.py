@@ -68,8 +68,8 @@ def folder(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """A small classifier."""
-    base = settings.setting("imfdb", "standard")
-    monkeypatch.setattr(settings, "setting", lambda *_: base.model_copy(update={"hidden": 16}))
+    base = settings.BASE["standard"].model_copy(update={"hidden": 16})
+    monkeypatch.setitem(settings.BASE, "standard", base)
     monkeypatch.setattr(enrolment, "STEPS", 60)
 
 

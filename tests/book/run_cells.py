@@ -1,0 +1,33 @@
+"""Runs the code of a notebook in this process, without a kernel, which takes seconds to start."""
+
+import ast
+from pathlib import Path
+from unittest import mock
+
+import IPython.display
+
+from famf_book import notebooks
+
+
+def run_cells(path: Path, **given) -> tuple[dict, list]:
+    """The variables of the notebook in the end, and all objects that it shows in its last lines or with display()."""
+    names, shown = {}, []
+
+    def display(*objects):
+        shown.extend(objects)
+
+    with mock.patch.object(IPython.display, "display", display):
+        for cell in (cell for cell in notebooks.read(path).cells if cell.cell_type == "code"):
+            body = ast.parse(cell.source).body
+            last = body.pop() if isinstance(body[-1], ast.Expr) else None
+            exec(compile(ast.Module(body, []), str(path), "exec"), names)
+            if "parameters" in cell.metadata.get("tags", []):
+                names |= given
+            if last is not None:
+                shown.append(eval(compile(ast.Expression(last.value), str(path), "eval"), names))
+    return names, [one for one in shown if one is not None]
+
+
+def texts(shown: list) -> str:
+    """All Markdown and HTML among what a notebook shows."""
+    return "\n".join(one.data for one in shown if isinstance(getattr(one, "data", None), str))
