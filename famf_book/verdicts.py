@@ -21,7 +21,6 @@ SIGNS = {
     Verdict.TOO_EASY: "□",
     Verdict.DEPENDS: "◐",
 }
-PAGES = {"readings": "readings-measured"}  # notebooks whose page has another name
 COUNTED = {
     Verdict.HOLDS: "held",
     Verdict.DOES_NOT_HOLD: "failed our test",
@@ -56,8 +55,7 @@ def _cells(entry: Entry | None) -> str:
     if entry is None or entry.verdict is None:
         reason = escape(entry.reason if entry else "not tested", quote=True)
         return f'<td colspan="{1 + len(SETTINGS)}" title="{reason}">—</td>'
-    notebook = EXPERIMENTS[entry.claim.experiment].notebook
-    page = f"{PAGES.get(notebook, notebook)}.html"
+    page = f"{EXPERIMENTS[entry.claim.experiment].notebook}.html"
     cells = f'<td class="famf-verdict">{SIGNS[entry.verdict]} {entry.verdict}</td>'
     for setting in SETTINGS:
         outcome = entry.outcomes[setting]

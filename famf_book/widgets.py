@@ -1,4 +1,4 @@
-"""The controls of the exploration notebook in JupyterLab. They choose what ``figures.exploration`` draws."""
+"""The controls of the exploration notebook in JupyterLab. They choose what ``answer_drawing`` draws."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import numpy as np
 from ipywidgets import HTML, Button, Checkbox, Dropdown, FloatSlider, HBox, Layout, SelectionSlider, ToggleButtons, VBox
 
 from famf_book.explore import CLUSTERS, FAMF_ROW, OTHERS, Corruption, Explored, Explorer
-from famf_book.figures.exploration import Album, drawing
+from famf_book.answer_drawing import Album, drawing
 
 WORDS = {"blur": "blur", "occlusion": "cover", "poor": "swap for poor faces", "stranger": "swap for a stranger's"}
 HINTS = {

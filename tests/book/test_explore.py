@@ -20,7 +20,7 @@ from bs4 import BeautifulSoup
 
 from famf_book import explore
 from famf_book.explore import Corruption, Explorer
-from famf_book.figures import exploration
+from famf_book import answer_drawing
 from famf_lib.data import imported, synthetic
 from famf_lib.data.clipset import Modality
 from famf_lib.data.sampling import EVALUATION, Sampler, generator
@@ -230,10 +230,10 @@ def test_controls_draw_the_answers_of_both_models(explorer, store):
 
 def test_every_picture_has_an_alternative_text(tiny):
     explorer = Explorer("synthetic", "quick", device="cpu")
-    album, clip = exploration.Album(explorer), explorer.clips[0]
+    album, clip = answer_drawing.Album(explorer), explorer.clips[0]
     for kind in explorer.kinds:
         how = Corruption(kind, 0.5)
-        html = exploration.drawing(album, clip, how, parts=("faces",))
+        html = answer_drawing.drawing(album, clip, how, parts=("faces",))
         texts = [image["alt"] for image in BeautifulSoup(html, "html.parser").find_all("img")]
         assert len(texts) == len(clip.rows)
         named = [f"Face {n} of {len(clip.rows)}" for n in range(1, len(clip.rows) + 1)]

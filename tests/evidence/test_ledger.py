@@ -255,7 +255,7 @@ def test_the_table_of_verdicts_has_a_sign_and_a_link_for_every_setting():
     rows = [[cell.get_text() for cell in row.find_all(["td", "th"])] for row in soup.select("tbody tr")]
     assert rows[0] == ["2. AttentionVLAD over NetVLAD", "◐ depends on the setting", "✕", "●", "●"]
     assert rows[1][1:] == ["✕ does not hold", "✕", "✕", "✕"] and rows[2][1:] == ["—"]
-    assert [a["href"] for a in soup.select("a")] == ["table-1.html"] * 3 + ["readings-measured.html"] * 3
+    assert [a["href"] for a in soup.select("a")] == ["table-1.html"] * 3 + ["readings.html"] * 3
     assert soup.select("td[title='it lacks <this>']") and len(set(verdicts.SIGNS.values())) == len(Verdict)
     words = verdicts.counts(entries)
     assert words == (
