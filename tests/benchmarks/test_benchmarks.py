@@ -158,6 +158,8 @@ def test_a_model_cannot_fit_what_it_does_not_see(script):
         clips = pd.DataFrame([(c, seen[clip]) for c, clip in ranked if c >= 0], columns=["person", "seen"])
         assert lost[ignored] == clips.groupby("person")["seen"].any().loc[lambda any_: ~any_].index.tolist()
     assert 0 <= least["nothing"] < min(least["faces"], least["audio and body"]) and lost["faces"]
+    ap = saturation.ranked_by_centroids(clipset, parts, ("faces",)).ap
+    assert not ap[lost["audio and body"]].gt(0.2).any() and ap.nanmean() > 0.3
 
 
 def test_saturation_repeats_no_run_of_its_record(script, tmp_path, monkeypatch):
@@ -166,11 +168,12 @@ def test_saturation_repeats_no_run_of_its_record(script, tmp_path, monkeypatch):
     monkeypatch.setattr(saturation, "STUDY", saturation.QUICK)
     monkeypatch.setattr(sys, "argv", ["saturation.py"])
     done = []
+    monkeypatch.setattr(saturation, "at_full_size", lambda: done.append("full size") or {})
     monkeypatch.setattr(saturation, "follow", lambda run: done.append(run) or {"run": saturation.asdict(run)})
     saturation.main()
     saturation.main()
-    assert done == saturation.QUICK
-    assert len(json.loads((tmp_path / "record.json").read_text())["runs"]) == len(done)
+    assert done == ["full size", *saturation.QUICK]
+    assert len(json.loads((tmp_path / "record.json").read_text())["runs"]) == len(saturation.QUICK)
 
 
 def test_the_record_of_saturation_holds_the_study_that_its_page_shows(script):
