@@ -94,7 +94,7 @@ def run(
         typer.echo(table.to_string(float_format="{:.4f}".format, na_rep="") + "\n")
     for comparison in ledger.comparisons(experiment, found):
         typer.echo(comparison.sentence().replace("**", ""))
-    typer.echo(report.verdicts(ledger.entries(experiment, dataset, every)).replace("**", ""))
+    typer.echo(" ".join(report.verdicts(ledger.entries(experiment, dataset, every))).replace("**", ""))
     if record:
         if found.recorded is not None:
             raise ValueError(f"--record: {dataset} is not on this machine, expected runs made here")

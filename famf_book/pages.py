@@ -265,11 +265,20 @@ def _named(notebook: Any, page: Page) -> Any:
         folded = ["remove-cell"] * ("injected-parameters" in tags) + ["hide-input"] * ("parameters" in tags)
         if folded:
             cell.metadata["tags"] = [*tags, *folded]
+        if what := _what_is_folded(cell):
+            cell.metadata["mystnb"] = {"code_prompt_show": what, "code_prompt_hide": what}
         if cell.cell_type == "markdown":
             label = f"({cell.metadata['label']})=\n" if "label" in cell.metadata else ""
             cell.source = (label + cell.source).replace(PLACEHOLDER, page.name)
         cell.metadata = nbformat.from_dict(json.loads(json.dumps(cell.metadata).replace(PLACEHOLDER, page.name)))
     return notebook
+
+
+def _what_is_folded(cell: Any) -> str | None:
+    """The name of a folded cell that every notebook has; None if it is another cell."""
+    if "parameters" in cell.metadata.get("tags", []):
+        return "parameters"
+    return "set-up" if cell.source.startswith("from famf_book.notebooks import refuse_unknown") else None
 
 
 def _heading(notebook: Any) -> tuple[int, int] | None:

@@ -4,7 +4,8 @@ The paper's values are hollow black diamonds; a verdict is the shape of a mark, 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import SupportsFloat
 
 import matplotlib.pyplot as plt
@@ -15,6 +16,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from famf_lib.evidence.claims import Comparison, Verdict
@@ -51,6 +53,7 @@ def theme() -> None:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "grid.color": "0.88",
+            "svg.fonttype": "none",  # text stays text: it can be selected, searched and read aloud
             "svg.hashsalt": "famf",  # makes the SVG of a figure reproducible
         }
     )
@@ -66,7 +69,39 @@ def tip(artist: Artist, text: str) -> None:
 
 def svg(figure: Figure) -> str:
     """The figure as SVG, with its tips."""
-    return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", print_figure(figure, "svg"))
+    with _lines_apart(figure):
+        return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", print_figure(figure, "svg"))
+
+
+@contextmanager
+def _lines_apart(figure: Figure) -> Iterator[None]:
+    """Draws the lines of a text as texts of their own for a while.
+
+    An SVG says of a single line whether it begins, ends or has its middle at a point. Lines of one text get the place
+    where each begins in the font of this machine, and do not align in another font.
+    """
+    folded = [t for t in figure.findobj(Text) if "\n" in t.get_text() and t.get_visible() and not t.get_rotation()]
+    if not folded:
+        yield
+        return
+    figure.draw_without_rendering()
+    engine, own = figure.get_layout_engine(), []
+    figure.set_layout_engine("none")  # everything stays in its place
+    for text in folded:
+        box = text.get_window_extent().transformed(figure.transFigure.inverted())
+        side = text.get_horizontalalignment()
+        x = {"left": box.x0, "center": (box.x0 + box.x1) / 2, "right": box.x1}[side]
+        lines = text.get_text().split("\n")
+        look = {"fontproperties": text.get_fontproperties(), "color": text.get_color(), "ha": side, "va": "center"}
+        for n, line in enumerate(lines):
+            own.append(figure.text(x, box.y1 - (n + 0.5) * box.height / len(lines), line, **look))
+        text.set_visible(False)
+    yield
+    for text in own:
+        text.remove()
+    for text in folded:
+        text.set_visible(True)
+    figure.set_layout_engine(engine)
 
 
 def differences(compared: Mapping[SettingName, Sequence[Comparison]], unit: str = "mAP at 100") -> Figure:

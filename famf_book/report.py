@@ -5,12 +5,14 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from famf_book import notebooks
+from famf_book import notebooks, plots
 from famf_lib.data import datasets, iqiyi
 from famf_lib.data.splits import HELD_OUT
 from famf_lib.evidence import ledger
@@ -70,9 +72,18 @@ def comparison_table(compared: Mapping[SettingName, Sequence[Comparison]]) -> pd
     return table
 
 
-def verdicts(entries: Sequence[Entry]) -> str:
+def other_datasets(experiment: str, found: Mapping[str, Mapping[SettingName, Results]]) -> None:
+    """Shows the comparisons of an experiment on every dataset but the first, as a figure and a table."""
+    for name, of_settings in list(found.items())[1:]:
+        compared = {setting: ledger.comparisons(experiment, results) for setting, results in of_settings.items()}
+        display(Markdown(f"### On {called(name)}\n\n{where_from(of_settings[DECIDING])}"))
+        display(plots.differences(compared), styled(comparison_table(compared)))
+        plt.close()
+
+
+def verdicts(entries: Sequence[Entry]) -> list[str]:
     """One sentence per claim: its verdict, how many parts hold, and what the settings say."""
-    return " ".join(f"“{entry.claim.short}”: {verdict(entry)}." for entry in entries)
+    return [f"“{entry.claim.short}”: {verdict(entry)}." for entry in entries]
 
 
 def verdict(entry: Entry) -> str:
@@ -84,11 +95,12 @@ def verdict(entry: Entry) -> str:
 
 
 def answer(experiment: str, found: Mapping[str, Mapping[SettingName, Results]]) -> str:
-    """The verdicts on the claims of an experiment, one item per dataset, as Markdown."""
-    items = [
-        f"- On {called(name)}: {verdicts(ledger.entries(experiment, name, of_settings))}"
-        for name, of_settings in found.items()
-    ]
+    """The verdicts on the claims of an experiment as a list in Markdown: by dataset, then by claim."""
+    items = []
+    for name, of_settings in found.items():
+        sentences = verdicts(ledger.entries(experiment, name, of_settings))
+        before = " " if len(sentences) == 1 else "\n  - "
+        items.append(f"- On {called(name)}:" + "".join(before + sentence for sentence in sentences))
     return "\n".join(items)
 
 
@@ -278,7 +290,12 @@ def styled(table: pd.DataFrame) -> HTML:
     long = named and max((len(str(name)) for name in shown.index), default=0) > NARROW
     kinds = ["famf-names"] * long + ["famf-wide"] * (shown.shape[1] > 5)
     html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
-    html = re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-text">\1</td>', html)
+    html = re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-left famf-text">\1</td>', html)
+    html = re.sub(r"<td>([^<]*[^\W\d_][^<]*)</td>", r'<td class="famf-left">\1</td>', html)  # it has a letter
+    for column in shown:
+        if any(re.search(r"[^\W\d_]", str(value)) for value in shown[column] if isinstance(value, str)):
+            html = html.replace(f"<th>{escape(str(column))}</th>", f'<th class="famf-left">{escape(str(column))}</th>')
+    html = re.sub(r"(?<=[a-z])\+(?=[A-Z])", "+<wbr>", html)  # Face+Audio+Body may fold
     html = re.sub(r"\[[-+\d.]+, [-+\d.]+\]|[-+\d.]+ … [-+\d.]+", r'<span class="famf-interval">\g<0></span>', html)
     return HTML(f"{html}\n{_taken_along(table.to_csv(index=named))}")
 

@@ -8,8 +8,8 @@ from html import escape
 import numpy as np
 from ipywidgets import HTML, Button, Checkbox, Dropdown, FloatSlider, HBox, Layout, SelectionSlider, ToggleButtons, VBox
 
-from famf_book.explore import CLUSTERS, FAMF_ROW, OTHERS, Corruption, Explored, Explorer
 from famf_book.answer_drawing import Album, drawing
+from famf_book.explore import CLUSTERS, FAMF_ROW, OTHERS, Corruption, Explored, Explorer
 
 WORDS = {"blur": "blur", "occlusion": "cover", "poor": "swap for poor faces", "stranger": "swap for a stranger's"}
 HINTS = {

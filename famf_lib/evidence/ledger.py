@@ -57,13 +57,14 @@ class Claim:
     test: str
     parts: Callable[["Claim", Results], Iterator[Comparison | str]]
 
+    def tested(self, results: Results) -> tuple[list[Comparison], list[str]]:
+        """The parts that the results can test, with their estimates, and the names of those that they cannot."""
+        parts = list(self.parts(self, results))
+        return [part for part in parts if not isinstance(part, str)], [part for part in parts if isinstance(part, str)]
+
     def comparisons(self, results: Results) -> list[Comparison]:
         """The parts that the results can test, with their estimates."""
-        return [part for part in self.parts(self, results) if not isinstance(part, str)]
-
-    def untested(self, results: Results) -> list[str]:
-        """The names of the parts that the results cannot test."""
-        return [part for part in self.parts(self, results) if isinstance(part, str)]
+        return self.tested(results)[0]
 
 
 @dataclass(frozen=True)
@@ -437,5 +438,5 @@ def entry(claim: Claim, dataset: str, found: Mapping[SettingName, Results] | str
 def outcome(claim: Claim, dataset: str, results: Results) -> Outcome:
     """The outcome of a claim under the setting of some results."""
     here = command(claim.experiment, dataset, results.profile, results.seeds)
-    parts, untested = claim.comparisons(results), claim.untested(results)
+    parts, untested = claim.tested(results)
     return Outcome(tuple(parts), tuple(untested), results.recorded["command"] if results.recorded else here)

@@ -148,12 +148,12 @@ def run_key(spec: RunSpec, fingerprint: str, device: torch.device) -> str:
 
 def find(spec: RunSpec, clipset: ClipSet, device: torch.device) -> Run | None:
     """The run from the store; None if it has not been trained yet."""
-    return _stored(run_key(spec, clipset.fingerprint, device))
+    return _stored(run_key(spec, clipset.fingerprint, device), spec)
 
 
-def _stored(key: str) -> Run | None:
+def _stored(key: str, spec: RunSpec) -> Run | None:
     folder = store() / "runs" / key
-    return _read(folder) if folder.is_dir() else None
+    return _read(folder, spec) if folder.is_dir() else None
 
 
 def open_run(name: str | Path) -> Run:
@@ -188,7 +188,8 @@ def stored() -> list[Run]:
     return sorted(found, key=lambda run: (run.origin["when"], run.key))
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path, spec: RunSpec | None = None) -> Run:
+    """The run in a folder. A ``spec`` that led to its key is that of the run, and need not be checked once more."""
     try:
         record = json.loads((folder / "run.json").read_text())
         model = record["spec"]["model"]
@@ -199,7 +200,7 @@ def _read(folder: Path) -> Run:
             )
         ap = pd.read_parquet(folder / "persons.parquet").set_index("person")["ap"]
         numbers = (record["rank_1"], record["losses"], record["seconds"], record["origin"])
-        return Run(RunSpec(**record["spec"]), record["key"], ap, *numbers, folder)
+        return Run(spec or RunSpec(**record["spec"]), record["key"], ap, *numbers, folder)
     except AddedElsewhere:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -215,7 +216,7 @@ def get_or_train(
     not depend on the number of cores; ``get_or_train_all`` trains several runs in parallel instead.
     """
     key = run_key(spec, clipset.fingerprint, device)
-    return _stored(key) or _train(spec, key, clipset, device, report)
+    return _stored(key, spec) or _train(spec, key, clipset, device, report)
 
 
 def _train(
@@ -233,7 +234,7 @@ def _train(
             with threads(1 if device.type == "cpu" else None):
                 _make(spec, key, clipset.to(device), folder, report)
     Path(f"{folder}.lock").unlink(missing_ok=True)  # a process that still waits for the lock will find the run
-    return _read(folder)
+    return _read(folder, spec)
 
 
 def _trainer() -> Callable[..., train.Trained]:
@@ -309,7 +310,7 @@ def get_or_train_all(
     """
     keys = [run_key(spec, clipset.fingerprint, device) for spec in specs]
     wanted = dict(zip(keys, specs, strict=True))
-    found = {key: run for key in wanted if (run := _stored(key))}
+    found = {key: run for key, spec in wanted.items() if (run := _stored(key, spec))}
     if missing := {key: spec for key, spec in wanted.items() if key not in found}:
         with progress(label, len(missing)) as bar:
             workers = min(len(missing), cores()) if can_parallelise(missing.values(), clipset, device) else 1

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import inspect
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -75,6 +76,11 @@ def _files(module: str) -> Iterator[tuple[str, Path]]:
 
 
 def _code(path: Path) -> str:
+    return _without_docstrings(path, path.stat().st_mtime_ns)
+
+
+@cache  # keys are asked for many times per page
+def _without_docstrings(path: Path, changed: int) -> str:
     tree = ast.parse(path.read_bytes(), filename=str(path))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -18,9 +18,8 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 
-from famf_book import explore
+from famf_book import answer_drawing, explore
 from famf_book.explore import Corruption, Explorer
-from famf_book import answer_drawing
 from famf_lib.data import imported, synthetic
 from famf_lib.data.clipset import Modality
 from famf_lib.data.sampling import EVALUATION, Sampler, generator

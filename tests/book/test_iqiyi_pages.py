@@ -19,10 +19,7 @@ from famf_lib.data import iqiyi
 from famf_lib.support.files import ROOT
 
 GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1], "beside": []}
-SEVERAL = {
-    "intro": ["iqiyi"],
-    "ledger": ["iqiyi"],
-}
+SEVERAL = {"ledger": ["iqiyi"]}
 AGAIN = "%reset -f"  # a notebook finds no variables of the one before
 
 
@@ -40,7 +37,7 @@ def wanted():
 
 
 NAMES = [path.stem for path, _ in wanted()]
-RESULTS = [name for name in NAMES if name not in ("intro", "explore")]  # they tell of all datasets, and of one clip
+RESULTS = [name for name in NAMES if name != "explore"]  # which shows one clip
 
 
 @pytest.fixture(scope="module")

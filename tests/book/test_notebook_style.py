@@ -10,7 +10,7 @@ from famf_lib.support.files import ROOT
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 VISIBLE = 0.7  # of the lines of code, the least
 HIDDEN_CELLS = 3  # the most: set-up, a text that is computed, the footer
-WITHOUT_CODE = {"intro", "ledger"}  # the front page and the ledger are read, not changed
+WITHOUT_CODE = {"ledger"}  # it is read, not changed
 
 
 def lines(cell):

@@ -45,7 +45,22 @@ def test_table_shows_the_levels_and_the_papers_values(made_results):
 def test_the_answer_of_a_page_follows_the_numbers(made_results, changed, words):
     found = {setting: made_results(LEVELS | changed.get(setting, {})) for setting in SETTINGS}
     answer = report.answer("table-1", {"synthetic": found})
-    assert answer.startswith("- On generated persons (`synthetic`): ") and words in answer
+    assert answer.startswith("- On generated persons (`synthetic`):\n  - “FAMF over the others”: ") and words in answer
+
+
+def test_text_in_a_figure_is_text_and_its_lines_align_in_any_font():
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(layout="constrained")
+    with plt.rc_context({"svg.fonttype": "none"}):
+        axes.set_yticks([0, 1], ["a long line\nshort", "one"])
+        before = axes.get_position().bounds
+        drawn = ElementTree.fromstring(svg(figure))
+    lines = {t.text: t.attrib["style"] + t.attrib.get("x", "") for t in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    plt.close(figure)
+    assert lines["a long line"] == lines["short"] and "text-anchor: end" in lines["short"]
+    assert figure.get_layout_engine() is not None and axes.get_position().bounds != before
+    assert [label.get_visible() for label in axes.get_yticklabels()] == [True, True]
 
 
 def test_the_table_of_comparisons_has_the_effect_of_the_deciding_setting_and_every_verdict(made_results):
@@ -69,8 +84,12 @@ def test_a_styled_table_has_the_interval_in_one_column_and_folds_long_texts(made
     assert "95% interval" in html and "…" in html and "NaN" not in html and "nan" not in html
     what = ["a text that is <long> enough to fold", "short"]
     html = report.styled(pd.DataFrame({"what": what, "low": [0.1, 0.2], "high": [0.3, 0.4]})).data
-    assert '<td class="famf-text">a text that is &lt;long&gt; enough to fold</td>' in html
-    assert "<td>short</td>" in html and '<td><span class="famf-interval">0.1000 … 0.3000</span></td>' in html
+    assert '<td class="famf-left famf-text">a text that is &lt;long&gt; enough to fold</td>' in html
+    assert (
+        '<td class="famf-left">short</td>' in html
+        and '<th class="famf-left">what</th>' in html
+        and '<td><span class="famf-interval">0.1000 … 0.3000</span></td>' in html
+    )
     found = report.styled(pd.DataFrame({"right": ["0.7 [-0.61, 0.84]"]})).data
     assert '<td>0.7 <span class="famf-interval">[-0.61, 0.84]</span></td>' in found
 
@@ -169,7 +188,7 @@ def test_a_page_says_how_it_was_executed(monkeypatch):
     ("experiment", "labels", "expected"),
     [
         ("faces", ["trained with N = 4", "trained with N = 24"], [FAMF.label]),
-        ("clusters", ["K = 2", "K = 16", "K = 32"], ["K = 2", "K = 16"]),
+        ("clusters", ["K = 2", "K = 16", "K = 16, half the batch"], ["K = 2", "K = 16"]),
     ],
 )
 def test_a_row_that_uses_the_point_of_another_row_is_not_listed_with_one_of_its_own(
