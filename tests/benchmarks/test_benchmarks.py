@@ -4,10 +4,15 @@ import importlib
 import json
 import sys
 import time
+from collections import Counter
+from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from famf_lib.data.synthetic import SIZES
 from famf_lib.experiments.catalogue import EXPERIMENTS, TABLE_1, Experiment
 from famf_lib.support.files import ROOT
 
@@ -125,10 +130,36 @@ def test_saturation_trains_as_the_library_does(script):
     schedule = saturation.schedule_of(run, len(parts.train))
     trained = saturation.train.train(config, schedule, clipset, parts, run.seed)
     found = saturation.follow(run)
-    assert [one["loss"] for one in found["epochs"]] == pytest.approx(trained.losses, rel=1e-3)
-    assert found["epochs"][-1]["phi"] == pytest.approx(trained.model.aggregation.cluster_attention().tolist(), rel=1e-3)
-    still = saturation.follow(saturation.replace(run, variant="φ = 0 (no faces)"))
-    assert {one["length"] for one in still["epochs"]} == {0.0} and still["epochs"][-1]["phi"] == [0.0] * 8
+    assert found["loss"] == pytest.approx(trained.losses, rel=1e-3)
+    assert found["end"]["phi"] == pytest.approx(trained.model.aggregation.cluster_attention().tolist(), rel=1e-3)
+    blind = saturation.follow(saturation.replace(run, variant="φ = 0 (no faces)"))
+    assert blind["face weight"] == [0.0] * run.epochs and blind["end"]["phi"] == [0.0] * 8
+    start = saturation.train.build(config, clipset, len(parts.persons), run.seed).aggregation.score.bias.item()
+    first = {
+        name: next(saturation.training(saturation.VARIANTS[name], config, schedule, clipset, parts, run.seed))[0]
+        for name in ("as printed", "warm-up of 5 epochs", "φ's layer at 0.004")
+    }
+    moved = {name: abs(model.aggregation.score.bias.item() - start) for name, model in first.items()}
+    assert moved == pytest.approx(dict(zip(first, (0.04, 0.04 / 75, 0.004), strict=True)), rel=1e-2)
+
+
+def test_a_model_cannot_fit_what_it_does_not_see(script):
+    """The least loss is an entropy; the persons are those of whom no ranked clip shows the rest."""
+    saturation = script("saturation")
+    clipset = saturation.generate(replace(SIZES["quick"], persons=29, presence=0.6))
+    parts = saturation.split(clipset, "given")
+    least, lost = saturation.least_losses(clipset, parts)
+    hearing = np.array(clipset.modalities["audio"].present | clipset.modalities["body"].present)
+    for ignored, seen in (("faces", hearing), ("audio and body", np.array(clipset.counts > 0))):
+        blind = [int(c) for c, clip in zip(parts.train_classes, parts.train, strict=True) if not seen[clip]]
+        cost = sum(n * np.log(len(blind) / n) for n in Counter(blind).values()) / len(parts.train)
+        assert least[ignored] == pytest.approx(cost, rel=1e-3)
+        ranked = zip(parts.gallery_classes.tolist(), parts.gallery.tolist(), strict=True)
+        clips = pd.DataFrame([(c, seen[clip]) for c, clip in ranked if c >= 0], columns=["person", "seen"])
+        assert lost[ignored] == clips.groupby("person")["seen"].any().loc[lambda any_: ~any_].index.tolist()
+    assert 0 <= least["nothing"] < min(least["faces"], least["audio and body"]) and lost["faces"]
+    ap = saturation.ranked_by_centroids(clipset, parts, ("faces",)).ap
+    assert not ap[lost["audio and body"]].gt(0.2).any() and ap.nanmean() > 0.3
 
 
 def test_saturation_repeats_no_run_of_its_record(script, tmp_path, monkeypatch):
@@ -137,11 +168,18 @@ def test_saturation_repeats_no_run_of_its_record(script, tmp_path, monkeypatch):
     monkeypatch.setattr(saturation, "STUDY", saturation.QUICK)
     monkeypatch.setattr(sys, "argv", ["saturation.py"])
     done = []
+    monkeypatch.setattr(saturation, "at_full_size", lambda: done.append("full size") or {})
     monkeypatch.setattr(saturation, "follow", lambda run: done.append(run) or {"run": saturation.asdict(run)})
     saturation.main()
     saturation.main()
-    assert done == saturation.QUICK
-    assert len(json.loads((tmp_path / "record.json").read_text())["runs"]) == len(done)
+    assert done == ["full size", *saturation.QUICK]
+    assert len(json.loads((tmp_path / "record.json").read_text())["runs"]) == len(saturation.QUICK)
+
+
+def test_the_record_of_saturation_holds_the_study_that_its_page_shows(script):
+    saturation = script("saturation")
+    record = json.loads(saturation.RECORD.read_text())
+    assert {saturation.Run(**one["run"]) for one in record["runs"]} == set(saturation.STUDY)
 
 
 def test_functions_run_in_turn_after_a_round_that_does_not_count(script):
