@@ -1,5 +1,3 @@
-"""What every test stands on: a store of its own, one thread, and small made-up clips."""
-
 import os
 import sys
 

@@ -1,5 +1,3 @@
-"""The shape of the library: imports run one way, tensor code is pure, and a look at it costs nothing."""
-
 import ast
 import re
 import subprocess

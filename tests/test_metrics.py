@@ -1,5 +1,3 @@
-"""mAP at k, compared with scikit-learn where the definitions agree, and with cases counted by hand."""
-
 import inspect
 import math
 import re

@@ -1,5 +1,3 @@
-"""Every benchmark runs at small sizes and returns a complete record."""
-
 import importlib
 import json
 import sys
@@ -81,7 +79,6 @@ def test_metric(record):
 
 
 def test_torchmetrics_divides_by_the_hits_within_the_cut(script):
-    """The conversion between the two definitions, on a ranking that is counted by hand."""
     pytest.importorskip("torchmetrics", reason="the extra bench is not installed")
     metric = script("metric")
     scores = torch.arange(200.0, 0, -1)[:, None].repeat(1, 2)
@@ -173,14 +170,12 @@ def test_a_record_names_its_command_and_a_failure_keeps_the_earlier_one(script, 
 
 
 def keys(content, path=""):
-    """The paths of all values in nested dicts."""
     if not isinstance(content, dict):
         return {path}
     return {key for name, value in content.items() for key in keys(value, f"{path}/{name}")}
 
 
 def test_the_full_size_benchmark_writes_what_its_page_reads(script, tiny, monkeypatch, results_folder, capsys):
-    """With all steps that it does on a GPU, at the size of the quick profile."""
     monkeypatch.setattr(sys, "argv", ["full_size.py", "--quick", "--device", "cpu"])
     monkeypatch.setitem(EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", TABLE_1[-1:]))
     script("full_size").main()

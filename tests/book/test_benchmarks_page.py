@@ -1,5 +1,3 @@
-"""The page on speed shows what the records contain, for either device or none."""
-
 import json
 
 import numpy as np

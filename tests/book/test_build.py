@@ -1,5 +1,3 @@
-"""The build of the book: what is executed again, what is refused, and that the last good book stays."""
-
 import ast
 import json
 import re
@@ -150,7 +148,6 @@ def executed(monkeypatch):
 
 @pytest.fixture
 def untouched(monkeypatch):
-    """Nothing may be executed or rendered."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("something long was begun")
@@ -164,7 +161,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def modules_of_notebooks() -> set[str]:
-    """The modules of this project that notebooks of the book import, at any depth."""
     graph, imported = grimp.build_graph("famf_book", "famf_lib", "famf_video"), set()
     for path in (ROOT / "book").glob("*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
@@ -360,7 +356,6 @@ def test_a_further_page_is_executed_and_staged_as_the_others(wider, executed):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What ``famf book`` asks the build for; nothing is built."""
     told = []
     monkeypatch.setattr(book, "build", lambda root, **options: told.append(options))
     return told
@@ -461,7 +456,6 @@ def test_a_parameter_that_no_notebook_has_is_refused(root, untouched):
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
-    """The tiny book, rendered once."""
     place = tmp_path_factory.mktemp("rendered")
     index = build(root.__wrapped__(place))
     assert index == place / "_build" / "html" / "index.html"
@@ -470,7 +464,6 @@ def rendered(tmp_path_factory):
 
 @pytest.fixture
 def good(rendered, tmp_path):
-    """A copy of it, to break."""
     shutil.copytree(rendered, tmp_path / "book-of-mine")
     return tmp_path / "book-of-mine"
 
@@ -526,7 +519,6 @@ STILL = 0.01  # 0.1 counts as good; letters may change their font by a hair
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])  # a desk, and a telephone at night
 def test_in_a_browser_pages_are_accessible_stand_still_and_ask_nobody(rendered, browser, scheme, width):
-    """WCAG 2.1 AA as axe checks it; nothing moves once it is there; what is wide scrolls in its place."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not here: the extra test has it")
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
     asked, errors = [], []
@@ -719,7 +711,6 @@ def test_a_page_that_is_gone_is_gone(good, monkeypatch):
 
 
 def test_two_builds_take_turns(root, executed):
-    """A build waits while another process holds the lock, and says so."""
     (root / "_build").mkdir()
     code = (
         "import sys; from famf_book import build; build._render = lambda place: None; build.build(sys.argv[1], only=[])"

@@ -1,5 +1,3 @@
-"""The challenging cases: the functions that the page defines, for made-up faces, and the executed page."""
-
 import ast
 from io import BytesIO
 
@@ -22,7 +20,6 @@ GOOD = {"occlusion": 0.1, "darkness": 0.2, "blur": 0.2, "yaw": -20.0, "height": 
 
 @pytest.fixture
 def page():
-    """What the page imports, its constants and its functions."""
     names = {"columns": 3}
     for cell in notebooks.read(PAGE).cells:
         if cell.cell_type == "code":
@@ -195,7 +192,6 @@ def test_the_page_on_synthetic_persons():
 
 
 def test_hard_faces_of_real_films(page):
-    """The drawn faces have the right labels, and the smallest faces have the shortest vectors."""
     if reason := imfdb.absence():
         pytest.skip(reason)
     clipset = datasets.load("imfdb")

@@ -1,5 +1,3 @@
-"""The page on chimeric persons is there without the data: it then shows what was recorded, which are numbers only."""
-
 import json
 import re
 

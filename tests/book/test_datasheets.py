@@ -1,5 +1,3 @@
-"""The numbers of a dataset's page: measured against the ClipSet itself, and the same where they are recorded."""
-
 import json
 
 import numpy as np

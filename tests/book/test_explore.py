@@ -1,5 +1,3 @@
-"""Exploring one clip: the numbers against those of ``famf predict``, and the sliders in a real browser."""
-
 import json
 import os
 import re
@@ -52,7 +50,6 @@ def other(explorer):
 
 
 def predicted(explorer, clipset):
-    """The rows of ``famf predict`` by name of the clip."""
     model = checkpoint.open(explorer.file)
     tables = prediction.predict(model, clipset, top=len(model.card.persons))
     return {row["name"]: row for table in tables for row in table.to_pylist()}

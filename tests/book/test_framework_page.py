@@ -1,5 +1,3 @@
-"""The page about the framework: its cells run, and a reader who changes a visible number sees another result."""
-
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest

@@ -1,5 +1,3 @@
-"""The page on the paper's full size shows what was recorded on a GPU, and refuses a row that does not exist."""
-
 import json
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""The pages that the build writes itself: they tell what the notebooks declare and what the records hold."""
-
 import shlex
 
 import pytest
@@ -41,7 +39,6 @@ def pages(tmp_path):
 
 
 def cells(text, *beginning):
-    """The cells of the table rows of a page whose first cell begins so."""
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in row[1:-1].split(" | ")] for row in rows if row[2:].startswith(beginning)]
 

@@ -1,5 +1,3 @@
-"""Every notebook of the book on files in the official format: it runs, shows all it has and speaks of no others."""
-
 import re
 from concurrent.futures import ThreadPoolExecutor
 from xml.etree import ElementTree

@@ -1,5 +1,3 @@
-"""What a reader of a notebook sees: most of its code, and figures that have a caption and a text in their place."""
-
 import re
 
 import pytest

@@ -1,5 +1,3 @@
-"""Parameterised notebooks: what they declare, what is refused, and how a failure reads."""
-
 import signal
 import subprocess
 import sys

@@ -1,9 +1,3 @@
-"""Every number that a page of results shows is the one in the store, in the right row, and none is typed in.
-
-The notebooks are executed here, in this process, with two seeds and a short training: what is tested is not how good
-the numbers are, but that the page shows the store's. That papermill executes them is tested with the book.
-"""
-
 import ast
 import copy
 import functools

@@ -1,5 +1,3 @@
-"""The notebooks of the book themselves: their form, and one of them run as a user runs it."""
-
 import json
 import os
 import subprocess

@@ -1,5 +1,3 @@
-"""The book as a PDF: what the browser is told, and what is left where something is missing or fails."""
-
 import shutil
 import stat
 

@@ -1,5 +1,3 @@
-"""Pictures of faces: which picture belongs to which face, and their figure."""
-
 import base64
 import re
 from io import BytesIO

@@ -1,5 +1,3 @@
-"""The prose of the book avoids a few turns that readers stumbled over; see a good author of the field for the rest."""
-
 import re
 
 import pytest

@@ -1,5 +1,3 @@
-"""The page on the readings links every question to where it is explained."""
-
 from famf_book.notebooks import read
 from famf_lib.experiments.catalogue import READINGS
 from famf_lib.support.files import ROOT

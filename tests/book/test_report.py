@@ -1,5 +1,3 @@
-"""Tables and sentences from made-up results, against numbers computed by hand."""
-
 import base64
 import io
 from xml.etree import ElementTree

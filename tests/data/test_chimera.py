@@ -1,5 +1,3 @@
-"""Chimeric persons: how they are joined, that nothing leaks, and what a faulty file of utterances is told."""
-
 import os
 
 import numpy as np
@@ -272,7 +270,6 @@ def test_bad_utterances(faces, utterances, changed, sentence):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Where the files of either are looked for, without any."""
     monkeypatch.setenv("FAMF_DATA", str(tmp_path / "data"))
     for name in ("mosi", "imfdb"):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -1,5 +1,3 @@
-"""A ClipSet looked at: every number of the summary counted by hand, and every kind of damage found."""
-
 import hashlib
 import subprocess
 import sys
@@ -18,7 +16,6 @@ from famf_lib.data.clipset import FILES, ClipSet
 
 
 def counted(**changed):
-    """Three persons, seven clips, eleven faces of lengths 1 to 11."""
     lengths = np.arange(1.0, 12.0)
     clips = pd.DataFrame({"name": [*"abcdefg"], "person": ["ann", "bob", "cai", "ann", None, None, "bob"]})
     clips["split"] = ["train", "train", "val", "val", "val", None, "test"]

@@ -1,5 +1,3 @@
-"""The import of the official files: what comes out of a folder in the true format, and what is said of a faulty one."""
-
 import copy
 import os
 import pickle
@@ -131,7 +129,6 @@ def test_what_was_found_stands_beside_what_is_published(folder):
 
 
 def saved_again(encoding, version):
-    """Somebody opened the pickles with Python 3 and saved them."""
 
     def change(folder):
         for path in (folder / "feat").iterdir():

@@ -1,5 +1,3 @@
-"""The text files of iQIYI-VID-2019: what is right is read as it stands, what is not is one sentence or is counted."""
-
 import subprocess
 import sys
 from collections import Counter
@@ -19,7 +17,6 @@ VAL = b"2 IQIYI_VID_VAL_0000005.mp4 \n11 IQIYI_VID_VAL_0000013.mp4 IQIYI_VID_VAL
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """Writes a file of these bytes; each replaces the one before."""
     path = tmp_path_factory.mktemp("official") / "gt.txt"
 
     def written(content):

@@ -1,5 +1,3 @@
-"""The figures of quality against loops written from their definitions."""
-
 import itertools
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Sampling N faces a clip: whose they are, how often each comes, and that a seed repeats it."""
-
 import math
 
 import numpy as np

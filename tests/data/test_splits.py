@@ -1,5 +1,3 @@
-"""Which clips train and which are ranked: nothing may leak from one side to the other."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,6 @@ SEEDS = range(6)
 
 
 def table(rows):
-    """A ClipSet of the rows (person, split, group), with a face a clip."""
     clips = pd.DataFrame(rows, columns=["person", "split", "group"], dtype=object)
     clips.insert(0, "name", [f"clip {n}" for n in range(len(clips))])
     faces = pd.DataFrame(index=range(len(clips)))

@@ -1,5 +1,3 @@
-"""The synthetic data against what is published and measured, and against its own promises."""
-
 from dataclasses import replace
 
 import numpy as np
@@ -272,7 +270,6 @@ def test_what_is_assumed_of_films(large):
 
 
 def same_and_other(modality, of_clip, where):
-    """The mean cosine of two clips of the same value, and of different ones."""
     chosen = np.flatnonzero(where & modality.present.numpy())[:1500]
     vectors, codes = unit(modality.vectors)[chosen].numpy(), np.asarray(of_clip)[chosen]
     cosine, same = vectors @ vectors.T, codes[:, None] == codes

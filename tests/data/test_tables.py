@@ -1,5 +1,3 @@
-"""A user's own tables: what they become, what of them is refused and how, and that an export is their inverse."""
-
 import io
 import tempfile
 import zipfile
@@ -246,7 +244,6 @@ def test_what_tables_cannot_say_is_not_exported(clips, faces, modality, npz, sen
 
 
 def refused(source, *words):
-    """The sentence with which the tables are refused: one line that names the file."""
     with pytest.raises(TableError) as error:
         tables.build(source)
     sentence = str(error.value)
@@ -256,7 +253,6 @@ def refused(source, *words):
 
 
 def at(row, value):
-    """A change of the faces: another embedding in one row."""
 
     def change(faces):
         embeddings = faces["embedding"].copy()
@@ -267,7 +263,6 @@ def at(row, value):
 
 
 def boxes(faces, last):
-    """Boxes as lists instead of columns."""
     return faces.drop(columns=["x1", "y1", "x2", "y2"]).assign(box=[[0, 0, 1, 1]] * 6 + [last])
 
 
@@ -399,7 +394,6 @@ def test_a_column_that_stands_twice_is_refused(tmp_path):
 
 
 def mutated(draw, content):
-    """A good file with some bytes changed, left out or put in, or cut off."""
     content = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, len(content)))

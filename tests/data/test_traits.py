@@ -1,5 +1,3 @@
-"""Traits of faces from whatever a dataset tells."""
-
 import numpy as np
 import pandas as pd
 

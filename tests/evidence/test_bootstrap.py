@@ -1,5 +1,3 @@
-"""Intervals: their coverage on simulated data, and hand-computed cases."""
-
 import numpy as np
 import pytest
 from scipy.stats import t
@@ -24,7 +22,6 @@ def test_interval_covers_the_truth_as_often_as_it_says(seeds, persons, of_seed, 
 
 
 def test_interval_is_not_wider_than_it_need_be():
-    """If only persons vary, the interval is the classical one of a mean over persons."""
     rng = np.random.default_rng(3)
     ap = np.repeat(rng.normal(0.5, 0.2, (1, 211)), 7, axis=0)
     classical = 1.96 * ap[0].std(ddof=1) / np.sqrt(211)

@@ -1,5 +1,3 @@
-"""The rules of the verdicts on made-up estimates of every outcome."""
-
 import pytest
 
 from famf_lib.evidence.bootstrap import Estimate

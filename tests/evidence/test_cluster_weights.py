@@ -1,5 +1,3 @@
-"""When the layer after Concat absorbs φ, in random and in trained models."""
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,7 +100,6 @@ def test_the_table_of_the_argument():
 
 @pytest.fixture
 def trained(made_up):
-    """AttentionVLAD models, briefly trained on clips that are hard to distinguish."""
     clipset = made_up(spread=2.0)
     runs = {}
     for label, fusion in zip(GRADED, ("concat", "mlma"), strict=True):

@@ -1,5 +1,3 @@
-"""Every claim on made-up results in which it is true and in which it is false, and how the ledger is shown."""
-
 from itertools import product
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Experiments as data: the rows are the paper's, and differ only in what the table compares."""
-
 from copy import deepcopy
 from dataclasses import replace
 from functools import reduce
@@ -23,7 +21,6 @@ def dumped(experiment):
 
 
 def without(spec, paths):
-    """The dumped spec without some of its values."""
     spec = deepcopy(spec)
     for path in paths:
         *way, last = path.split(".")

@@ -1,5 +1,3 @@
-"""The conditions of the maps: each changes what it names and nothing else."""
-
 from dataclasses import replace
 
 import pytest

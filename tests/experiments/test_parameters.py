@@ -1,5 +1,3 @@
-"""The values of parameters: one rule for papermill, the build and the command, applied before any training."""
-
 import json
 import os
 import re

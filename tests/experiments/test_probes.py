@@ -1,5 +1,3 @@
-"""Each probe against an independent computation, clip by clip and face by face."""
-
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +31,6 @@ def changed(clips, folder, table, modalities=None):
 
 @pytest.fixture
 def clips(made_up, tmp_path):
-    """Clips whose faces have traits."""
     made = made_up(persons=5, clips=12, spread=0.8)
     rng = np.random.default_rng(5)
     n = len(made.faces)

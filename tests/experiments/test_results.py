@@ -1,5 +1,3 @@
-"""The numbers of an experiment: computed, recorded, and shown where they cannot be computed."""
-
 import json
 from dataclasses import replace
 from itertools import product
@@ -17,7 +15,6 @@ from famf_lib.experiments.parameters import SETTINGS
 
 @pytest.fixture
 def few(monkeypatch):
-    """Table 1 of a few rows, with a probe."""
 
     def make(*variants, probes=("answers", "weights")):
         monkeypatch.setitem(catalogue.EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", variants, probes))

@@ -1,5 +1,3 @@
-"""The profiles, the three settings, and how a point of the grid is chosen for each row."""
-
 import json
 from itertools import product
 
@@ -18,7 +16,6 @@ SHARED = Choice(normalisation="cluster", features="unit", lr=0.001)
 
 
 def recorded(folder, dataset="synthetic", profile="standard", **rows):
-    """A tuning file with the chosen points of some rows."""
     chosen = {label: {"chosen": choice.model_dump()} for label, choice in rows.items()}
     content = {
         "shared": SHARED.model_dump(),

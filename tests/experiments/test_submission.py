@@ -1,5 +1,3 @@
-"""Ranked lists of clips: a run's file is its ranking, and any file is scored as in the official evaluation."""
-
 import math
 import shutil
 

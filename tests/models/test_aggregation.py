@@ -1,5 +1,3 @@
-"""Every aggregation, compared with loops written from its equation, and the properties that all have."""
-
 import math
 
 import pytest

@@ -1,5 +1,3 @@
-"""The whole model: its parts together, absent modalities, and its configuration."""
-
 from itertools import product
 
 import pytest

@@ -1,5 +1,3 @@
-"""Progress is shown where somebody can see it, and leaves nothing behind."""
-
 import json
 
 import nbformat

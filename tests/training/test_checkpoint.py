@@ -1,5 +1,3 @@
-"""A saved model can be opened again; a damaged or malicious file is refused with one sentence and runs no code."""
-
 import json
 import os
 import resource
@@ -39,7 +37,6 @@ def model_of(of):
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A saved model that no test changes."""
     return checkpoint.save(tmp_path_factory.mktemp("good") / "model.safetensors", model_of(card()), card())
 
 

@@ -1,5 +1,3 @@
-"""Several processes train the model of one process, up to rounding, with one store and one output."""
-
 import os
 import signal
 import socket

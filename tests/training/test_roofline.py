@@ -1,5 +1,3 @@
-"""The roofline model of a training, compared with FLOPs and bytes counted by hand."""
-
 import pytest
 
 from famf_lib.models.config import ModelConfig

@@ -1,5 +1,3 @@
-"""Training and evaluation: they learn the identities and nothing else, and they are reproducible."""
-
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -70,7 +68,6 @@ def stop_after(epochs, seen=None):
 
 @pytest.fixture(scope="module")
 def whole(clips):
-    """A training that is never interrupted."""
     return train(MODEL, BRIEF, *clips, seed=1)
 
 

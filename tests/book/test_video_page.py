@@ -1,5 +1,3 @@
-"""The page on one video: live with the models, from a recording without them, and the recording itself."""
-
 import json
 import sys
 from pathlib import Path
