@@ -2,11 +2,9 @@ import ast
 import copy
 import functools
 import re
-import sys
-from dataclasses import dataclass
 
 import pytest
-from bs4 import BeautifulSoup
+from run_cells import run_cells, tables
 
 from famf_book import notebooks
 from famf_lib.evidence import ledger
@@ -31,19 +29,6 @@ def shared(tmp_path_factory):
         yield tmp_path_factory.mktemp("shared")
 
 
-@pytest.fixture(scope="module")
-def shell():
-    """An interactive shell, as the kernel of a notebook is one."""
-    import matplotlib
-    from IPython.core.interactiveshell import InteractiveShell
-
-    matplotlib.use("agg")
-    main = sys.modules["__main__"]  # the shell puts itself in its place, and no process could be spawned then
-    yield InteractiveShell.instance()
-    InteractiveShell.clear_instance()
-    sys.modules["__main__"] = main
-
-
 @pytest.fixture
 def found(store, shared, monkeypatch):
     """The results of an experiment under every setting, from the shared store."""
@@ -52,47 +37,19 @@ def found(store, shared, monkeypatch):
 
 
 @pytest.fixture
-def page(found, shell):
-    """What the page of an experiment shows, executed on first use."""
-    return functools.partial(executed, shell)
-
-
-@dataclass
-class Shown:
-    """What the cells of a notebook show: tables as rows of texts, and texts."""
-
-    tables: list[list[list[str]]]
-    texts: list[str]
+def page(found):
+    """The tables that the page of an experiment shows, executed on first use."""
+    return executed
 
 
 @functools.cache
-def executed(shell, name):
-    """What a notebook shows when it is given the parameters of this test, as papermill gives them."""
-    from IPython.utils.capture import capture_output
-    from matplotlib import pyplot
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
-
+def executed(name):
     path = ROOT / "book" / f"{name}.ipynb"
     given = {"dataset": "synthetic", "profile": "quick", "seeds": SEEDS, "device": "cpu"}
     given |= {p.name: [] for p in notebooks.parameters(path) if p.name == "beside"}
-    checked = notebooks.check(path, given)
-    notebook = parameterize_notebook(load_notebook_node(str(path)), checked, kernel_name="python3", language="python")
-    shell.reset()
-    outputs = []
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            with capture_output() as captured:
-                done = shell.run_cell(cell.source, store_history=True)
-            done.raise_error()
-            outputs += [output.data for output in captured.outputs]
-            if done.result is not None:
-                outputs.append(shell.display_formatter.format(done.result)[0])
-            pyplot.close("all")
-    tables = []
-    for table in BeautifulSoup("".join(o.get("text/html", "") for o in outputs), "html.parser").find_all("table"):
-        tables.append([[cell.text for cell in row.find_all(["th", "td"])] for row in table.find_all("tr")])
-    return Shown(tables, [o["text/markdown"] for o in outputs if "text/markdown" in o])
+    _, shown = run_cells(path, **notebooks.check(path, given))
+    html = [one._repr_html_() or "" for one in shown if hasattr(one, "_repr_html_")]
+    return tables("".join(html))
 
 
 def digits(value):
@@ -124,7 +81,7 @@ def check(shown, name, every):
         claims[one.name] |= {"95% interval": interval(one.ours)}
         claims[one.name] |= {setting: comparisons[n].outcome for setting, comparisons in compared.items()}
     seen = set()
-    for head, *lines in shown.tables:
+    for head, *lines in shown:
         of_rows = head[0] == "row" and {"ours", "95% interval"} <= set(head)
         of_seeds = head[0] == "seed" and set(head[1:]) <= set(found.labels)
         expected = rows if of_rows or of_seeds else claims if head[0] == "comparison" else {}
@@ -150,13 +107,13 @@ def test_a_page_shows_the_numbers_of_the_store(path, page, found):
 
 
 def forged_digit(shown):
-    table = next(t for t in shown.tables if "ours" in t[0])
+    table = next(t for t in shown if "ours" in t[0])
     place = table[0].index("ours")
     table[2][place] = table[2][place][:-1] + str((int(table[2][place][-1]) + 1) % 10)
 
 
 def table_of(shown, what):
-    return next(t for t in shown.tables if t[0][0] == what)
+    return next(t for t in shown if t[0][0] == what)
 
 
 def swapped(shown, what):
