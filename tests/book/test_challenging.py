@@ -4,9 +4,7 @@ from io import BytesIO
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageFilter
 from run_cells import run_cells, texts
-from scipy import signal
 
 from famf_book import notebooks, portraits
 from famf_lib.data import datasets, imfdb
@@ -109,19 +107,6 @@ def test_unknown_kinds_are_left_out(columns, names, page):
     kinds = page["kinds_of"](pd.DataFrame(columns))
     assert list(kinds) == names
     assert not names or [of(kinds, row) for row in (0, 1)] == [{names[0]}, {"clear"}]
-
-
-def test_sharpness_is_the_variance_of_the_laplacian():
-    picture = portraits.portrait("person-0001")
-    grey = np.asarray(picture.convert("L").resize((64, 80), Image.Resampling.LANCZOS), dtype=float)
-    kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
-    expected = signal.convolve2d(grey, kernel, mode="same", boundary="symm").var() / grey.var()
-    assert sharpness(picture) == pytest.approx(expected)
-    blurred = [sharpness(picture.filter(ImageFilter.GaussianBlur(r))) for r in (0.5, 2)]
-    assert np.all(np.diff([expected, *blurred]) < 0)
-    pale = picture.point(lambda v: 90 + v // 4)
-    assert sharpness(pale) == pytest.approx(expected, rel=0.1)  # contrast is not sharpness
-    assert sharpness(Image.new("RGB", (90, 90), "grey")) == 0
 
 
 def test_sharpness_is_measured_in_large_enough_pictures(monkeypatch, tmp_path, page):

@@ -19,7 +19,7 @@ from bs4 import BeautifulSoup
 from famf_book import explore
 from famf_book.explore import Corruption, Explorer
 from famf_book.figures import exploration
-from famf_lib.data import imported, synthetic
+from famf_lib.data import imported
 from famf_lib.data.clipset import Modality
 from famf_lib.data.sampling import EVALUATION, Sampler, generator
 from famf_lib.support.files import ROOT
@@ -149,14 +149,6 @@ def test_synthetic_faces_are_generated_again(tiny):
         own = explorer.clipset.face_columns()[kind].to_numpy()[clip.rows]
         assert clip.degrees(how) == pytest.approx(np.where(clip.corrupted(how), np.maximum(own, 0.97), own))
         np.testing.assert_allclose(clip.faces(Corruption(kind, 1.0, 0.0)).float(), faces.float(), atol=0.02)
-
-
-def test_generating_a_clip_again_without_change_gives_the_clip():
-    config = synthetic.SyntheticConfig(persons=11, dim=13, seed=5)
-    made = synthetic.generate(config)
-    for clip in (0, 17, len(made) - 1):
-        faces = made.faces[made.offsets[clip] : made.offsets[clip + 1]].numpy().astype(float)
-        np.testing.assert_allclose(synthetic.Retake(config, clip).faces().astype(float), faces, atol=0.02)
 
 
 @pytest.mark.parametrize(

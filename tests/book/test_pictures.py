@@ -14,7 +14,6 @@ from famf_book import pictures, portraits
 from famf_book.pictures import PIXELS, Strip, faces_of, fitted, light, sheet
 from famf_lib.data import imfdb, synthetic
 from famf_lib.data.clipset import ClipSet
-from famf_lib.support.files import sources
 
 
 def as_bytes(images) -> list[bytes]:
@@ -98,19 +97,6 @@ def test_a_picture_is_cropped_around_its_centre(size):
     half.paste("blue", (200, 0, 400, 200))
     middle = np.asarray(fitted(half))
     assert (middle[:, 10] == [255, 0, 0]).all() and (middle[:, -10] == [0, 0, 255]).all()
-
-
-def test_real_pictures_are_found():
-    if reason := imfdb.absence():
-        pytest.skip(reason)
-    if not (sources() / "imfdb" / imfdb.EMBEDDINGS).is_file():
-        pytest.skip(f"the paths are those of {imfdb.EMBEDDINGS}")
-    with np.load(sources() / "imfdb" / imfdb.EMBEDDINGS) as file:
-        paths = file["path"][[5, 20_000, 11, 34_000, 300]]
-    clips = pd.DataFrame({"name": ["clip"], "person": ["somebody"], "split": None, "group": None})
-    table = pd.DataFrame({"path": paths})
-    found = faces_of("imfdb", ClipSet.build(np.ones((5, 3)), np.array([5]), clips, face_table=table), range(5))
-    assert len(set(as_bytes(found))) == 5 and {image.size for image in found} == {PIXELS}
 
 
 def bare(**columns) -> ClipSet:

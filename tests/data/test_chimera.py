@@ -319,27 +319,11 @@ def real(real_imfdb) -> ClipSet:
     return chimera.build(real_imfdb, chimera._utterances())
 
 
-def test_real_counts(real):
-    joining = real.info["joining"]
-    if real.info["faces"]["cleaning"]["pictures"] != 34390 or joining["utterances"] != 2199:
-        pytest.skip("the counts are those of the makers' archive and of the 2,199 utterances")
-    assert joining["persons"] == 90 and joining["speakers"] == 93
-    assert joining["persons left out: no speaker with as many utterances as they have films"] == 0
-    assert joining["clips"] == len(real) == 593 and joining["films (of a person)"] == 327
-    assert joining["clips left out: their film has enough"] == 1624
-    assert joining["clips with an utterance of another speaker"] == 77  # 0.13 × 593
-    assert joining["utterances used"] == 593
-    assert joining["columns of body that never change"] == 32
-
-
-def test_real_vectors_fit_and_films_and_utterances_are_apart(real):
+def test_real_vectors_fit_films_are_apart_and_a_person_has_as_many_training_clips_as_in_iqiyi_vid(real):
     for name, modality in real.modalities.items():
         assert modality.present.all() and float(modality.vectors.abs().max()) < 50, name
     for seed, part in [(0, "tune"), *((seed, "report") for seed in range(5))]:
         dealt = split(real, "groups", seed, part)
         assert len(dealt.persons) == 90 and not leaks(real, dealt)
-
-
-def test_a_person_has_as_many_training_clips_as_in_iqiyi_vid(real):
     dealt = split(real, "groups", 1)
     assert np.median(np.bincount(dealt.train_classes)) == IQIYI["train_clips_a_person"]["median"]

@@ -131,20 +131,6 @@ def test_unit_features_do_not_depend_on_the_length_of_vectors():
     assert unit.aggregation.centres.norm(dim=1).max() <= 1
 
 
-def test_cluster_attention_before_concat_can_be_absorbed():
-    """φ is a factor of a token, so the first layer of the classifier can absorb it (see the page of readings)."""
-    attention = made(fusion="concat").eval()
-    plain = made(aggregation="netvlad", fusion="concat").eval()
-    plain.load_state_dict({k: v for k, v in attention.state_dict().items() if not k.startswith("aggregation.score")})
-    given = batch()
-    assert not torch.allclose(plain(given), attention(given), atol=1e-3)
-    with torch.no_grad():
-        first = plain.classifier[0].weight.view(17, K + 2, D)
-        for k, phi in enumerate(attention.aggregation.cluster_attention()):
-            first[:, k] *= phi
-    torch.testing.assert_close(plain(given), attention(given))
-
-
 def test_the_classifier_is_that_of_the_paper():
     with torch.device("meta"):
         layers = classifier(10 * 512, 4096, 10_034)
