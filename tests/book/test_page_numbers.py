@@ -1,6 +1,4 @@
 import ast
-import copy
-import functools
 import re
 
 import pytest
@@ -36,20 +34,12 @@ def found(store, shared, monkeypatch):
     return lambda name: results.run_settings(name, "synthetic", "quick", SEEDS, "cpu")
 
 
-@pytest.fixture
-def page(found):
-    """The tables that the page of an experiment shows, executed on first use."""
-    return executed
-
-
-@functools.cache
-def executed(name):
-    path = ROOT / "book" / f"{name}.ipynb"
+def shown_on(path):
+    """The tables of the page."""
     given = {"dataset": "synthetic", "profile": "quick", "seeds": SEEDS, "device": "cpu"}
     given |= {p.name: [] for p in notebooks.parameters(path) if p.name == "beside"}
     _, shown = run_cells(path, **notebooks.check(path, given))
-    html = [one._repr_html_() or "" for one in shown if hasattr(one, "_repr_html_")]
-    return tables("".join(html))
+    return tables("".join(one._repr_html_() or "" for one in shown if hasattr(one, "_repr_html_")))
 
 
 def digits(value):
@@ -97,48 +87,12 @@ def check(shown, name, every):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_page_shows_the_numbers_of_the_store(path, page, found):
-    shown = page(path.stem)
+def test_a_page_shows_the_numbers_of_the_store(path, found):
     every = found(path.stem)
-    seen = check(shown, path.stem, every)
+    seen = check(shown_on(path), path.stem, every)
     # Every part of a claim that rests on runs is on the page of its experiment; GhostVLAD's identity rests on none.
     told = {one.name for one in ledger.comparisons(path.stem, every["own"]) if one.ours.persons}
     assert told <= seen, f"not on the page: {sorted(told - seen)}"
-
-
-def forged_digit(shown):
-    table = next(t for t in shown if "ours" in t[0])
-    place = table[0].index("ours")
-    table[2][place] = table[2][place][:-1] + str((int(table[2][place][-1]) + 1) % 10)
-
-
-def table_of(shown, what):
-    return next(t for t in shown if t[0][0] == what)
-
-
-def swapped(shown, what):
-    table = table_of(shown, what)
-    table[1][1:], table[2][1:] = table[2][1:], table[1][1:]
-
-
-def other_verdict(shown):
-    table = table_of(shown, "comparison")
-    table[1][-1] = {"holds": "does not hold"}.get(table[1][-1], "holds")
-
-
-def invented_row(shown):
-    table_of(shown, "row").append(["FAMF+", "", "0.9999", "0.9998 … 1.0000", "1.0000", "0.1"])
-
-
-ROWS = functools.partial(swapped, what="row")
-
-
-@pytest.mark.parametrize("forge", [forged_digit, ROWS, other_verdict, invented_row])
-def test_a_forged_page_is_found_out(forge, page, found):
-    shown = copy.deepcopy(page("table-1"))
-    forge(shown)
-    with pytest.raises(AssertionError):
-        check(shown, "table-1", found("table-1"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -140,18 +140,12 @@ def test_with_models_the_page_finds_what_was_recorded():
 
 def test_the_recording_holds_nothing_but_a_few_numbers_of_a_drawn_film():
     sizes = {key: np.shape(value) for key, value in RECORDED.items() if key != "origin"}
-    faces, tokens = len(RECORDED["frames"]), len(RECORDED["tokens"])
-    flat = dict.fromkeys(("frames", "scores", "quality", "lengths"), (faces,))
-    assert sizes == flat | {
-        "weights": (3, faces),
-        "boxes": (faces, 4),
-        "points": (faces, 5, 2),
-        "phi": (tokens,),
-        "attention": (tokens, tokens),
-        "tokens": (tokens,),
-        "persons": (5,),
-        "probabilities": (5,),
-    }
+    faces, tokens = sizes["frames"], sizes["tokens"]
+    expected = dict.fromkeys(("frames", "scores", "quality", "lengths"), faces) | dict.fromkeys(
+        ("phi", "tokens"), tokens
+    )
+    expected |= {"weights": (3, *faces), "boxes": (*faces, 4), "points": (*faces, 5, 2), "attention": 2 * tokens}
+    assert sizes == expected | {"persons": (5,), "probabilities": (5,)}
 
 
 def test_the_measured_agreement_is_not_about_single_persons():

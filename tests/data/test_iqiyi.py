@@ -297,12 +297,7 @@ COMMAND = b"cos\nsystem\n(U\x05touchtR."
     [
         ("feat/face_val_v2.pickle", b"", IqiyiError, "the file is empty"),
         ("feat/face_val_v2.pickle", None, IqiyiError, "face_val.pickle not found"),
-        (
-            "feat/body_train.pickle",
-            40_000,
-            PickleError,
-            "body_train.pickle: the file ends in the middle of its content",
-        ),
+        ("feat/body_train.pickle", 40_000, PickleError, "body_train.pickle: the file ends in the middle of its"),
         ("feat/audio_val.pickle", COMMAND, PickleError, "audio_val.pickle: it asks for os.system, expected arrays of"),
         ("train_gt.txt", b"", OfficialFileError, "train_gt.txt"),
         ("train_gt.txt", None, IqiyiError, "train_gt.txt not found, neither there nor in feat/"),

@@ -62,12 +62,6 @@ def test_odd_spaces_line_ends_and_marks_change_nothing(file, read, content, chan
     assert notes == {kind: content.count(b"\n") if n == "all" else n for kind, n in note.items()}
 
 
-@pytest.mark.parametrize("person", ["1", "10", "9999", "10034"])
-def test_ids_run_from_1_to_10034(file, person):
-    assert read_train(file(f"a.mp4 {person}\n".encode())) == {"a": person}
-    assert read_val(file(f"{person} a.mp4 \n".encode())) == {person: ["a"]}
-
-
 FIELDS, MARK = "lines with too few or too many fields", "names without .mp4"
 PLAIN, IDS = "lines that are no plain text", "ids that are none"
 NUMBER = "found, expected a whole number from 1 to 10034"

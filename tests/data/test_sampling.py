@@ -68,11 +68,6 @@ def test_clips_are_drawn_independently_and_repeat_any_face():
     assert set((faces - offsets[:-1, None]).mode(dim=1).values.tolist()) == {0, 1, 2}
 
 
-def test_no_clips_and_no_faces_at_all():
-    assert drawn([0, 0], 3)[0].tolist() == [[0, 0, 0]] * 2
-    assert drawn([2, 1], 3, clips=[])[0].shape == (0, 3)
-
-
 def test_many_clips_keep_their_own_faces():
     """Keys hold the clip above the random number: none of its bits may be lost."""
     counts = np.random.default_rng(0).integers(1, 40, size=20_000)

@@ -47,15 +47,12 @@ def test_of_two_seeds_either_is_drawn():
     assert (found.low, found.high) == pytest.approx((0.5 - 0.64829, 0.5 + 0.64829), abs=1e-5)
 
 
-def test_where_nothing_varies_the_interval_is_a_point():
-    found = estimate(np.full((3, 5), 0.5))
-    assert found.mean == found.low == found.high == 0.5
-
-
 def test_mean_is_that_of_seeds_and_leaves_absent_persons_out():
     ap = np.array([[0.2, 0.4, np.nan], [0.5, np.nan, 0.9]])
     assert estimate(ap).mean == pytest.approx(((0.2 + 0.4) / 2 + (0.5 + 0.9) / 2) / 2)
     assert (estimate(ap).seeds, estimate(ap).persons) == (2, 3)
+    found = estimate(np.full((3, 5), 0.5))
+    assert found.mean == found.low == found.high == 0.5
 
 
 def test_pairing_removes_what_both_sides_share():

@@ -28,13 +28,9 @@ def without(spec, paths):
     return spec
 
 
-def test_table_1_has_every_row_of_the_paper_and_mean_pooling():
-    modules = [variant.modules for variant in TABLE_1]
-    assert len(set(modules)) == len(TABLE_1) == 7
+def test_the_tables_have_every_row_and_every_set_of_the_paper_and_mean_pooling():
+    assert len({variant.modules for variant in TABLE_1}) == len(TABLE_1) == 7
     assert {v.modules: v.paper for v in TABLE_1[1:]} == paper.TABLE_1
-
-
-def test_table_2_has_every_set_of_the_paper():
     assert {v.modalities: v.paper for v in TABLE_2} == paper.TABLE_2
     assert TABLE_2[0].label == "Face" and set_name(("audio", "body")) == "Face+Audio+Body"
 

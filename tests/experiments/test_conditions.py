@@ -80,6 +80,7 @@ def test_scaled_clips_have_the_same_vectors_but_for_their_length(scales, of_moda
         assert torch.allclose(found.vectors.float() / of_modalities, modality.vectors.float(), atol=1e-6)
         assert torch.equal(found.present, modality.present)
     assert quarter.clips.equals(plain.clips) and quarter.face_columns().equals(plain.face_columns())
+    assert scales.items() <= quarter.info.items()
 
 
 def test_a_dataset_of_the_book_is_scaled_and_kept_apart(store):
