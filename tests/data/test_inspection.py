@@ -1,6 +1,4 @@
 import hashlib
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -173,16 +171,13 @@ def test_info_takes_a_name_or_a_folder(tmp_path):
     assert famf("info", clipset.folder).output.splitlines() == inspection.summary(clipset).splitlines()
 
 
-def test_verify_says_what_differs_even_of_an_import_that_cannot_be_opened():
+def test_verify_says_what_differs_even_of_an_import_that_cannot_be_opened_and_what_nothing_guards(tmp_path):
     folder = counted().save(imported.place("mine"))
     assert famf("verify", "mine").output == f"ok  {folder}\n"
     (folder / "arrays.safetensors").write_bytes(b"")
     done = famf("verify", "mine")
     assert done.exit_code == 1 and f"famf: {folder / 'arrays.safetensors'}: it has the SHA-256" in done.output
     assert "damaged" in next(line for line in famf("list").output.splitlines() if line.startswith("mine"))
-
-
-def test_verify_says_where_nothing_guards_the_columns_of_faces(tmp_path):
     (saved(tmp_path) / "SHA256SUMS").unlink()
     done = famf("verify", tmp_path / "set")
     assert done.exit_code == 0 and "no SHA256SUMS in it: columns of faces were not compared" in done.output
@@ -198,9 +193,3 @@ def test_what_is_exported_is_imported_under_another_name(options, tmp_path):
     assert imported.open("again").fingerprint == fingerprint
     assert "--replace" in str(famf("import", "table", tmp_path / "tables", "--name", "again").exception)
     assert famf("import", "table", tmp_path / "tables", "--name", "again", "--replace").exit_code == 0
-
-
-def test_the_commands_load_nothing_heavy_before_they_run():
-    code = "import sys, famf_book.commands.data; print(*{'torch', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
