@@ -354,14 +354,11 @@ def asked(monkeypatch):
     return told
 
 
-def test_a_dataset_that_is_not_here_is_refused_before_anything_runs(asked):
+def test_the_command_asks_for_the_pages_of_notebooks_that_have_something_to_show_of_a_known_dataset(asked, made_up):
     for name, sentence in (("nope", "dataset: 'nope' is not known, expected"), ("iqiyi", "iqiyi: not imported; famf")):
         with pytest.raises((ValueError, LookupError), match=f"^{sentence}"):
             command(profile="quick", dataset=["synthetic", name])
     assert not asked
-
-
-def test_the_command_asks_for_the_pages_of_notebooks_that_have_something_to_show(asked, made_up):
     clipset = made_up()
     clipset.save(imported.place("mine"))  # with audio and body
     replace(clipset, modalities={}).save(imported.place("faces"))

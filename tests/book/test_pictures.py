@@ -67,16 +67,13 @@ def made_up_films(tmp_path, monkeypatch) -> tuple[World, ClipSet]:
     return world, imfdb.build(world.archive(tmp_path / "imfdb"), world.embeddings(tmp_path / "imfdb"))
 
 
-def test_a_real_face_has_its_own_picture(made_up_films):
+def test_a_real_face_has_its_own_picture_or_a_sentence_says_why_there_is_none(made_up_films, tmp_path):
     world, clipset = made_up_films
     paths = clipset.face_columns()["path"]
     rows = [4, 0, 2, 0]
     expected = [fitted(Image.open(BytesIO(world.files[paths[row]]))) for row in rows]
     assert as_bytes(faces_of("imfdb", clipset, rows)) == as_bytes(expected)
     assert faces_of("imfdb", clipset, []) == []
-
-
-def test_a_sentence_says_why_there_are_no_pictures(made_up_films, tmp_path):
     _, clipset = made_up_films
     assert pictures.absence("imfdb") is None and pictures.absence("synthetic") is None
     (tmp_path / "imfdb" / imfdb.ARCHIVE).unlink()
@@ -134,14 +131,6 @@ FACES = [Image.new("RGB", PIXELS, (7 * n, 90, 130)) for n in range(31)]
 
 def words(figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts if text.get_text()]
-
-
-def test_a_sheet_with_one_face_or_none():
-    assert words(sheet([])) == ["no faces to show"]
-    assert words(sheet([Strip("dark", [])])) == ["dark", "no such face"]
-    assert words(sheet([Strip("dark", [], total=5)])) == ["dark", "no such face", "+ 5"]
-    figure = sheet([Strip("clip", FACES[:1], ["0.73"])])
-    assert words(figure) == ["clip", "0.73"] and len(figure.axes[0].images) == 1
 
 
 def test_a_sheet_shows_what_fits_and_counts_the_rest():

@@ -71,26 +71,20 @@ def test_the_tables_have_the_numbers_of_the_records(page):
     assert all([step, str(took)] in [cells[:2] for cells in rows] for step, took in steps.items())
 
 
-def test_the_attempts_are_ratios_of_the_records(page):
+def test_the_attempts_are_ratios_of_the_records_and_every_record_has_its_origin(page):
     speeds = page[0]["tried"]
     bfloat16 = [row["float32 / bfloat16"] for row in recorded("precision-cpu")["rows"]]
     assert speeds["bfloat16, CPU"] == bfloat16 and "fused, GPU" in speeds
     standard = [row["profile"] == "standard" for row in recorded("batched-seeds-cpu")["rows"]]
     assert len(speeds["seeds in one batch, CPU"]) == sum(standard) < len(standard)
-
-
-def test_every_record_has_its_origin(page):
     text = texts(page[1][-1:])
     assert text.count("\n") + 1 == len(page[0]["origins"]) == 10
     assert "- **metric, GPU**: `python benchmarks/metric.py --record` at commit `" in text and "NVIDIA H200" in text
 
 
-def test_without_records_the_page_says_so(tmp_path):
+def test_records_may_be_absent_older_or_changed(tmp_path):
     names, shown = run_cells(BENCHMARKS, results=str(tmp_path))
     assert "make bench" in texts(shown) and "<table" not in texts(shown) and not names["tried"]
-
-
-def test_a_record_may_be_older_or_changed(tmp_path):
     record = recorded("precision-cpu")
     record |= {"versions": {"torch": "3.1"}, "hardware": {"processor": "a processor", "cores": 7}}
     del record["origin"]

@@ -49,7 +49,7 @@ def test_the_summary_says_what_is_in_it(tmp_path, monkeypatch):
     assert lines["fingerprint"] == f"{clipset.fingerprint}; {size / 1e6:,.1f} MB on disk"
 
 
-def test_a_summary_fits_a_screen_whatever_is_in_it(tmp_path):
+def test_a_summary_fits_a_screen_whatever_is_in_it_or_not(tmp_path):
     many = {f"modality_with_a_long_name_{n}": (np.ones((7, 2)), np.ones(7)) for n in range(23)}
     columns = pd.DataFrame({f"column with a long name {n}": np.arange(11) for n in range(23)})
     info = {f"value with a long name {n}": "long " * 50 for n in range(23)}
@@ -58,9 +58,6 @@ def test_a_summary_fits_a_screen_whatever_is_in_it(tmp_path):
     *lines, where = inspection.summary(ClipSet.open(folder), "title " * 50).splitlines()
     assert max(map(len, lines)) <= 80 and len(lines) + -(-len(where) // 80) <= 24
     assert "and 17 more modalities" in "\n".join(lines) and "…" in "\n".join(lines)
-
-
-def test_a_clipset_without_faces_or_a_folder_has_a_summary_too():
     nothing = {"faces": np.ones((0, 3)), "counts": np.zeros(7), "face_table": pd.DataFrame(), "modalities": {}}
     text = inspection.summary(counted(**nothing))
     assert "0 of 3 numbers" in text and "norms" not in text and "on disk" not in text

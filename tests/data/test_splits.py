@@ -127,15 +127,11 @@ def test_where_clips_are_dealt_out_a_film_may_be_on_both_sides(protocol, part):
         assert sorted(clipset.clips["person"].iloc[side.tolist()]) == sorted("abc" * each)
 
 
-def test_films_are_dealt_out_for_each_person_on_their_own():
-    """The same film may train one person and rank another: what must not leak is a person's own scene."""
+def test_films_are_dealt_out_for_each_person_on_their_own_and_clips_without_either_left_out():
     clipset = table([(p, None, f) for p in "abcdefgh" for f in range(4)])
     found = split(clipset, "groups", 1)
     films = [{f for _, f in units(clipset, side, "groups")} for side in (found.train, found.gallery)]
     assert films[0] & films[1]
-
-
-def test_clips_without_a_film_or_a_person_are_left_out_of_groups():
     clipset = table([("a", None, "x"), ("a", None, "y"), ("a", None, None), (None, None, "x")])
     found = split(clipset, "groups")
     assert sorted(found.train.tolist() + found.gallery.tolist()) == [0, 1]

@@ -361,11 +361,14 @@ def test_a_fault_in_the_arrays_is_one_sentence(fault, tmp_path):
     refused(tmp_path, "features.npz: ", *words)
 
 
-def test_a_folder_without_tables_is_refused(tmp_path):
+def test_a_folder_without_tables_and_a_column_that_stands_twice_are_refused(tmp_path):
     refused(tmp_path / "nowhere", "there is no such folder")
     refused(tmp_path, "none of them found, expected faces.parquet and clips.parquet, or features.npz alone")
     (written(tmp_path) / "clips.parquet").rename(tmp_path / "features.npz")
     refused(tmp_path, "faces.parquet and features.npz found")
+    columns = [pa.array(["x"]), pa.array([1]), pa.array([[1.0]]), pa.array([2])]
+    written(tmp_path, faces=pa.Table.from_arrays(columns, ["clip", "frame", "embedding", "frame"]))
+    refused(tmp_path, "'frame' occurs twice among the columns")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"clip,frame\nx,1\n", b"PK\x03\x04"])
@@ -374,12 +377,6 @@ def test_what_is_no_table_is_refused(content, tmp_path):
     refused(tmp_path / "parquet", "faces.parquet: it cannot be read (", "expected a Parquet file")
     (tmp_path / "mine.npz").write_bytes(content)
     refused(tmp_path / "mine.npz", "it cannot be read as an .npz file (")
-
-
-def test_a_column_that_stands_twice_is_refused(tmp_path):
-    columns = [pa.array(["x"]), pa.array([1]), pa.array([[1.0]]), pa.array([2])]
-    written(tmp_path, faces=pa.Table.from_arrays(columns, ["clip", "frame", "embedding", "frame"]))
-    refused(tmp_path, "'frame' occurs twice among the columns")
 
 
 def mutated(draw, content):

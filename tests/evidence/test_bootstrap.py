@@ -55,8 +55,7 @@ def test_mean_is_that_of_seeds_and_leaves_absent_persons_out():
     assert found.mean == found.low == found.high == 0.5
 
 
-def test_pairing_removes_what_both_sides_share():
-    """Persons differ much, the two methods by a constant, so the paired interval is a point."""
+def test_pairing_removes_what_both_sides_share_and_has_a_sign():
     rng = np.random.default_rng(5)
     base = rng.uniform(0, 1, (5, 67))
     found = difference(base + 0.01, base)
@@ -64,9 +63,6 @@ def test_pairing_removes_what_both_sides_share():
     assert found.high - found.low < 1e-9
     unpaired = estimate(base)
     assert unpaired.high - unpaired.low > 0.02
-
-
-def test_difference_changes_its_sign_with_its_sides():
     rng = np.random.default_rng(6)
     a, b = rng.uniform(0, 1, (5, 41)), rng.uniform(0, 1, (5, 41))
     forth, back = difference(a, b), difference(b, a)

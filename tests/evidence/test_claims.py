@@ -100,14 +100,11 @@ def test_a_claim_of_several_parts():
     assert parts_held([HOLDS, FAILS]) == "1 of 2 parts holds" and parts_held([HOLDS]) == ""
 
 
-def test_sentence_carries_the_numbers():
+def test_the_sentence_carries_the_numbers_and_no_interval_where_there_is_none():
     one = Comparison("A over B", "with C", "A + C over B + C", 0.0364, made(0.01, 0.03))
     for part in ("A + C over B + C", "+0.0200", "[+0.0100, +0.0300]", "5 seeds", "11 persons", "holds", "+0.0364"):
         assert part in one.sentence()
     assert "paper" not in Comparison("A", "B", "a over b", None, made(0.01, 0.03)).sentence()
-
-
-def test_a_number_that_was_worked_out_has_no_interval():
     worked_out = Estimate(3.0, 3.0, 3.0, seeds=0, persons=0)
     sentence = Comparison("A needs more than B", "C", "A less B", None, worked_out, margin=0.0).sentence()
     assert "+3.0000. “A" in sentence and not any(word in sentence for word in ("[", "seeds", "persons"))

@@ -52,14 +52,11 @@ def test_rows_differ_in_what_the_table_is_about(experiment, about):
     assert all(a != b for a, b in combinations(rows.values(), 2)), "two rows are the same run"
 
 
-def test_famf_is_one_run_wherever_it_stands():
+def test_famf_is_one_run_wherever_it_stands_and_clusters_share_a_batch_but_for_one():
     places = {"table-1": FAMF.label, "table-2": "Face+Audio+Body", "clusters": "K = 8"}
     places |= {"faces": "trained with N = 24", "readings": "φ: sigmoid"}
     one, *others = (dumped(name)[label] for name, label in places.items())
     assert all(other == one for other in others)
-
-
-def test_clusters_share_a_batch_but_for_the_one_that_says_so():
     sizes = {label: spec["training"]["batch_size"] for label, spec in dumped("clusters").items()}
     half = sizes.pop("K = 16, half the batch")
     assert set(sizes.values()) == {STANDARD.training.batch_size} and half == STANDARD.training.batch_size // 2

@@ -131,7 +131,7 @@ def test_unit_features_do_not_depend_on_the_length_of_vectors():
     assert unit.aggregation.centres.norm(dim=1).max() <= 1
 
 
-def test_the_classifier_is_that_of_the_paper():
+def test_the_classifier_and_the_defaults_are_the_papers():
     with torch.device("meta"):
         layers = classifier(10 * 512, 4096, 10_034)
     assert [layers[n].weight.shape for n in (0, 3, 6)] == [(4096, 5120), (4096, 4096), (10_034, 4096)]
@@ -139,6 +139,10 @@ def test_the_classifier_is_that_of_the_paper():
     kinds = [type(layer).__name__ for layer in layers]
     assert kinds == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear"]
     assert "ReLU" not in [type(layer).__name__ for layer in classifier(3, 5, 7, "none")]
+    model = FAMF(ModelConfig(hidden=8), 64, {"audio": 64, "body": 64}, C)
+    assert model.token_names == [f"face {k}" for k in range(1, 9)] + ["audio", "body"]
+    assert ModelConfig().hidden == 4096 and model.fusion.second.weight.shape == (32, 128)
+    assert (model.aggregation.normalisation, model.aggregation.attention) == ("none", "sigmoid")
 
 
 def test_the_data_must_have_the_modalities():
@@ -147,13 +151,6 @@ def test_the_data_must_have_the_modalities():
     assert str(refusal.value) == "modalities: the data have no 'audio', expected some of: body, text"
     with pytest.raises(ValueError, match="expected some of: none$"):
         FAMF(config(), D, {}, C)
-
-
-def test_the_defaults_are_the_papers():
-    model = FAMF(ModelConfig(hidden=8), 64, {"audio": 64, "body": 64}, C)
-    assert model.token_names == [f"face {k}" for k in range(1, 9)] + ["audio", "body"]
-    assert ModelConfig().hidden == 4096 and model.fusion.second.weight.shape == (32, 128)
-    assert (model.aggregation.normalisation, model.aggregation.attention) == ("none", "sigmoid")
 
 
 def test_configurations_that_mean_the_same_are_equal_and_frozen():

@@ -178,14 +178,11 @@ def test_a_command_that_ends_at_once_waits_for_the_others_to_join(tmp_path):
         assert ended(processes) == [0, 0], output(tmp_path, "err")
 
 
-def test_a_single_process_of_torchrun_needs_no_group(monkeypatch):
+def test_a_single_process_of_torchrun_needs_no_group_and_the_number_must_be_one(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     called = []
     distributed.run(lambda: called.append(distributed.dist.is_initialized()))
     assert called == [False]
-
-
-def test_a_world_size_that_is_not_a_number_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(ValueError, match="^WORLD_SIZE: 'many' found, expected the number of processes"):
         train.world_size()
