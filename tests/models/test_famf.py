@@ -110,17 +110,6 @@ def test_a_model_in_half_precision_stays_close_and_finite(aggregation, fusion, f
     torch.testing.assert_close(logits.float(), expected, rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize("masked", [True, False])
-def test_a_batch_without_any_face_has_zeros_for_faces(aggregation, masked):
-    model, given = made(aggregation=aggregation).eval(), batch()
-    none = Batch(given.faces[:, :0], given.mask[:, :0] if masked else None, given.modalities, given.present)
-    tokens, faces = model.tokens(none), model.aggregation.tokens
-    assert not tokens[:, :faces].any()
-    assert torch.equal(tokens[:, faces:], model.tokens(given)[:, faces:])
-    assert model(none).isfinite().all()
-
-
 def test_unit_features_do_not_depend_on_the_length_of_vectors():
     unit, raw = made(features="unit").eval(), made(features="raw").eval()
     given = batch()
