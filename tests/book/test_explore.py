@@ -121,11 +121,8 @@ def test_which_faces_replace_others(explorer):
     quality = clipset.face_columns()["quality"].to_numpy()
     limit = np.quantile(quality[split == "train"], 0.1)
     for clip in explorer.clips:
-        for how in (
-            Corruption("poor", 1.0),
-            Corruption("stranger", 1.0),
-            Corruption("stranger", 1.0, person=explorer.persons[0]),
-        ):
+        for kind, whose in (("poor", ""), ("stranger", ""), ("stranger", explorer.persons[0])):
+            how = Corruption(kind, 1.0, person=whose)
             rows = clip.face_rows(how)
             assert (split[rows] == "train").all()
             if how.kind == "poor":

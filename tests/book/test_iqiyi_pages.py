@@ -17,10 +17,7 @@ from famf_lib.data import iqiyi
 from famf_lib.support.files import ROOT
 
 GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1], "beside": []}
-SEVERAL = {
-    "intro": ["iqiyi"],
-    "ledger": ["iqiyi"],
-}
+SEVERAL = {"intro": ["iqiyi"], "ledger": ["iqiyi"]}
 AGAIN = "%reset -f"  # a notebook finds no variables of the one before
 
 

@@ -201,11 +201,8 @@ def test_no_split_leaks_whatever_the_numbers_of_films_and_utterances(tmp_path_fa
     st.integers(0, 9),
 )
 def test_pairs_are_apart_and_large_enough(films_and_more, lengths, seed):
-    rows, names = (
-        [(films + more, films) for films, more in films_and_more],
-        [f"p{i}" for i in range(len(films_and_more))],
-    )
-    people = pd.DataFrame(rows, names, ["clips", "films"], dtype=int)
+    rows = {f"p{i}": (films + more, films) for i, (films, more) in enumerate(films_and_more)}
+    people = pd.DataFrame(rows.values(), rows.keys(), ["clips", "films"], dtype=int)
     videos = pd.Series(lengths, [f"v{i}" for i in range(len(lengths))], dtype=int)
     paired = pair(people, videos, np.random.default_rng(seed))
     assert len(set(paired.values())) == len(paired) and set(paired.values()) <= set(videos.index)

@@ -198,18 +198,6 @@ def test_one_modality_drawn_anew_leaves_the_rest_as_it_was(monkeypatch):
     assert other == ["audio"]
 
 
-def test_every_part_draws_other_numbers(monkeypatch):
-    stream, first = synthetic._stream, {}
-
-    def noted(config, part):
-        first[part] = stream(config, part).random()
-        return stream(config, part)
-
-    monkeypatch.setattr(synthetic, "_stream", noted)
-    generate(SyntheticConfig(persons=3, dim=8))
-    assert len(first) > 15 and len(set(first.values())) == len(first)
-
-
 def unit(vectors):
     return torch.nn.functional.normalize(vectors.float(), dim=1)
 

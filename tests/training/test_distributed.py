@@ -96,9 +96,7 @@ def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, s
     assert done.stdout.count("AttentionVLAD + MLMA") == 3, "not printed once under each setting, by one process"
     found = [run_store.open_run(path.name) for path in store.glob("runs/*")]
     assert len(found) == 3 and all(run.origin["processes"] == 2 for run in found)
-    rows = [
-        run for run in found if run.spec.model.aggregation != "mean"
-    ]  # mean pooling only says how easy the data are
+    rows = [run for run in found if run.spec.model.aggregation != "mean"]  # which only says how easy the data are
     assert len(rows) == 2 and all(list(run.folder.glob("attention-*.parquet")) for run in rows)
     for run in found:
         assert run_store.find(run.spec, kept, CPU) is None, "taken for a run of one process"

@@ -17,12 +17,8 @@ from famf_lib.training.evaluation import EvaluationConfig, evaluate, logits_of
 from famf_lib.training.train import TrainingConfig, build, learning_rate_factor, pick_device, precision_of, train
 
 CPU = torch.device("cpu")
-SMALL = {
-    "aggregation_options": {"clusters": 3},
-    "fusion_options": {"hidden": (7, 5)},
-    "modalities": ("audio", "body"),
-    "hidden": 29,
-}
+SMALL = {"aggregation_options": {"clusters": 3}, "fusion_options": {"hidden": (7, 5)}}
+SMALL |= {"modalities": ("audio", "body"), "hidden": 29}
 MODEL = ModelConfig(**SMALL)
 RANDOM = ModelConfig(**(SMALL | {"aggregation_options": {"clusters": 3, "centres": "random"}}))
 BRIEF = TrainingConfig(
