@@ -177,9 +177,8 @@ def test_the_full_size_benchmark_writes_what_its_page_reads(script, tiny, monkey
     monkeypatch.setitem(EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", TABLE_1[-1:]))
     script("full_size").main()
     content, recorded = json.loads(capsys.readouterr().out), json.loads((RECORDS / "full-size-gpu.json").read_text())
-    of_a_gpu = {
-        f"/training/{name}" for name in ("peak memory", "compiled/seconds", "compiled/an epoch", "compiled/before")
-    }
+    names = "peak memory", "compiled/seconds", "compiled/an epoch", "compiled/before"
+    of_a_gpu = {f"/training/{name}" for name in names}
     assert keys(recorded) - keys(content) == of_a_gpu | {"/origin/hardware/gpu"} and not results_folder.exists()
     assert [part["part"] for part in content["parts"]] == [part["part"] for part in recorded["parts"]]
     assert all(min(part["floor here"], part["measured"]) > 0 for part in content["parts"])

@@ -77,19 +77,19 @@ def write_numbers(root: Path, code: str = "print(dataset, seeds)", figure: str =
     write(
         root / "book" / "numbers.ipynb",
         new_markdown_cell("# Numbers\n\n(rows-{{page}})=\nSee [the square](#fig-{{page}})."),
-        new_code_cell('dataset: str = "synthetic"\nseeds: list[int] = [1]', metadata={"tags": ["parameters"]}),
+        tagged('dataset: str = "synthetic"\nseeds: list[int] = [1]'),
         new_code_cell(code, metadata={"tags": ["hide-input"]}),
         new_code_cell(FIGURE, metadata=shown),
     )
 
 
 def write_words(root: Path, code: str = "print('words')") -> None:
-    write(
-        root / "book" / "words.ipynb",
-        new_markdown_cell("# Words"),
-        new_code_cell('word: str = "face"', metadata={"tags": ["parameters"]}),
-        new_code_cell(code),
-    )
+    cells = new_markdown_cell("# Words"), tagged('word: str = "face"'), new_code_cell(code)
+    write(root / "book" / "words.ipynb", *cells)
+
+
+def tagged(code: str):
+    return new_code_cell(code, metadata={"tags": ["parameters"]})
 
 
 def write(path: Path, *cells) -> None:
@@ -289,8 +289,8 @@ def wider(root):
         ("table-9", "Table 9: what holds?", 'dataset: str = "synthetic"'),
         ("enough", "Is it enough?", 'dataset: str = "synthetic"'),
     ):
-        code = new_code_cell(cell, metadata={"tags": ["parameters"]})
-        write(root / "book" / f"{name}.ipynb", new_markdown_cell(f"# {heading}"), code, new_code_cell("print('said')"))
+        cells = new_markdown_cell(f"# {heading}"), tagged(cell), new_code_cell("print('said')")
+        write(root / "book" / f"{name}.ipynb", *cells)
     measured = {"notebook": "enough.ipynb", "title": "Is it? Synthetic persons"}
     more = {"table-9": "table-9.ipynb", "measured": measured, "ledger": "ledger.ipynb"}
     write_yaml(root / "book" / "pages.yml", PAGES | more)
@@ -391,8 +391,7 @@ def without_tag(root):
 
 
 def labelled_twice(root):
-    code = new_code_cell('dataset: str = "a"', metadata={"tags": ["parameters"]})
-    write(root / "book" / "words.ipynb", new_markdown_cell("(words)=\n# Words"), code)
+    write(root / "book" / "words.ipynb", new_markdown_cell("(words)=\n# Words"), tagged('dataset: str = "a"'))
 
 
 def in_book(name, text):

@@ -141,9 +141,8 @@ def test_faces_are_drawn_at_random_one_per_person(page):
         return page["draw"](kinds, person, kind, np.random.default_rng(seed))
 
     assert not len(draw("clear", 1)) and not len(draw("blurred", 1))  # those are dark as well
-    assert (
-        len({*person[draw("in weak light", 1)]}) == 3 and (draw("in weak light", 1) == draw("in weak light", 1)).all()
-    )
+    drawn = draw("in weak light", 1)
+    assert len({*person[drawn]}) == 3 and (drawn == draw("in weak light", 1)).all()
     page["columns"] = 99
     assert sorted(person[draw("in weak light", 1)]) == [1, 2, 3, 4]
     drawn = {int(row) for seed in range(60) for row in draw("in weak light", seed)}

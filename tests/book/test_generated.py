@@ -67,9 +67,8 @@ def test_what_differs_between_pages_has_a_column_and_what_is_the_same_a_sentence
     assert "The same for all pages: profile standard, commit `012345678`." in text
     assert cells(text, "page") == [["page", "took", "when<br>(UTC)", "data", "machine"]]
     assert cells(text, "[Plain]") == [["[Plain](plain.ipynb)", "2.5 s", "2026-01-02<br>03:04", "synthetic", "1"]]
-    link = (
-        '[Real\\_faces](real.ipynb)<br>`dataset = "imfdb"`<br>`note = "a\\|b"`'  # not the seeds: they are the default
-    )
+    # Not the seeds: they are the default.
+    link = '[Real\\_faces](real.ipynb)<br>`dataset = "imfdb"`<br>`note = "a\\|b"`'
     assert cells(text, "[Real") == [[link, "2.5 s", "2026-01-02<br>03:04", "imfdb", "2"]]
     assert cells(text, "imfdb") == [["imfdb<br>standard", "f1", "1,100", "23,000", "345,000"]]
     assert cells(text, "synthetic") == [["synthetic<br>standard", "f0", "", "", ""]]

@@ -84,14 +84,10 @@ def run(tmp_path, store, *arguments):
     startup = tmp_path / "ipython" / "profile_default" / "startup" / "short.py"
     startup.parent.mkdir(parents=True, exist_ok=True)
     startup.write_text(SETUP)
-    given = ["-k", "python3", "-p", "profile", "quick", "-p", "device", "cpu", *arguments]
-    done = subprocess.run(
-        [sys.executable, "-m", "papermill", "confidence.ipynb", str(tmp_path / "out.ipynb"), *given],
-        capture_output=True,
-        text=True,
-        cwd=ROOT / "book",
-        env=os.environ | {"FAMF_STORE": str(tmp_path / store), "IPYTHONDIR": str(tmp_path / "ipython")},
-    )
+    command = [sys.executable, "-m", "papermill", "confidence.ipynb", str(tmp_path / "out.ipynb"), "-k", "python3"]
+    command += ["-p", "profile", "quick", "-p", "device", "cpu", *arguments]
+    own = os.environ | {"FAMF_STORE": str(tmp_path / store), "IPYTHONDIR": str(tmp_path / "ipython")}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "book", env=own)
     assert done.returncode == 0, done.stderr
 
 

@@ -25,12 +25,9 @@ def small(person: list, counts: list[int], own: list[bool]) -> ClipSet:
     total, rng = sum(counts), np.random.default_rng(5)
     faces = pd.DataFrame(rng.random((total, 4)), columns=["blur", "darkness", "occlusion", "size"])
     clips = pd.DataFrame({"name": [f"clip {i}" for i in range(len(counts))], "person": person})
-    return ClipSet.build(
-        rng.normal(size=(total, 3)),
-        np.array(counts),
-        clips.assign(split="train", group="programme"),
-        face_table=faces.assign(yaw=rng.uniform(-90, 90, total), own=own),
-    )
+    faces = faces.assign(yaw=rng.uniform(-90, 90, total), own=own)
+    clips = clips.assign(split="train", group="programme")
+    return ClipSet.build(rng.normal(size=(total, 3)), np.array(counts), clips, face_table=faces)
 
 
 def test_a_synthetic_face_is_drawn_with_its_own_numbers():
@@ -105,11 +102,8 @@ def test_a_face_without_a_picture_has_a_card(monkeypatch):
     monkeypatch.setattr(pictures, "absence", lambda dataset: None)
     frames = {"frame": [7, 11, 13], "y1": [1.0, 2.5, 3.0], "y2": [48.0, np.nan, 20.0], "quality": [-10.25, 90, np.nan]}
     clipset = bare(**frames, x1=0.0, x2=1.0, path="a.jpg")  # a path that is not of IMFDB
-    assert faces_of("mine", clipset, [2, 0, 1]) == [
-        "frame 13\n17 px high",
-        "frame 7\n47 px high\nquality −10.2",
-        "frame 11\nquality 90",
-    ]
+    cards = ["frame 13\n17 px high", "frame 7\n47 px high\nquality −10.2", "frame 11\nquality 90"]
+    assert faces_of("mine", clipset, [2, 0, 1]) == cards
     assert faces_of("mine", bare(), [0]) == [""] and faces_of("mine", clipset, []) == []
     told = pictures.origin("mine", clipset, [1, 0])
     assert "no pictures" in told and told.endswith("from top to bottom, `two`, `one`.")

@@ -43,11 +43,8 @@ def filmed(films: dict[str, list[int]], dim: int = 3) -> ClipSet:
 @pytest.fixture
 def world() -> World:
     """Asha has four films and a mix of others, Birju three, Chandra two, Devi one; a clip is three frames."""
-    made, films = (
-        World(),
-        {"Birju": {"One": 6, "Five": 2, "Six": 2}, "Chandra": {"One": 1, "Six": 1}, "Devi": {"Six": 4}},
-    )
-    films["Asha"] = {"One": 5, "Two": 3, "Three": 2, "Four": 1, "Misc": 2}
+    films = {"Birju": {"One": 6, "Five": 2, "Six": 2}, "Chandra": {"One": 1, "Six": 1}, "Devi": {"Six": 4}}
+    made, films["Asha"] = World(), {"One": 5, "Two": 3, "Three": 2, "Four": 1, "Misc": 2}
     for person, own in films.items():
         for name, clips in own.items():
             made.film(person, name, [1000 * clip + frame for clip in range(clips) for frame in (1, 2, 3)])

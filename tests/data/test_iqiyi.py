@@ -335,9 +335,7 @@ def test_killed_in_the_middle_it_leaves_nothing_that_opens_and_the_next_one_clea
         "Writer.finish = lambda *a, **k: (print('here', flush=True), time.sleep(60));"
         f"iqiyi.import_folder(Path({str(folder)!r}))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout.readline() == "here\n"
     process.send_signal(signal.SIGKILL)
     process.wait()

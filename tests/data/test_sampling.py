@@ -36,10 +36,8 @@ def test_every_clip_gives_its_own_faces_as_evenly_as_can_be(counts, n, seed, dat
 def test_a_seed_repeats_the_draw_and_another_epoch_or_seed_draws_anew():
     offsets = torch.arange(0, 101 * 13, 13)
     each = [(0,), (1,), (0, 0), (0, 1), (1, 0), (1, 1), (0, 0, 0), (0, 0, 1), (0, 1, 0), (2, 0, 0), (0, 2)]
-    seen = {
-        tuple(sample_faces(offsets, torch.arange(100), 5, generator(CPU, *seeds)).flatten().tolist())
-        for seeds in each * 2
-    }
+    draws = (sample_faces(offsets, torch.arange(100), 5, generator(CPU, *seeds)) for seeds in each * 2)
+    seen = {tuple(faces.flatten().tolist()) for faces in draws}
     assert len(seen) == len(each)
 
 

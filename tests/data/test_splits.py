@@ -103,9 +103,8 @@ def test_a_third_of_a_persons_films_is_held_out_and_one_at_least(films):
 
 
 def test_a_person_needs_two_films_and_a_third_to_be_tuned_on():
-    clipset = table(
-        [("one", None, "a")] * 5 + [(p, None, f) for p, own in (("two", "ab"), ("three", "abc")) for f in own]
-    )
+    films = {"one": "aaaaa", "two": "ab", "three": "abc"}
+    clipset = table([(p, None, f) for p, own in films.items() for f in own])
     report, tune = split(clipset, "groups"), split(clipset, "groups", part="tune")
     assert report.persons == tune.persons == ["three", "two"]
     assert {p for p, _ in units(clipset, report.gallery, "groups")} == {"two", "three"}

@@ -226,13 +226,9 @@ def test_an_export_takes_no_place_that_is_taken(tmp_path, made_up):
 )
 def test_what_tables_cannot_say_is_not_exported(clips, faces, modality, npz, sentence, tmp_path):
     table = pd.DataFrame({"name": ["x", "y"], "person": "p", "split": "val", "group": None}).assign(**clips)
-    clipset = ClipSet.build(
-        np.ones((4, D)),
-        np.array([2, 2]),
-        table,
-        face_table=pd.DataFrame({"frame": [1, 2, 1, 2]}).assign(**faces),
-        modalities={modality: (np.ones((2, A)), np.ones(2))},
-    )
+    of_faces = pd.DataFrame({"frame": [1, 2, 1, 2]}).assign(**faces)
+    modalities = {modality: (np.ones((2, A)), np.ones(2))}
+    clipset = ClipSet.build(np.ones((4, D)), np.array([2, 2]), table, face_table=of_faces, modalities=modalities)
     with pytest.raises(TableError, match="^export: .*expected") as error:
         table_export.export(clipset, tmp_path / "tables", npz=npz)
     assert sentence in str(error.value) and not list(tmp_path.iterdir())

@@ -28,10 +28,8 @@ ALL = "AttentionVLAD + {}, all modalities"
 def results_for(number, made_results, changed, dataset="synthetic"):
     """Results of the claim's experiment in which all rows are equal except those that are changed."""
     experiment = EXPERIMENTS[CLAIM[number].experiment]
-    labels = dict.fromkeys(
-        label for label, _ in specs(experiment.variants, DATASETS[dataset], RowSettings(BASE["quick"]), [1])
-    )
-    return made_results(dict.fromkeys(labels, 0.5) | changed)
+    every = specs(experiment.variants, DATASETS[dataset], RowSettings(BASE["quick"]), [1])
+    return made_results({label: 0.5 for label, _ in every} | changed)
 
 
 def entry(number, parts, untested=(), **others):
