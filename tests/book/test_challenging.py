@@ -173,18 +173,3 @@ def test_the_page_on_synthetic_persons():
     clipset = datasets.load("synthetic", "quick")
     faces, known = clipset.face_columns(), np.repeat(clipset.labels.numpy() >= 0, clipset.counts.numpy())
     assert f"{(faces['blur'][faces['own'] & known] > 0.5).mean():.1%}" in text
-
-
-def test_hard_faces_of_real_films(page):
-    if reason := imfdb.absence():
-        pytest.skip(reason)
-    clipset = datasets.load("imfdb")
-    faces = clipset.face_columns()
-    page["sharpness_of"] = lambda *_: pd.Series(1.0, faces.index)  # equally sharp: measuring takes too long here
-    kinds, person = page["kinds_of"](faces), np.repeat(clipset.labels.numpy(), clipset.counts.numpy())
-    rows = {kind: page["draw"](kinds, person, kind, np.random.default_rng(3)) for kind in kinds}
-    assert (faces["illumination"].iloc[rows["in weak light"]] == "BAD").all() and len(rows["in weak light"]) == 3
-    assert faces["pose"].iloc[rows["turned away"]].isin(["LEFT", "RIGHT", "UP", "DOWN"]).all()
-    assert (faces["height"].iloc[rows["small"]] < 40).all()
-    found = page["compare"](clipset, kinds, person)["all"].dropna()
-    assert min(found.index, key=lambda kind: found[kind].mean) == "small" and all(one.high < 0 for one in found)

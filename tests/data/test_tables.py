@@ -363,8 +363,8 @@ def test_a_folder_without_tables_and_a_column_that_stands_twice_are_refused(tmp_
     (written(tmp_path) / "clips.parquet").rename(tmp_path / "features.npz")
     refused(tmp_path, "faces.parquet and features.npz found")
     columns = [pa.array(["x"]), pa.array([1]), pa.array([[1.0]]), pa.array([2])]
-    written(tmp_path, faces=pa.Table.from_arrays(columns, ["clip", "frame", "embedding", "frame"]))
-    refused(tmp_path, "'frame' occurs twice among the columns")
+    written(tmp_path / "twice", faces=pa.Table.from_arrays(columns, ["clip", "frame", "embedding", "frame"]))
+    refused(tmp_path / "twice", "'frame' occurs twice among the columns")
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"clip,frame\nx,1\n", b"PK\x03\x04"])
