@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
@@ -17,6 +16,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from papermill.iorw import load_notebook_node
@@ -451,18 +451,11 @@ def good(rendered, tmp_path):
     return tmp_path / "book-of-mine"
 
 
-class Loads(HTMLParser):
+def loads(page: str):
     """What a page makes the browser load: sources, styles and the like, not the links that a reader may follow."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.found = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        for name, value in attributes:
-            if name in ("src", "srcset", "data", "poster") or (name == "href" and tag not in ("a", "area")):
-                self.found.append(value or "")
+    for tag in BeautifulSoup(page, "html.parser").find_all(True):
+        names = ["src", "srcset", "data", "poster"] + ["href"] * (tag.name not in ("a", "area"))
+        yield from (tag[name] for name in names if name in tag.attrs)
 
 
 def test_the_pages_load_nothing_from_another_host(rendered):
@@ -471,7 +464,7 @@ def test_the_pages_load_nothing_from_another_host(rendered):
     assert {"index.html", "intro.html", "numbers-real.html", "execution.html"} <= {page.name for page in pages}
     files = set()
     for page in pages:
-        for target in Loads(page.read_text()).found:
+        for target in loads(page.read_text()):
             parts = urlsplit(target)
             assert not parts.netloc and parts.scheme in ("", "data"), f"{page.name} loads {target}"
             if parts.path and not parts.scheme:

@@ -111,12 +111,13 @@ NOISE = "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')\n
 
 
 def test_an_executed_notebook_holds_outputs_and_where_they_come_from(tmp_path, capfd):
-    work = "from pathlib import Path\nprint(sum(seeds), Path.cwd().name)"
+    work = "from famf_lib.support.progress import progress\nwith progress('counting', 3) as bar:\n    bar.to(2)\n"
+    work += "from pathlib import Path\nprint(sum(seeds), Path.cwd().name)"
     path, out = write(tmp_path / "a.ipynb", GUARD, BAR, NOISE, work), tmp_path / "out" / "b.ipynb"
     record = execute(path, out, {"seeds": "3,5"}, provenance={"commit": "c0ffee"})
     executed = nbformat.read(out, as_version=4)
     outputs = [[output.text.strip() for output in cell.outputs] for cell in executed.cells[-3:]]
-    assert outputs == [["299"], ["done"], [f"8 {tmp_path.name}"]]  # a bar does not fill the notebook
+    assert outputs == [["299"], ["done"], [f"8 {tmp_path.name}"]]  # bars do not fill the notebook
     assert "Interrupt" not in "".join(capfd.readouterr()), "what a kernel says to itself is not for the reader"
     assert executed.metadata["famf"] == record
     assert record["parameters"] == {"seeds": [3, 5]} and record["commit"] == "c0ffee" and record["seconds"] > 0
