@@ -9,20 +9,14 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from run_cells import tables
 from short_training import SETUP
 from traitlets.config import Config
 
 from famf_book import notebooks
 from famf_lib.data import iqiyi
-from famf_lib.evidence import ledger
-from famf_lib.evidence.bootstrap import estimate
-from famf_lib.experiments import catalogue, results
-from famf_lib.experiments.settings import SHORT
 from famf_lib.support.files import ROOT
 
-SEEDS = [1, 2]
-GIVEN = {"profile": "quick", "device": "cpu", "seeds": SEEDS, "beside": []}
+GIVEN = {"profile": "quick", "device": "cpu", "seeds": [1], "beside": []}
 SEVERAL = {"intro": ["iqiyi"], "ledger": ["iqiyi"]}
 AGAIN = "%reset -f"  # a notebook finds no variables of the one before
 
@@ -45,13 +39,9 @@ RESULTS = [name for name in NAMES if name not in ("intro", "explore")]  # they t
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("iqiyi")
-
-
-@pytest.fixture(scope="module")
-def executed(place):
+def executed(tmp_path_factory):
     """The executed cells of each notebook. Two kernels take turns at them, so that the library is loaded twice only."""
+    place = tmp_path_factory.mktemp("iqiyi")
     official_files.write(place / "files")
     made = {}
     for path, given in wanted():
@@ -155,57 +145,3 @@ def test_sets_with_text_are_said_to_be_absent(executed):
     rows = BeautifulSoup(shown(executed["table-2"], "text/html")[0], "html.parser").find_all("th", scope=None)
     labels = [row.text for row in rows]
     assert [row for row in labels if row.startswith("Face")] == ["Face", "Face+Head", "Face+Audio", "Face+Audio+Body"]
-
-
-def digits(value):
-    return "" if value is None else f"{value:.4f}"
-
-
-def interval(e):
-    return f"{e.low:.4f} … {e.high:.4f}"
-
-
-def check(found_on_page, name, every):
-    """Compares what a page shows with the store, row by row. Returns the names of all that was found on the page."""
-    found = every["own"]
-    printed = catalogue.EXPERIMENTS[name].paper()
-    rows = {}
-    for label in found.labels:
-        runs = [found.runs[label, seed] for seed in found.seeds]
-        rows[label] = {
-            "paper": digits(printed[label]),
-            "ours": digits(sum(run.ap.mean() for run in runs) / len(runs)),  # NaN is left out
-            "95% interval": interval(estimate(found.ap(label))),
-            "rank-1": digits(sum(run.rank_1 for run in runs) / len(runs)),
-        }
-    rows |= {str(s): {label: digits(found.runs[label, s].mean_ap) for label in found.labels} for s in found.seeds}
-    compared = {SHORT[setting]: ledger.comparisons(name, results) for setting, results in every.items()}
-    claims = {}
-    for n, one in enumerate(compared[SHORT["own"]]):
-        claims[one.name] = {"paper": digits(one.paper), "ours": digits(one.ours.mean)}
-        claims[one.name] |= {"95% interval": interval(one.ours)}
-        claims[one.name] |= {setting: comparisons[n].outcome for setting, comparisons in compared.items()}
-    seen = set()
-    for head, *lines in found_on_page:
-        of_rows = head[0] == "row" and {"ours", "95% interval"} <= set(head)
-        of_seeds = head[0] == "seed" and set(head[1:]) <= set(found.labels)
-        expected = rows if of_rows or of_seeds else claims if head[0] == "comparison" else {}
-        if not expected:
-            continue
-        assert not of_rows or {line[0] for line in lines} <= set(found.labels), "a row that is not in the store"
-        for label, *cells in lines:
-            for column, text in zip(head[1:], cells, strict=True):
-                if column in expected.get(label, ()):
-                    assert text == expected[label][column], f"{label}, {column}: not what the store has"
-                    seen.add(label)
-    return seen
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name in catalogue.EXPERIMENTS])
-def test_every_number_of_a_page_is_that_of_the_store_in_the_right_row(name, executed, place, tiny, monkeypatch):
-    monkeypatch.setenv("FAMF_STORE", str(place / "store"))
-    every = results.run_settings(name, "iqiyi", "quick", SEEDS, "cpu")
-    seen = check(tables("".join(shown(executed[name], "text/html"))), name, every)
-    # Every part of a claim that rests on runs is on the page of its experiment; GhostVLAD's identity rests on none.
-    told = {one.name for one in ledger.comparisons(name, every["own"]) if one.ours.persons}
-    assert told <= seen, f"not on the page: {sorted(told - seen)}"
