@@ -32,7 +32,7 @@ from famf_lib.evidence.claims import (
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, FAMF_WITH_MMA, TABLE_1, TABLE_2, reading, set_name
 from famf_lib.experiments.parameters import Profile, SettingName
 from famf_lib.experiments.results import Results, attention_share, command, run_settings
-from famf_lib.experiments.settings import DECIDING, TITLES
+from famf_lib.experiments.settings import DECIDING, SHORT
 from famf_lib.models.aggregation import AttentionVLAD, GhostVLAD
 
 IDENTITY = 1e-5  # the unit of a difference that should be zero; rounding in float32 is below one such unit
@@ -82,8 +82,9 @@ class Outcome:
 
     @property
     def held(self) -> str:
-        """How many parts hold, in words."""
-        return parts_held([part.verdict for part in self.parts] + [Verdict.CANNOT_TELL] * len(self.untested))
+        """How many parts hold, in words, and how many the results cannot test."""
+        held = parts_held([part.verdict for part in self.parts] + [Verdict.CANNOT_TELL] * len(self.untested))
+        return f"{held}, {len(self.untested)} cannot be tested" if held and self.untested else held
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,12 @@ class Entry:
 
     @property
     def by_setting(self) -> str:
-        """The verdict under each setting in words, such as "holds as printed; cannot tell with one shared choice"."""
+        """The verdicts that ``verdict`` does not give, in words, such as "as printed: holds; shared: cannot tell"."""
         verdicts = {name: outcome.verdict for name, outcome in self.outcomes.items() if outcome.verdict}
         if len(set(verdicts.values())) == 1:
             return "the same under every setting"
-        return "; ".join(f"{verdict} {TITLES[name]}" for name, verdict in verdicts.items())
+        given = () if self.verdict == Verdict.DEPENDS else (DECIDING,)
+        return "; ".join(f"{SHORT[name]}: {verdict}" for name, verdict in verdicts.items() if name not in given)
 
 
 def _over(
@@ -184,7 +186,9 @@ def _varies(values: Float[np.ndarray, "S P"]) -> bool:
 def _graded(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for fusion in ("Concat", "MLMA"):
         yield _over(claim, results, f"with {fusion}", f"AttentionVLAD + {fusion}", f"GhostVLAD + {fusion}")
-    effect = "largest difference of the tokens with φ = 1 for clusters and 0 for ghosts, in units of 0.00001"
+    effect = (
+        "largest difference of the tokens with φ = 1 for clusters and 0 for ghosts, in units of 10⁻⁵; the margin is 1"
+    )
     yield Comparison(claim.short, "the special case", effect, 0.0, ghost_identity(), SAME, 1.0)
 
 
@@ -255,7 +259,7 @@ def _missing(claim: Claim, results: Results) -> Iterator[Comparison | str]:
     for gone in dict.fromkeys(["body", "head", *removed]):
         for other in ("Concat", "MMA"):
             case = f"{gone}, against {other}"
-            effect = f"loss without {'all modalities' if gone == 'all' else gone}: {other} minus MLMA"
+            effect = f"loss without {'all but the face' if gone == 'all' else gone}: {other} minus MLMA"
             if gone in removed:
                 ours = difference(loss(other, gone), loss("MLMA", gone))
                 yield Comparison(claim.short, case, effect, None, ours, headroom=_headroom(results))

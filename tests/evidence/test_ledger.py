@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -89,7 +90,9 @@ def test_parts_that_a_dataset_cannot_test_are_left_out(made_results):
     parts, lacking = CLAIM["6"].tested(without_text)
     assert all(part.verdict == HOLDS for part in parts) and "text hurts" in lacking and len(parts) + len(lacking) == 9
     one = entry("6", parts, lacking)
-    assert one.verdict == UNKNOWN and one.deciding.held == f"{len(parts)} of 9 parts hold"
+    assert (
+        one.verdict == UNKNOWN and one.deciding.held == f"{len(parts)} of 9 parts hold, {len(lacking)} cannot be tested"
+    )
 
 
 def test_how_far_verdicts_reach_depends_on_the_data():
@@ -231,9 +234,7 @@ def test_the_verdict_is_that_of_the_deciding_setting_unless_another_one_contradi
     assert entry("2", unclear, printed=good, shared=good).verdict == UNKNOWN
     one = entry("2", good, printed=bad, shared=unclear)
     assert one.verdict == Verdict.DEPENDS
-    assert one.by_setting == (
-        "holds with each row at its own best; does not hold as printed; cannot tell with one shared choice"
-    )
+    assert one.by_setting == ("own best: holds; as printed: does not hold; shared: cannot tell")
     assert entry("2", good, printed=good).by_setting == "the same under every setting"
 
 
@@ -250,9 +251,15 @@ def test_the_table_of_verdicts_has_a_sign_and_a_link_for_every_setting():
     assert rows[1][1:] == ["✕ does not hold", "✕", "✕", "✕"] and rows[2][1:] == ["—"]
     assert [a["href"] for a in soup.select("a")] == ["table-1.html"] * 3 + ["readings.html"] * 3
     assert soup.select("td[title='it lacks <this>']") and len(set(verdicts.SIGNS.values())) == len(Verdict)
+    first = [
+        entry("1", good, printed=bad, shared=bad),
+        replace(entry("1", bad, printed=bad, shared=bad), dataset="imfdb"),
+    ]
+    assert verdicts.best(first).endswith("of the combinations on generated persons (`synthetic`).")
+    assert verdicts.best(first[1:]).endswith("on none of our datasets.")
     words = verdicts.counts(entries)
     assert words == (
         "On generated persons (`synthetic`), of the 2 claims that can be tested, "
-        "1 failed our test and 1 depended on the setting."
+        "1 does not hold and 1 depends on the setting."
     )
     assert verdicts.parts([]).empty and verdicts.counts([]) == "" and "<tbody></tbody>" in verdicts.table([]).data
