@@ -169,7 +169,8 @@ def test_saturation_repeats_no_run_of_its_record(script, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["saturation.py"])
     done = []
     monkeypatch.setattr(saturation, "at_full_size", lambda: done.append("full size") or {})
-    monkeypatch.setattr(saturation, "follow", lambda run: done.append(run) or {"run": saturation.asdict(run), "mAP": 0.5})
+    ran = {"mAP": 0.5}
+    monkeypatch.setattr(saturation, "follow", lambda run: done.append(run) or ran | {"run": saturation.asdict(run)})
     saturation.main()
     saturation.main()
     assert done == ["full size", *saturation.QUICK]
