@@ -1,5 +1,3 @@
-"""What every test stands on: a store of its own, one thread, and small made-up clips."""
-
 import os
 import sys
 
@@ -52,13 +50,10 @@ def made_up():
         who = np.concatenate([who, rng.integers(persons, size=noise)])  # a noise clip looks like somebody
         take = np.concatenate([take, np.full(noise, clips - 1)])
         table = pd.DataFrame(
-            {
-                "name": [f"clip {n:03d}" for n in range(len(who))],
-                "person": [f"person {p}" for p in who],
-                "split": np.where(take < clips - clips // 4, "train", "val"),
-                "group": [f"film {t // 2}" for t in take],
-            }
+            {"name": [f"clip {n:03d}" for n in range(len(who))], "person": [f"person {p}" for p in who]}
         )
+        table["split"] = np.where(take < clips - clips // 4, "train", "val")
+        table["group"] = [f"film {t // 2}" for t in take]
         table.loc[len(who) - noise :, ["person", "group"]] = None
         counts = np.where(take == 0, 0, rng.integers(1, 10, size=len(who)))
         looks, voices = rng.normal(size=(persons, dim)), rng.normal(size=(persons, audio))
@@ -72,14 +67,9 @@ def made_up():
             for side in ("train", "val"):
                 rows = known[table["split"][known] == side]
                 table.loc[rows, "person"] = rng.permutation(table.loc[rows, "person"].to_numpy())
-        return ClipSet.build(
-            faces,
-            counts,
-            table,
-            face_table=pd.DataFrame({"quality": rng.random(len(faces))}),
-            modalities={"audio": (sounds, heard), "body": (rng.normal(size=(len(who), dim)), np.ones(len(who)))},
-            info=info,
-        )
+        of_faces = pd.DataFrame({"quality": rng.random(len(faces))})
+        modalities = {"audio": (sounds, heard), "body": (rng.normal(size=(len(who), dim)), np.ones(len(who)))}
+        return ClipSet.build(faces, counts, table, face_table=of_faces, modalities=modalities, info=info)
 
     return make
 

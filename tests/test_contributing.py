@@ -1,5 +1,3 @@
-"""The examples of the contributor page: short, and true. They are taken from the page and run as they stand there."""
-
 import re
 import shutil
 from unittest.mock import patch

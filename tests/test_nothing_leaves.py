@@ -1,5 +1,3 @@
-"""Nothing leaves the machine: what libraries report by default is switched off in every process of ours."""
-
 import os
 import subprocess
 import sys

@@ -38,14 +38,11 @@ def test_a_workflow_is_pinned_may_do_little_and_knows_no_secret(path):
                 assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_the_tests_run_on_every_python_that_the_project_allows():
+def test_tests_run_on_every_python_that_is_allowed_and_binder_takes_one_without_cuda():
     matrix = load(ROOT / ".github" / "workflows" / "test.yml")["jobs"]["test"]["strategy"]["matrix"]
     low, high = map(int, re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups())
     assert matrix["python"] == [f"3.{minor}" for minor in range(low, high)]
     assert {name.split("-")[0] for name in matrix["os"]} == {"ubuntu", "macos"}
-
-
-def test_binder_takes_the_exact_environment_without_cuda():
     lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
     assert "-r ../requirements.txt" in lines and any("whl/cpu" in line for line in lines)
     version = (ROOT / "binder" / "runtime.txt").read_text().strip().removeprefix("python-")

@@ -1,5 +1,3 @@
-"""Every benchmark runs at small sizes and returns a complete record."""
-
 import importlib
 import json
 import sys
@@ -86,7 +84,6 @@ def test_metric(record):
 
 
 def test_torchmetrics_divides_by_the_hits_within_the_cut(script):
-    """The conversion between the two definitions, on a ranking that is counted by hand."""
     pytest.importorskip("torchmetrics", reason="the extra bench is not installed")
     metric = script("metric")
     scores = torch.arange(200.0, 0, -1)[:, None].repeat(1, 2)
@@ -105,19 +102,16 @@ def test_memory_of_clusters(record):
     assert stored["counted (bytes)"] > 2 * ours["counted (bytes)"] and ours["seconds"] > 0
 
 
-def test_batched_seeds(record):
-    (row,) = record("batched_seeds", steps=1)["rows"]
-    assert row["one after the other / batched"] > 0 and row["seconds, batched"] > 0
-
-
-def test_precision(record):
-    (row,) = record("precision")["rows"]
-    assert row["float32 / bfloat16"] > 0 and 0 <= row["mAP, bfloat16"] <= 1
-
-
-def test_import(record):
-    content = record("import_iqiyi")
-    assert content["seconds"]["import"] > 0 and content["peak memory, MiB"]["import"] > 50
+@pytest.mark.parametrize(
+    ("name", "options", "works"),
+    [
+        ("batched_seeds", {"steps": 1}, lambda c: c["rows"][0]["one after the other / batched"] > 0),
+        ("precision", {}, lambda c: c["rows"][0]["float32 / bfloat16"] > 0 and 0 <= c["rows"][0]["mAP, bfloat16"] <= 1),
+        ("import_iqiyi", {}, lambda c: c["seconds"]["import"] > 0 and c["peak memory, MiB"]["import"] > 50),
+    ],
+)
+def test_small_ones(name, options, works, record):
+    assert works(record(name, **options))
 
 
 def test_saturation_trains_as_the_library_does(script):
@@ -212,21 +206,18 @@ def test_a_record_names_its_command_and_a_failure_keeps_the_earlier_one(script, 
 
 
 def keys(content, path=""):
-    """The paths of all values in nested dicts."""
     if not isinstance(content, dict):
         return {path}
     return {key for name, value in content.items() for key in keys(value, f"{path}/{name}")}
 
 
 def test_the_full_size_benchmark_writes_what_its_page_reads(script, tiny, monkeypatch, results_folder, capsys):
-    """With all steps that it does on a GPU, at the size of the quick profile."""
     monkeypatch.setattr(sys, "argv", ["full_size.py", "--quick", "--device", "cpu"])
     monkeypatch.setitem(EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", TABLE_1[-1:]))
     script("full_size").main()
     content, recorded = json.loads(capsys.readouterr().out), json.loads((RECORDS / "full-size-gpu.json").read_text())
-    of_a_gpu = {
-        f"/training/{name}" for name in ("peak memory", "compiled/seconds", "compiled/an epoch", "compiled/before")
-    }
+    names = "peak memory", "compiled/seconds", "compiled/an epoch", "compiled/before"
+    of_a_gpu = {f"/training/{name}" for name in names}
     assert keys(recorded) - keys(content) == of_a_gpu | {"/origin/hardware/gpu"} and not results_folder.exists()
     assert [part["part"] for part in content["parts"]] == [part["part"] for part in recorded["parts"]]
     assert all(min(part["floor here"], part["measured"]) > 0 for part in content["parts"])

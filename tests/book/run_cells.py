@@ -5,6 +5,8 @@ from pathlib import Path
 from unittest import mock
 
 import IPython.display
+import matplotlib
+from bs4 import BeautifulSoup
 
 from famf_book import notebooks
 
@@ -12,6 +14,7 @@ from famf_book import notebooks
 def run_cells(path: Path, **given) -> tuple[dict, list]:
     """The variables of the notebook in the end, and all objects that it shows in its last lines or with display()."""
     names, shown = {}, []
+    matplotlib.use("agg")
 
     def display(*objects):
         shown.extend(objects)
@@ -31,3 +34,9 @@ def run_cells(path: Path, **given) -> tuple[dict, list]:
 def texts(shown: list) -> str:
     """All Markdown and HTML among what a notebook shows."""
     return "\n".join(one.data for one in shown if isinstance(getattr(one, "data", None), str))
+
+
+def tables(html: str) -> list[list[list[str]]]:
+    """The tables of a page, as rows of the texts of their cells."""
+    found = BeautifulSoup(html, "html.parser").find_all("table")
+    return [[[cell.text for cell in row.find_all(["th", "td"])] for row in each.find_all("tr")] for each in found]

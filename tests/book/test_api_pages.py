@@ -1,5 +1,3 @@
-"""The API pages: every public module has one, and docstrings and shapes come through as they were meant."""
-
 import inspect
 import re
 from types import SimpleNamespace

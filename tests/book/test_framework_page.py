@@ -1,5 +1,3 @@
-"""The page about the framework: its cells run, and a reader who changes a visible number sees another result."""
-
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
@@ -31,13 +29,15 @@ def page(monkeypatch):
     return run
 
 
-def test_the_scale_that_a_reader_sets_is_the_scale_of_the_fusion(page):
+def test_the_scale_that_a_reader_sets_is_the_scale_of_the_fusion_and_the_check_by_hand_notices_an_activation(page):
     variables, (*_, gram, panels) = page()
     scaled, (*_, scaled_gram, scaled_panels) = page("scale: float = 1.0", "scale: float = 3.0")
     assert scaled_panels[:2] == panels[1:] and scaled_gram != gram
     torch.testing.assert_close(scaled["Z"], 9 * variables["Z"])
     audio = [panel[15:20] for panel in panels]  # the fourth of five rows, where the vector is zero
     assert audio == [["20"] * 5] * 3
+    with pytest.raises(AssertionError, match="not close"):
+        page("MLMA(dim=2, hidden=(128, 32))", 'MLMA(dim=2, activation="relu")')
 
 
 def test_the_weights_of_the_faces_follow_the_sharpness_of_the_assignment(page):
@@ -48,11 +48,6 @@ def test_the_weights_of_the_faces_follow_the_sharpness_of_the_assignment(page):
     hard, _ = page("sharpness = 0.7", "sharpness = 500")
     nearest = torch.cdist(hard["x"], hard["c"]).argmin(dim=2)  # (B, N): as in VLAD
     torch.testing.assert_close(hard["w"], hard["phi"][nearest], rtol=0, atol=1e-3)
-
-
-def test_the_check_by_hand_notices_an_activation(page):
-    with pytest.raises(AssertionError, match="not close"):
-        page("MLMA(dim=2, hidden=(128, 32))", 'MLMA(dim=2, activation="relu")')
 
 
 def test_the_worked_case_of_the_metric_is_not_typed_in(page):

@@ -1,5 +1,3 @@
-"""The pages that the build writes itself: they tell what the notebooks declare and what the records hold."""
-
 import shlex
 
 import pytest
@@ -41,12 +39,11 @@ def pages(tmp_path):
 
 
 def cells(text, *beginning):
-    """The cells of the table rows of a page whose first cell begins so."""
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in row[1:-1].split(" | ")] for row in rows if row[2:].startswith(beginning)]
 
 
-def test_every_parameter_stands_with_its_type_default_and_meaning(tmp_path, pages):
+def test_every_parameter_stands_with_its_meaning_and_the_command_of_a_page_with_its_values(tmp_path, pages):
     records = {page.name: RECORD for page in pages if page.name != "words"}
     text = generated.texts(tmp_path, pages, records, {"words": "no words here"})["book/parameters.md"]
     assert cells(text, "`dataset`") == [["`dataset`<br>str", '`"synthetic"`', r"which faces: a \| b, or \*c\*"]]
@@ -54,9 +51,6 @@ def test_every_parameter_stands_with_its_type_default_and_meaning(tmp_path, page
     assert cells(text, "`share`") == [["`share`<br>float", "`0.5`", "of the clips"]]
     assert "`book/numbers.ipynb` makes: [Plain](plain.ipynb), [Real\\_faces](real.ipynb)." in text
     assert "`book/words.ipynb` makes: `words` (left out)." in text  # no link to what is not there
-
-
-def test_the_command_of_a_page_gives_its_values_and_no_defaults(tmp_path, pages):
     text = generated.texts(tmp_path, pages, {}, {})["book/parameters.md"]
     plain, real, words = (shlex.split(line) for line in text.splitlines() if line.startswith("papermill "))
     assert plain == ["papermill", "book/numbers.ipynb", "out.ipynb", "-k", "python3"]
@@ -73,9 +67,8 @@ def test_what_differs_between_pages_has_a_column_and_what_is_the_same_a_sentence
     assert "The same for all pages: profile standard, commit `012345678`." in text
     assert cells(text, "page") == [["page", "took", "when<br>(UTC)", "data", "machine"]]
     assert cells(text, "[Plain]") == [["[Plain](plain.ipynb)", "2.5 s", "2026-01-02<br>03:04", "synthetic", "1"]]
-    link = (
-        '[Real\\_faces](real.ipynb)<br>`dataset = "imfdb"`<br>`note = "a\\|b"`'  # not the seeds: they are the default
-    )
+    # Not the seeds: they are the default.
+    link = '[Real\\_faces](real.ipynb)<br>`dataset = "imfdb"`<br>`note = "a\\|b"`'
     assert cells(text, "[Real") == [[link, "2.5 s", "2026-01-02<br>03:04", "imfdb", "2"]]
     assert cells(text, "imfdb") == [["imfdb<br>standard", "f1", "1,100", "23,000", "345,000"]]
     assert cells(text, "synthetic") == [["synthetic<br>standard", "f0", "", "", ""]]
@@ -93,13 +86,10 @@ def test_data_of_one_name_are_told_apart_and_older_records_have_none(tmp_path, p
     assert "- `gone`: not | here" in text
 
 
-def test_a_book_without_an_executed_page(tmp_path, pages):
+def test_a_book_without_an_executed_page_and_one_whose_pages_end_in_another_order(tmp_path, pages):
     text = generated.texts(tmp_path, pages, {}, {page.name: "absent" for page in pages})
     assert "0 pages" in text["book/execution.md"] and "|" not in text["book/execution.md"]
-
-
-def test_what_was_executed_first_does_not_show(tmp_path, pages):
-    """Pages are executed side by side and end in any order: the same book must come out, or it is rendered again."""
+    # The same book must come out, or it is rendered again.
     records = {page.name: RECORD | {"data": [FACES | {"fingerprint": page.name}]} for page in pages}
     backwards = dict(reversed(records.items()))
     assert generated.texts(tmp_path, pages, backwards, {}) == generated.texts(tmp_path, pages, records, {})

@@ -1,5 +1,3 @@
-"""Every notebook of the book on files in the official format: it runs, shows all it has and speaks of no others."""
-
 import re
 from concurrent.futures import ThreadPoolExecutor
 from xml.etree import ElementTree
@@ -88,10 +86,8 @@ def marks(svg):
     """How many things Matplotlib drew into the axes, neither scales and backgrounds nor what came out empty."""
     groups = [g for g in ElementTree.fromstring(svg).iter(f"{SVG}g") if g.get("id", "").startswith("axes_")]
     own = [g for axes in groups for g in axes if not NO_MARKS.match(g.get("id", ""))]
-    return sum(
-        any(e.get("d", "").strip() or e.tag in (f"{SVG}use", f"{SVG}image", f"{SVG}text") for e in g.iter())
-        for g in own
-    )
+    drawn = f"{SVG}use", f"{SVG}image", f"{SVG}text"
+    return sum(any(e.get("d", "").strip() or e.tag in drawn for e in g.iter()) for g in own)
 
 
 def test_none_is_forgotten():

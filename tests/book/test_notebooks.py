@@ -1,5 +1,3 @@
-"""Parameterised notebooks: what they declare, what is refused, and how a failure reads."""
-
 import signal
 import subprocess
 import sys
@@ -97,45 +95,34 @@ def test_values_that_do_not_fit_are_refused(tmp_path, name, value):
         check(write(tmp_path / "a.ipynb"), {name: value})
 
 
-def test_a_type_that_no_parameter_has_is_refused(tmp_path):
+def test_an_unknown_name_and_an_unknown_type_are_refused(tmp_path):
+    with pytest.raises(
+        NotebookError, match=r"a\.ipynb: there is no .*'sedes'.*closest is 'seeds'.* anything, dataset, q"
+    ):
+        check(write(tmp_path / "a.ipynb"), {"sedes": [1]})
     path = write(tmp_path / "a.ipynb", declared="pair: tuple = (1, 2)")
     with pytest.raises(NotebookError, match=r"a\.ipynb: pair: it is declared as tuple, expected one of bool, int, "):
         check(path, {"pair": "3"})
 
 
-def test_an_unknown_name_is_refused_with_the_closest_and_all(tmp_path):
-    with pytest.raises(NotebookError) as caught:
-        check(write(tmp_path / "a.ipynb"), {"sedes": [1]})
-    text = str(caught.value)
-    assert "a.ipynb" in text and "'sedes'" in text and "closest is 'seeds'" in text
-    assert "anything, dataset, quick, rate, seeds" in text and "\n" not in text
+BAR = "import sys\nfor i in range(300):\n    print(f'\\r{i}', end='', file=sys.stderr, flush=True)"
+# One that is asked to end while it is busy with its last message says that it was interrupted.
+NOISE = "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')\nprint('done')"
 
 
-def test_an_executed_notebook_holds_outputs_and_where_they_come_from(tmp_path):
-    path = write(tmp_path / "a.ipynb", GUARD, "from pathlib import Path\nprint(sum(seeds), Path.cwd().name)")
-    out = tmp_path / "out" / "b.ipynb"
+def test_an_executed_notebook_holds_outputs_and_where_they_come_from(tmp_path, capfd):
+    work = "from famf_lib.support.progress import progress\nwith progress('counting', 3) as bar:\n    bar.to(2)\n"
+    work += "from pathlib import Path\nprint(sum(seeds), Path.cwd().name)"
+    path, out = write(tmp_path / "a.ipynb", GUARD, BAR, NOISE, work), tmp_path / "out" / "b.ipynb"
     record = execute(path, out, {"seeds": "3,5"}, provenance={"commit": "c0ffee"})
     executed = nbformat.read(out, as_version=4)
-    assert executed.cells[-1].outputs[0].text == f"8 {tmp_path.name}\n"
+    outputs = [[output.text.strip() for output in cell.outputs] for cell in executed.cells[-3:]]
+    assert outputs == [["299"], ["done"], [f"8 {tmp_path.name}"]]  # bars do not fill the notebook
+    assert "Interrupt" not in "".join(capfd.readouterr()), "what a kernel says to itself is not for the reader"
     assert executed.metadata["famf"] == record
     assert record["parameters"] == {"seeds": [3, 5]} and record["commit"] == "c0ffee" and record["seconds"] > 0
     assert str(tmp_path) not in out.read_text()  # nothing about the machine's folders
     assert sorted(file.name for file in out.parent.iterdir()) == ["b.ipynb"]
-
-
-def test_progress_bars_do_not_fill_the_notebook(tmp_path):
-    noise = "import sys\nfor i in range(300):\n    print(f'\\r{i}', end='', file=sys.stderr, flush=True)"
-    execute(write(tmp_path / "a.ipynb", noise), tmp_path / "b.ipynb")
-    outputs = nbformat.read(tmp_path / "b.ipynb", as_version=4).cells[-1].outputs
-    assert [output.text.strip() for output in outputs] == ["299"]
-
-
-def test_what_a_kernel_says_to_itself_is_not_for_the_reader(tmp_path, capfd):
-    """One that is asked to end while it is busy with its last message says that it was interrupted."""
-    code = "get_ipython().kernel.log.error('KeyboardInterrupt caught in kernel.')\nprint('done')"
-    execute(write(tmp_path / "a.ipynb", code), tmp_path / "out.ipynb", {})
-    assert "done" in (tmp_path / "out.ipynb").read_text()
-    assert "Interrupt" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize(
@@ -204,6 +191,18 @@ def test_plain_papermill_stops_with_one_sentence(tmp_path, name, value, expected
         assert sentence.startswith(expected)  # and not the way there
 
 
+@pytest.fixture
+def shell(monkeypatch):
+    """JupyterLab, after these cells have run."""
+
+    def make(*history, **variables):
+        shell = SimpleNamespace(user_ns={"In": ["", *history]} | variables)
+        monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+        return shell
+
+    return make
+
+
 @pytest.mark.parametrize(
     "history",
     [
@@ -215,29 +214,19 @@ def test_plain_papermill_stops_with_one_sentence(tmp_path, name, value, expected
         ["# Parameters\n" + DECLARED.splitlines()[0]],  # the author's own comment
     ],
 )
-def test_in_jupyterlab_nothing_happens(monkeypatch, history):
-    shell = SimpleNamespace(user_ns={"In": ["", *history, GUARD]})
-    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
-    refuse_unknown_parameters()
-    monkeypatch.setattr("IPython.get_ipython", lambda: None)
+def test_in_jupyterlab_nothing_happens(shell, history):
+    shell(*history, GUARD)
     refuse_unknown_parameters()
 
 
 @pytest.mark.parametrize(("current", "after"), [("3, 5", [3, 5]), ([7], [7])])
-def test_injected_text_becomes_what_it_says_unless_a_later_cell_changed_it(monkeypatch, current, after):
-    shell = SimpleNamespace(user_ns={"In": ["", DECLARED, "# Parameters\nseeds = '3, 5'", GUARD], "seeds": current})
-    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+def test_injected_text_becomes_what_it_says_unless_a_later_cell_changed_it(shell, current, after):
+    its = shell(DECLARED, "# Parameters\nseeds = '3, 5'", GUARD, seeds=current)
     refuse_unknown_parameters()
-    assert shell.user_ns["seeds"] == after
+    assert its.user_ns["seeds"] == after
 
 
-def test_an_injected_name_is_compared_with_what_came_before(monkeypatch):
-    shell = SimpleNamespace(user_ns={"In": ["", DECLARED, "# Parameters\nsedes = [3]", "sedes = 1"]})
-    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+def test_an_injected_name_is_compared_with_what_came_before(shell):
+    shell(DECLARED, "# Parameters\nsedes = [3]", "sedes = 1")
     with pytest.raises(NotebookError, match="closest is 'seeds'"):
         refuse_unknown_parameters()
-
-
-def test_a_notebook_imports_its_helpers_at_no_cost():
-    code = "import sys, famf_book.notebooks; print({'papermill', 'nbformat', 'torch', 'pydantic'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

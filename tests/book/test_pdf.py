@@ -1,5 +1,3 @@
-"""The book as a PDF: what the browser is told, and what is left where something is missing or fails."""
-
 import shutil
 import stat
 
@@ -67,21 +65,19 @@ def test_where_the_browser_fails_the_older_pdf_stays(built, browser, script, wor
     assert (built / "_build" / "famf.pdf").read_text() == before and left(built) == ["famf.pdf", "source"]
 
 
-def test_without_a_browser_it_says_so(built, monkeypatch):
+def test_without_a_browser_or_a_book_it_says_so(built, browser, monkeypatch):
     monkeypatch.setenv("CHROMIUM", "/no/such/browser")
     with pytest.raises(BookError, match="CHROMIUM: /no/such/browser not found, expected a browser of the Chromium"):
         pdf.pdf(built)
-    monkeypatch.delenv("CHROMIUM")
-    monkeypatch.setenv("PATH", str(built))
-    with pytest.raises(BookError, match="none of chromium, .* found, expected a browser of the Chromium"):
-        pdf.pdf(built)
-
-
-def test_without_a_book_it_says_so(tmp_path, browser):
+    with monkeypatch.context() as patch:
+        patch.delenv("CHROMIUM")
+        patch.setenv("PATH", str(built))
+        with pytest.raises(BookError, match="none of chromium, .* found, expected a browser of the Chromium"):
+            pdf.pdf(built)
     browser(PRINTS)
-    (tmp_path / "_build").mkdir()
+    shutil.rmtree(built / "_build" / "source")
     with pytest.raises(BookError, match="source: no book found, expected one that `famf book` has built"):
-        pdf.pdf(tmp_path)
+        pdf.pdf(built)
 
 
 @pytest.mark.skipif(not any(map(shutil.which, pdf.BROWSERS)), reason="no browser of the Chromium family is here")

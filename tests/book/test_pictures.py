@@ -1,5 +1,3 @@
-"""Pictures of faces: which picture belongs to which face, and their figure."""
-
 import base64
 import re
 from io import BytesIO
@@ -16,7 +14,6 @@ from famf_book import pictures, portraits
 from famf_book.pictures import PIXELS, Strip, faces_of, fitted, light, sheet
 from famf_lib.data import imfdb, synthetic
 from famf_lib.data.clipset import ClipSet
-from famf_lib.support.files import sources
 
 
 def as_bytes(images) -> list[bytes]:
@@ -28,12 +25,9 @@ def small(person: list, counts: list[int], own: list[bool]) -> ClipSet:
     total, rng = sum(counts), np.random.default_rng(5)
     faces = pd.DataFrame(rng.random((total, 4)), columns=["blur", "darkness", "occlusion", "size"])
     clips = pd.DataFrame({"name": [f"clip {i}" for i in range(len(counts))], "person": person})
-    return ClipSet.build(
-        rng.normal(size=(total, 3)),
-        np.array(counts),
-        clips.assign(split="train", group="programme"),
-        face_table=faces.assign(yaw=rng.uniform(-90, 90, total), own=own),
-    )
+    faces = faces.assign(yaw=rng.uniform(-90, 90, total), own=own)
+    clips = clips.assign(split="train", group="programme")
+    return ClipSet.build(rng.normal(size=(total, 3)), np.array(counts), clips, face_table=faces)
 
 
 def test_a_synthetic_face_is_drawn_with_its_own_numbers():
@@ -70,16 +64,13 @@ def made_up_films(tmp_path, monkeypatch) -> tuple[World, ClipSet]:
     return world, imfdb.build(world.archive(tmp_path / "imfdb"), world.embeddings(tmp_path / "imfdb"))
 
 
-def test_a_real_face_has_its_own_picture(made_up_films):
+def test_a_real_face_has_its_own_picture_or_a_sentence_says_why_there_is_none(made_up_films, tmp_path):
     world, clipset = made_up_films
     paths = clipset.face_columns()["path"]
     rows = [4, 0, 2, 0]
     expected = [fitted(Image.open(BytesIO(world.files[paths[row]]))) for row in rows]
     assert as_bytes(faces_of("imfdb", clipset, rows)) == as_bytes(expected)
     assert faces_of("imfdb", clipset, []) == []
-
-
-def test_a_sentence_says_why_there_are_no_pictures(made_up_films, tmp_path):
     _, clipset = made_up_films
     assert pictures.absence("imfdb") is None and pictures.absence("synthetic") is None
     (tmp_path / "imfdb" / imfdb.ARCHIVE).unlink()
@@ -102,19 +93,6 @@ def test_a_picture_is_cropped_around_its_centre(size):
     assert (middle[:, 10] == [255, 0, 0]).all() and (middle[:, -10] == [0, 0, 255]).all()
 
 
-def test_real_pictures_are_found():
-    if reason := imfdb.absence():
-        pytest.skip(reason)
-    if not (sources() / "imfdb" / imfdb.EMBEDDINGS).is_file():
-        pytest.skip(f"the paths are those of {imfdb.EMBEDDINGS}")
-    with np.load(sources() / "imfdb" / imfdb.EMBEDDINGS) as file:
-        paths = file["path"][[5, 20_000, 11, 34_000, 300]]
-    clips = pd.DataFrame({"name": ["clip"], "person": ["somebody"], "split": None, "group": None})
-    table = pd.DataFrame({"path": paths})
-    found = faces_of("imfdb", ClipSet.build(np.ones((5, 3)), np.array([5]), clips, face_table=table), range(5))
-    assert len(set(as_bytes(found))) == 5 and {image.size for image in found} == {PIXELS}
-
-
 def bare(**columns) -> ClipSet:
     clips = pd.DataFrame({"name": ["one", "two"], "person": ["ann", "bob"], "split": None, "group": None})
     return ClipSet.build(np.ones((3, 5)), np.array([2, 1]), clips, face_table=pd.DataFrame(columns, index=range(3)))
@@ -124,11 +102,8 @@ def test_a_face_without_a_picture_has_a_card(monkeypatch):
     monkeypatch.setattr(pictures, "absence", lambda dataset: None)
     frames = {"frame": [7, 11, 13], "y1": [1.0, 2.5, 3.0], "y2": [48.0, np.nan, 20.0], "quality": [-10.25, 90, np.nan]}
     clipset = bare(**frames, x1=0.0, x2=1.0, path="a.jpg")  # a path that is not of IMFDB
-    assert faces_of("mine", clipset, [2, 0, 1]) == [
-        "frame 13\n17 px high",
-        "frame 7\n47 px high\nquality −10.2",
-        "frame 11\nquality 90",
-    ]
+    cards = ["frame 13\n17 px high", "frame 7\n47 px high\nquality −10.2", "frame 11\nquality 90"]
+    assert faces_of("mine", clipset, [2, 0, 1]) == cards
     assert faces_of("mine", bare(), [0]) == [""] and faces_of("mine", clipset, []) == []
     told = pictures.origin("mine", clipset, [1, 0])
     assert "no pictures" in told and told.endswith("from top to bottom, `two`, `one`.")
@@ -150,14 +125,6 @@ FACES = [Image.new("RGB", PIXELS, (7 * n, 90, 130)) for n in range(31)]
 
 def words(figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].texts if text.get_text()]
-
-
-def test_a_sheet_with_one_face_or_none():
-    assert words(sheet([])) == ["no faces to show"]
-    assert words(sheet([Strip("dark", [])])) == ["dark", "no such face"]
-    assert words(sheet([Strip("dark", [], total=5)])) == ["dark", "no such face", "+ 5"]
-    figure = sheet([Strip("clip", FACES[:1], ["0.73"])])
-    assert words(figure) == ["clip", "0.73"] and len(figure.axes[0].images) == 1
 
 
 def test_a_sheet_shows_what_fits_and_counts_the_rest():

@@ -1,5 +1,3 @@
-"""Drawn portraits: the same person looks the same, and each variable changes the picture as it says."""
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +20,6 @@ def falls(values) -> bool:
 
 
 def differs(a: np.ndarray, b: np.ndarray) -> float:
-    """The share of pixels that are clearly not the same."""
     return float((np.abs(a - b).max(axis=2) > 24).mean())
 
 

@@ -1,5 +1,3 @@
-"""The prose of the book avoids a few turns that readers stumbled over; see a good author of the field for the rest."""
-
 import re
 
 import pytest
@@ -33,9 +31,3 @@ def test_a_page_says_it_plainly(path):
     else:
         text = "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
     assert not stumbles(text)
-
-
-def test_turns_are_found_and_others_are_not():
-    found = "The file has a row a\nclip. MMA beside MLMA, as told above: a difference too small to speak of."
-    assert [turn for turn, _ in stumbles(found)] == ["row a clip", "told", "beside", "to speak of"]
-    assert not stumbles("One row per clip: `a row a clip`. They are told apart by the film.\n```text\nbeside\n```")

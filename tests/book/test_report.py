@@ -1,7 +1,8 @@
-"""Tables and sentences from made-up results, against numbers computed by hand."""
-
 import base64
 import io
+import json
+import shlex
+from itertools import product
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,6 +18,7 @@ from famf_lib.evidence.claims import Comparison
 from famf_lib.experiments import results as experiment_results
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, TABLE_1
 from famf_lib.experiments.parameters import SETTINGS
+from famf_lib.support import provenance
 
 LEVELS = {variant.label: 0.5 for variant in TABLE_1}
 PRINTED = EXPERIMENTS["table-1"].paper()
@@ -98,15 +100,10 @@ def test_share_of_attention_is_summed_over_columns_and_averaged_over_rows(made_r
     results = made_results({"A": 0.5}, seeds=2, persons=3)
     names = ["face 1", "face 2", "audio", "body"]
     matrix = np.array([[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4], [0.0, 0.5, 0.5, 0.0], [0.25, 0.35, 0.15, 0.25]])
-    results.answers["attention"] = pd.DataFrame(
-        [
-            {"label": "A", "seed": s, "person": p, "row": r, "column": c, "weight": matrix[i, j] + (0.01 if p else 0)}
-            for s in (1, 2)
-            for p in (-1, 0, 2)
-            for i, r in enumerate(names)
-            for j, c in enumerate(names)
-        ]
-    )
+    places = product((1, 2), (-1, 0, 2), enumerate(names), enumerate(names))
+    rows = [("A", s, p, r, c, matrix[i, j] + (0.01 if p else 0)) for s, p, (i, r), (j, c) in places]
+    columns = ["label", "seed", "person", "row", "column", "weight"]
+    results.answers["attention"] = pd.DataFrame(rows, columns=columns)
     share, even = experiment_results.attention_share(results, "A", "face", "face")
     assert even == 0.5 and share.shape == (2, 3)
     assert share[0, 0] == pytest.approx((0.7 + 0.3) / 2) and share[1, 2] == pytest.approx(0.52)
@@ -157,8 +154,6 @@ def test_a_figure_of_differences_has_a_row_for_each_comparison(size):
 
 
 def test_the_command_of_a_page_gives_every_value_and_is_read_by_a_shell():
-    import shlex
-
     values = {"dataset": "imfdb", "profile": "quick", "seeds": [3, 5], "device": "auto"}
     values |= {"protocol": "", "note": "it's 1"}
     block = report.again("table-1", **values).split("```")[1].removeprefix("bash\n")
@@ -172,8 +167,6 @@ def test_the_command_of_a_page_gives_every_value_and_is_read_by_a_shell():
 
 
 def test_a_page_says_how_it_was_executed(monkeypatch):
-    from famf_lib.support import provenance
-
     versions = {"python": "3.11.0", "torch": "2.7", "numpy": "2.3"}
     machine = {"processor": "A Processor", "cores": 3, "memory (GiB)": 5, "gpu": "A Card"}
     origin = {"commit": "0123456789abcdef-dirty", "versions": versions, "hardware": machine}
@@ -194,13 +187,10 @@ def test_a_page_says_how_it_was_executed(monkeypatch):
 def test_a_row_that_uses_the_point_of_another_row_is_not_listed_with_one_of_its_own(
     results_folder, experiment, labels, expected
 ):
-    import json
-
     own = {label: {"chosen": {"lr": 0.001 * n}} for n, label in enumerate([FAMF.label, "K = 2", "K = 16"], start=1)}
     results_folder.mkdir()
     record = {"shared": {"lr": 0.016}, "rows": own}
     (results_folder / "tuning-synthetic-standard.json").write_text(json.dumps(record))
     table = report.points(experiment, "synthetic", "standard", labels)
-    assert table["lr"].to_dict() == {name: str(own[name]["chosen"]["lr"]) for name in expected} | {
-        "all rows, one shared choice": "0.016"
-    }
+    rates = {name: str(own[name]["chosen"]["lr"]) for name in expected}
+    assert table["lr"].to_dict() == rates | {"all rows, one shared choice": "0.016"}

@@ -1,5 +1,3 @@
-"""What several tests of data share."""
-
 import pytest
 
 from famf_lib.data import imfdb

@@ -1,5 +1,3 @@
-"""Chimeric persons: how they are joined, that nothing leaks, and what a faulty file of utterances is told."""
-
 import os
 
 import numpy as np
@@ -45,11 +43,8 @@ def filmed(films: dict[str, list[int]], dim: int = 3) -> ClipSet:
 @pytest.fixture
 def world() -> World:
     """Asha has four films and a mix of others, Birju three, Chandra two, Devi one; a clip is three frames."""
-    made, films = (
-        World(),
-        {"Birju": {"One": 6, "Five": 2, "Six": 2}, "Chandra": {"One": 1, "Six": 1}, "Devi": {"Six": 4}},
-    )
-    films["Asha"] = {"One": 5, "Two": 3, "Three": 2, "Four": 1, "Misc": 2}
+    films = {"Birju": {"One": 6, "Five": 2, "Six": 2}, "Chandra": {"One": 1, "Six": 1}, "Devi": {"Six": 4}}
+    made, films["Asha"] = World(), {"One": 5, "Two": 3, "Three": 2, "Four": 1, "Misc": 2}
     for person, own in films.items():
         for name, clips in own.items():
             made.film(person, name, [1000 * clip + frame for clip in range(clips) for frame in (1, 2, 3)])
@@ -203,11 +198,8 @@ def test_no_split_leaks_whatever_the_numbers_of_films_and_utterances(tmp_path_fa
     st.integers(0, 9),
 )
 def test_pairs_are_apart_and_large_enough(films_and_more, lengths, seed):
-    rows, names = (
-        [(films + more, films) for films, more in films_and_more],
-        [f"p{i}" for i in range(len(films_and_more))],
-    )
-    people = pd.DataFrame(rows, names, ["clips", "films"], dtype=int)
+    rows = {f"p{i}": (films + more, films) for i, (films, more) in enumerate(films_and_more)}
+    people = pd.DataFrame(rows.values(), rows.keys(), ["clips", "films"], dtype=int)
     videos = pd.Series(lengths, [f"v{i}" for i in range(len(lengths))], dtype=int)
     paired = pair(people, videos, np.random.default_rng(seed))
     assert len(set(paired.values())) == len(paired) and set(paired.values()) <= set(videos.index)
@@ -272,7 +264,6 @@ def test_bad_utterances(faces, utterances, changed, sentence):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Where the files of either are looked for, without any."""
     monkeypatch.setenv("FAMF_DATA", str(tmp_path / "data"))
     for name in ("mosi", "imfdb"):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -322,27 +313,11 @@ def real(real_imfdb) -> ClipSet:
     return chimera.build(real_imfdb, chimera._utterances())
 
 
-def test_real_counts(real):
-    joining = real.info["joining"]
-    if real.info["faces"]["cleaning"]["pictures"] != 34390 or joining["utterances"] != 2199:
-        pytest.skip("the counts are those of the makers' archive and of the 2,199 utterances")
-    assert joining["persons"] == 90 and joining["speakers"] == 93
-    assert joining["persons left out: no speaker with as many utterances as they have films"] == 0
-    assert joining["clips"] == len(real) == 593 and joining["films (of a person)"] == 327
-    assert joining["clips left out: their film has enough"] == 1624
-    assert joining["clips with an utterance of another speaker"] == 77  # 0.13 × 593
-    assert joining["utterances used"] == 593
-    assert joining["columns of body that never change"] == 32
-
-
-def test_real_vectors_fit_and_films_and_utterances_are_apart(real):
+def test_real_vectors_fit_films_are_apart_and_a_person_has_as_many_training_clips_as_in_iqiyi_vid(real):
     for name, modality in real.modalities.items():
         assert modality.present.all() and float(modality.vectors.abs().max()) < 50, name
     for seed, part in [(0, "tune"), *((seed, "report") for seed in range(5))]:
         dealt = split(real, "groups", seed, part)
         assert len(dealt.persons) == 90 and not leaks(real, dealt)
-
-
-def test_a_person_has_as_many_training_clips_as_in_iqiyi_vid(real):
     dealt = split(real, "groups", 1)
     assert np.median(np.bincount(dealt.train_classes)) == IQIYI["train_clips_a_person"]["median"]

@@ -1,5 +1,3 @@
-"""The importer of IMFDB: every known fault on made-up data, and the published counts where the real data are."""
-
 import os
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from famf_lib.data.splits import split
 
 
 def contents(clipset) -> dict[str, list[str]]:
-    """The paths of the faces of each clip."""
     paths = clipset.face_columns()["path"].tolist()
     bounds = clipset.offsets.tolist()
     return {name: paths[a:b] for name, a, b in zip(clipset.clips["name"], bounds, bounds[1:], strict=False)}
@@ -325,7 +322,6 @@ def test_bad_embeddings(small, changed, sentence):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Where IMFDB is looked for."""
     monkeypatch.setenv("FAMF_DATA", str(tmp_path / "data"))
     return tmp_path / "data" / "imfdb"
 

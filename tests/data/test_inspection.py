@@ -1,8 +1,4 @@
-"""A ClipSet looked at: every number of the summary counted by hand, and every kind of damage found."""
-
 import hashlib
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -18,7 +14,6 @@ from famf_lib.data.clipset import FILES, ClipSet
 
 
 def counted(**changed):
-    """Three persons, seven clips, eleven faces of lengths 1 to 11."""
     lengths = np.arange(1.0, 12.0)
     clips = pd.DataFrame({"name": [*"abcdefg"], "person": ["ann", "bob", "cai", "ann", None, None, "bob"]})
     clips["split"] = ["train", "train", "val", "val", "val", None, "test"]
@@ -37,7 +32,8 @@ def saved(tmp_path, **changed):
     return counted(**changed).save(tmp_path / "set")
 
 
-def test_the_summary_says_what_is_in_it(tmp_path):
+def test_the_summary_says_what_is_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(inspection, "PIECE", 3)
     clipset = ClipSet.open(saved(tmp_path))
     text = inspection.summary(clipset, "counted by hand")
     lines = {line[:12].strip(): line[13:] for line in text.splitlines()}
@@ -53,7 +49,7 @@ def test_the_summary_says_what_is_in_it(tmp_path):
     assert lines["fingerprint"] == f"{clipset.fingerprint}; {size / 1e6:,.1f} MB on disk"
 
 
-def test_a_summary_fits_a_screen_whatever_is_in_it(tmp_path):
+def test_a_summary_fits_a_screen_whatever_is_in_it_or_not(tmp_path):
     many = {f"modality_with_a_long_name_{n}": (np.ones((7, 2)), np.ones(7)) for n in range(23)}
     columns = pd.DataFrame({f"column with a long name {n}": np.arange(11) for n in range(23)})
     info = {f"value with a long name {n}": "long " * 50 for n in range(23)}
@@ -62,23 +58,9 @@ def test_a_summary_fits_a_screen_whatever_is_in_it(tmp_path):
     *lines, where = inspection.summary(ClipSet.open(folder), "title " * 50).splitlines()
     assert max(map(len, lines)) <= 80 and len(lines) + -(-len(where) // 80) <= 24
     assert "and 17 more modalities" in "\n".join(lines) and "…" in "\n".join(lines)
-
-
-def test_a_clipset_without_faces_or_a_folder_has_a_summary_too():
     nothing = {"faces": np.ones((0, 3)), "counts": np.zeros(7), "face_table": pd.DataFrame(), "modalities": {}}
     text = inspection.summary(counted(**nothing))
     assert "0 of 3 numbers" in text and "norms" not in text and "on disk" not in text
-
-
-def test_norms_are_the_lengths_of_all_faces(monkeypatch):
-    monkeypatch.setattr(inspection, "PIECE", 3)
-    np.testing.assert_allclose(inspection.norms(counted()), np.arange(1, 12), rtol=1e-3)
-
-
-def test_what_was_saved_has_no_faults(tmp_path):
-    assert inspection.faults(saved(tmp_path)) == []
-    (tmp_path / "set" / "SHA256SUMS").unlink()
-    assert inspection.faults(tmp_path / "set") == []
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -92,7 +74,10 @@ def test_one_other_bit_anywhere_is_found_and_its_file_named(name, tmp_path):
         assert any(fault.startswith(found) for fault in inspection.faults(tmp_path / "set"))
 
 
-def test_a_missing_file_or_folder_is_named(tmp_path):
+def test_what_was_saved_has_no_faults_and_a_missing_file_or_folder_is_named(tmp_path):
+    assert inspection.faults(saved(tmp_path)) == []
+    (tmp_path / "set" / "SHA256SUMS").unlink()
+    assert inspection.faults(tmp_path / "set") == []
     for name in FILES:
         (saved(tmp_path) / name).unlink()
         assert inspection.faults(tmp_path / "set") == [f"{tmp_path / 'set' / name}: there is no such file"]
@@ -183,16 +168,13 @@ def test_info_takes_a_name_or_a_folder(tmp_path):
     assert famf("info", clipset.folder).output.splitlines() == inspection.summary(clipset).splitlines()
 
 
-def test_verify_says_what_differs_even_of_an_import_that_cannot_be_opened():
+def test_verify_says_what_differs_even_of_an_import_that_cannot_be_opened_and_what_nothing_guards(tmp_path):
     folder = counted().save(imported.place("mine"))
     assert famf("verify", "mine").output == f"ok  {folder}\n"
     (folder / "arrays.safetensors").write_bytes(b"")
     done = famf("verify", "mine")
     assert done.exit_code == 1 and f"famf: {folder / 'arrays.safetensors'}: it has the SHA-256" in done.output
     assert "damaged" in next(line for line in famf("list").output.splitlines() if line.startswith("mine"))
-
-
-def test_verify_says_where_nothing_guards_the_columns_of_faces(tmp_path):
     (saved(tmp_path) / "SHA256SUMS").unlink()
     done = famf("verify", tmp_path / "set")
     assert done.exit_code == 0 and "no SHA256SUMS in it: columns of faces were not compared" in done.output
@@ -208,9 +190,3 @@ def test_what_is_exported_is_imported_under_another_name(options, tmp_path):
     assert imported.open("again").fingerprint == fingerprint
     assert "--replace" in str(famf("import", "table", tmp_path / "tables", "--name", "again").exception)
     assert famf("import", "table", tmp_path / "tables", "--name", "again", "--replace").exit_code == 0
-
-
-def test_the_commands_load_nothing_heavy_before_they_run():
-    code = "import sys, famf_book.commands.data; print(*{'torch', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""

@@ -1,5 +1,3 @@
-"""The import of the official files: what comes out of a folder in the true format, and what is said of a faulty one."""
-
 import copy
 import os
 import pickle
@@ -131,7 +129,6 @@ def test_what_was_found_stands_beside_what_is_published(folder):
 
 
 def saved_again(encoding, version):
-    """Somebody opened the pickles with Python 3 and saved them."""
 
     def change(folder):
         for path in (folder / "feat").iterdir():
@@ -300,12 +297,7 @@ COMMAND = b"cos\nsystem\n(U\x05touchtR."
     [
         ("feat/face_val_v2.pickle", b"", IqiyiError, "the file is empty"),
         ("feat/face_val_v2.pickle", None, IqiyiError, "face_val.pickle not found"),
-        (
-            "feat/body_train.pickle",
-            40_000,
-            PickleError,
-            "body_train.pickle: the file ends in the middle of its content",
-        ),
+        ("feat/body_train.pickle", 40_000, PickleError, "body_train.pickle: the file ends in the middle of its"),
         ("feat/audio_val.pickle", COMMAND, PickleError, "audio_val.pickle: it asks for os.system, expected arrays of"),
         ("train_gt.txt", b"", OfficialFileError, "train_gt.txt"),
         ("train_gt.txt", None, IqiyiError, "train_gt.txt not found, neither there nor in feat/"),
@@ -343,9 +335,7 @@ def test_killed_in_the_middle_it_leaves_nothing_that_opens_and_the_next_one_clea
         "Writer.finish = lambda *a, **k: (print('here', flush=True), time.sleep(60));"
         f"iqiyi.import_folder(Path({str(folder)!r}))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout.readline() == "here\n"
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -1,5 +1,3 @@
-"""The text files of iQIYI-VID-2019: what is right is read as it stands, what is not is one sentence or is counted."""
-
 import subprocess
 import sys
 from collections import Counter
@@ -19,7 +17,6 @@ VAL = b"2 IQIYI_VID_VAL_0000005.mp4 \n11 IQIYI_VID_VAL_0000013.mp4 IQIYI_VID_VAL
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """Writes a file of these bytes; each replaces the one before."""
     path = tmp_path_factory.mktemp("official") / "gt.txt"
 
     def written(content):
@@ -63,12 +60,6 @@ def test_odd_spaces_line_ends_and_marks_change_nothing(file, read, content, chan
     expected, notes = read(file(content)), Counter()
     assert read(file(change(content)), notes=notes) == expected
     assert notes == {kind: content.count(b"\n") if n == "all" else n for kind, n in note.items()}
-
-
-@pytest.mark.parametrize("person", ["1", "10", "9999", "10034"])
-def test_ids_run_from_1_to_10034(file, person):
-    assert read_train(file(f"a.mp4 {person}\n".encode())) == {"a": person}
-    assert read_val(file(f"{person} a.mp4 \n".encode())) == {person: ["a"]}
 
 
 FIELDS, MARK = "lines with too few or too many fields", "names without .mp4"
@@ -190,9 +181,8 @@ WORDS = st.sampled_from(
     [b"1", b"2", b"10034", b"10035", b"0", b"a.mp4", b"b.mp4", b"a", b".mp4", b" ", b"\n", b"\r\n", b"\t", b"\xff"]
     + [b"\x00", "é".encode(), b"\xef\xbb\xbf", b"\x0c", b"\x1c"]
 )
-CONTENT = (
-    st.binary(max_size=80) | st.lists(WORDS, max_size=20).map(b" ".join) | st.lists(WORDS, max_size=20).map(b"".join)
-)
+SEVERAL = st.lists(WORDS, max_size=20)
+CONTENT = st.binary(max_size=80) | SEVERAL.map(b" ".join) | SEVERAL.map(b"".join)
 
 
 @given(CONTENT, st.sampled_from(["stop", "skip"]))

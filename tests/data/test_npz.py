@@ -1,5 +1,3 @@
-"""Reading a user's arrays: what is not an array of the right shape and type is one sentence, and no code runs."""
-
 import io
 import pickle
 import warnings

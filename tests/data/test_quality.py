@@ -1,5 +1,3 @@
-"""The figures of quality against loops written from their definitions."""
-
 import itertools
 
 import numpy as np
@@ -14,13 +12,9 @@ def small(rng, clips=23, dim=5):
     counts = rng.integers(3, 8, size=clips)
     person = rng.integers(3, size=clips)
     table = pd.DataFrame(
-        {
-            "name": [f"c{i}" for i in range(clips)],
-            "person": [f"p{p}" for p in person],
-            "split": "train",
-            "group": [f"g{g}" for g in rng.integers(2, size=clips)],
-        }
+        {"name": [f"c{i}" for i in range(clips)], "person": [f"p{p}" for p in person], "split": "train"}
     )
+    table["group"] = [f"g{g}" for g in rng.integers(2, size=clips)]
     table.loc[0, "person"] = None  # a noise clip counts nowhere
     faces = rng.standard_normal((counts.sum(), dim)).astype(np.float16)
     return ClipSet.build(faces, counts, table, face_table=pd.DataFrame({"own": rng.random(counts.sum()) < 0.8}))

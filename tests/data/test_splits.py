@@ -1,5 +1,3 @@
-"""Which clips train and which are ranked: nothing may leak from one side to the other."""
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +11,6 @@ SEEDS = range(6)
 
 
 def table(rows):
-    """A ClipSet of the rows (person, split, group), with a face a clip."""
     clips = pd.DataFrame(rows, columns=["person", "split", "group"], dtype=object)
     clips.insert(0, "name", [f"clip {n}" for n in range(len(clips))])
     faces = pd.DataFrame(index=range(len(clips)))
@@ -106,9 +103,8 @@ def test_a_third_of_a_persons_films_is_held_out_and_one_at_least(films):
 
 
 def test_a_person_needs_two_films_and_a_third_to_be_tuned_on():
-    clipset = table(
-        [("one", None, "a")] * 5 + [(p, None, f) for p, own in (("two", "ab"), ("three", "abc")) for f in own]
-    )
+    films = {"one": "aaaaa", "two": "ab", "three": "abc"}
+    clipset = table([(p, None, f) for p, own in films.items() for f in own])
     report, tune = split(clipset, "groups"), split(clipset, "groups", part="tune")
     assert report.persons == tune.persons == ["three", "two"]
     assert {p for p, _ in units(clipset, report.gallery, "groups")} == {"two", "three"}
@@ -130,15 +126,11 @@ def test_where_clips_are_dealt_out_a_film_may_be_on_both_sides(protocol, part):
         assert sorted(clipset.clips["person"].iloc[side.tolist()]) == sorted("abc" * each)
 
 
-def test_films_are_dealt_out_for_each_person_on_their_own():
-    """The same film may train one person and rank another: what must not leak is a person's own scene."""
+def test_films_are_dealt_out_for_each_person_on_their_own_and_clips_without_either_left_out():
     clipset = table([(p, None, f) for p in "abcdefgh" for f in range(4)])
     found = split(clipset, "groups", 1)
     films = [{f for _, f in units(clipset, side, "groups")} for side in (found.train, found.gallery)]
     assert films[0] & films[1]
-
-
-def test_clips_without_a_film_or_a_person_are_left_out_of_groups():
     clipset = table([("a", None, "x"), ("a", None, "y"), ("a", None, None), (None, None, "x")])
     found = split(clipset, "groups")
     assert sorted(found.train.tolist() + found.gallery.tolist()) == [0, 1]

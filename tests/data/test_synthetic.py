@@ -1,5 +1,3 @@
-"""The synthetic data against what is published and measured, and against its own promises."""
-
 from dataclasses import replace
 
 import numpy as np
@@ -82,19 +80,16 @@ def test_quality_shows_in_the_vectors_as_on_imfdb(vectors):
         tolerance = {"cos_person": 0.1, "different": 0.04}.get(column, 0.07)
         assert ours[column].to_numpy() == pytest.approx(np.array(measured), abs=tolerance), column
     assert quality.within_clip(vectors) == pytest.approx(synthetic.IMFDB_WITHIN_CLIP, abs=0.08)
+    by_quality = quality.by_fifth(vectors, "quality")
+    assert by_quality["cos_person"].is_monotonic_increasing and by_quality["norm"].is_monotonic_increasing
+    assert by_quality["cos_person"][5] > 2 * by_quality["cos_person"][1]
+    assert by_quality["different"][1] > 3 * by_quality["different"][[3, 4, 5]].max()  # they share a direction
 
 
 def test_persons_differ_along_as_many_directions_as_on_imfdb():
     space = synthetic._space(SyntheticConfig(persons=100, dim=128), "face")
     persons = synthetic._directions(space, 100, np.random.default_rng(2))
     assert quality.effective_dimension(persons) == pytest.approx(synthetic.IMFDB_DIMENSION, rel=0.15)
-
-
-def test_poor_faces_are_farther_from_their_person(vectors):
-    by_quality = quality.by_fifth(vectors, "quality")
-    assert by_quality["cos_person"].is_monotonic_increasing and by_quality["norm"].is_monotonic_increasing
-    assert by_quality["cos_person"][5] > 2 * by_quality["cos_person"][1]
-    assert by_quality["different"][1] > 3 * by_quality["different"][[3, 4, 5]].max()  # they share a direction
 
 
 def test_what_made_a_face_poor_shows_in_its_direction_a_little(vectors):
@@ -165,7 +160,7 @@ def test_quality_falls_with_every_degradation(blur, darkness, occlusion, size, y
     assert quality_score(**latents | {"yaw": -yaw}) == here
 
 
-def test_the_same_configuration_gives_the_same_data():
+def test_the_same_configuration_gives_the_same_data_and_the_length_of_vectors_decides_nothing_else():
     config, told = SyntheticConfig(persons=19, dim=13, seed=2), []
     made = generate(config)
     again = generate(config, lambda *numbers: told.append(numbers))
@@ -173,6 +168,8 @@ def test_the_same_configuration_gives_the_same_data():
     assert told == sorted(told) and told[-1] == (len(made.faces), len(made.faces))
     for other in (replace(config, seed=3), replace(config, identity_noise=1.1), replace(config, persons=20)):
         assert generate(other).fingerprint != made.fingerprint
+    short, long = (generate(SyntheticConfig(persons=19, dim=dim)) for dim in (8, 17))
+    assert short.clips.equals(long.clips) and short.face_columns().equals(long.face_columns())
 
 
 @pytest.mark.parametrize("chunk", [1, 127])
@@ -199,23 +196,6 @@ def test_one_modality_drawn_anew_leaves_the_rest_as_it_was(monkeypatch):
     assert torch.equal(again.faces, made.faces) and again.clips.equals(made.clips)
     other = [name for name, m in made.modalities.items() if not torch.equal(again.modalities[name].vectors, m.vectors)]
     assert other == ["audio"]
-
-
-def test_every_part_draws_other_numbers(monkeypatch):
-    stream, first = synthetic._stream, {}
-
-    def noted(config, part):
-        first[part] = stream(config, part).random()
-        return stream(config, part)
-
-    monkeypatch.setattr(synthetic, "_stream", noted)
-    generate(SyntheticConfig(persons=3, dim=8))
-    assert len(first) > 15 and len(set(first.values())) == len(first)
-
-
-def test_the_length_of_vectors_decides_nothing_else():
-    short, long = (generate(SyntheticConfig(persons=19, dim=dim)) for dim in (8, 17))
-    assert short.clips.equals(long.clips) and short.face_columns().equals(long.face_columns())
 
 
 def unit(vectors):
@@ -272,7 +252,6 @@ def test_what_is_assumed_of_films(large):
 
 
 def same_and_other(modality, of_clip, where):
-    """The mean cosine of two clips of the same value, and of different ones."""
     chosen = np.flatnonzero(where & modality.present.numpy())[:1500]
     vectors, codes = unit(modality.vectors)[chosen].numpy(), np.asarray(of_clip)[chosen]
     cosine, same = vectors @ vectors.T, codes[:, None] == codes

@@ -1,5 +1,3 @@
-"""Traits of faces from whatever a dataset tells."""
-
 import numpy as np
 import pandas as pd
 
@@ -16,9 +14,8 @@ def made(**columns):
 
 
 def test_numbers_of_a_generator_stay():
-    found = traits(
-        made(quality=[80.0, 20.0], blur=[0.1, 0.7], occlusion=[0.2, 0.3], size=[0.5, 0.6], yaw=[-40.0, 10.0])
-    )
+    faces = made(quality=[80.0, 20.0], blur=[0.1, 0.7], occlusion=[0.2, 0.3], size=[0.5, 0.6], yaw=[-40.0, 10.0])
+    found = traits(faces)
     assert list(found) == ["norm", "quality", "size", "blur", "occlusion", "turned"] and set(found) <= set(SIGNS)
     assert found["norm"].tolist() == [0, 5] and found["turned"].tolist() == [40, 10]
     assert found["occlusion"].tolist() == [0.2, 0.3]

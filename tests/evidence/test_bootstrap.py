@@ -1,5 +1,3 @@
-"""Intervals: their coverage on simulated data, and hand-computed cases."""
-
 import numpy as np
 import pytest
 from scipy.stats import t
@@ -24,7 +22,6 @@ def test_interval_covers_the_truth_as_often_as_it_says(seeds, persons, of_seed, 
 
 
 def test_interval_is_not_wider_than_it_need_be():
-    """If only persons vary, the interval is the classical one of a mean over persons."""
     rng = np.random.default_rng(3)
     ap = np.repeat(rng.normal(0.5, 0.2, (1, 211)), 7, axis=0)
     classical = 1.96 * ap[0].std(ddof=1) / np.sqrt(211)
@@ -50,19 +47,15 @@ def test_of_two_seeds_either_is_drawn():
     assert (found.low, found.high) == pytest.approx((0.5 - 0.64829, 0.5 + 0.64829), abs=1e-5)
 
 
-def test_where_nothing_varies_the_interval_is_a_point():
-    found = estimate(np.full((3, 5), 0.5))
-    assert found.mean == found.low == found.high == 0.5
-
-
 def test_mean_is_that_of_seeds_and_leaves_absent_persons_out():
     ap = np.array([[0.2, 0.4, np.nan], [0.5, np.nan, 0.9]])
     assert estimate(ap).mean == pytest.approx(((0.2 + 0.4) / 2 + (0.5 + 0.9) / 2) / 2)
     assert (estimate(ap).seeds, estimate(ap).persons) == (2, 3)
+    found = estimate(np.full((3, 5), 0.5))
+    assert found.mean == found.low == found.high == 0.5
 
 
-def test_pairing_removes_what_both_sides_share():
-    """Persons differ much, the two methods by a constant, so the paired interval is a point."""
+def test_pairing_removes_what_both_sides_share_and_has_a_sign():
     rng = np.random.default_rng(5)
     base = rng.uniform(0, 1, (5, 67))
     found = difference(base + 0.01, base)
@@ -70,9 +63,6 @@ def test_pairing_removes_what_both_sides_share():
     assert found.high - found.low < 1e-9
     unpaired = estimate(base)
     assert unpaired.high - unpaired.low > 0.02
-
-
-def test_difference_changes_its_sign_with_its_sides():
     rng = np.random.default_rng(6)
     a, b = rng.uniform(0, 1, (5, 41)), rng.uniform(0, 1, (5, 41))
     forth, back = difference(a, b), difference(b, a)

@@ -1,5 +1,3 @@
-"""Calibration and selective prediction against naive computations on made-up answers."""
-
 from dataclasses import replace
 from itertools import permutations
 

@@ -1,21 +1,8 @@
-"""The rules of the verdicts on made-up estimates of every outcome."""
-
 import pytest
 
+from famf_lib.evidence import claims
 from famf_lib.evidence.bootstrap import Estimate
-from famf_lib.evidence.claims import (
-    BETTER,
-    BY_MARGIN,
-    HEADROOM,
-    MARGIN,
-    NOT_WORSE,
-    SAME,
-    Comparison,
-    Verdict,
-    across,
-    combined,
-    parts_held,
-)
+from famf_lib.evidence.claims import BETTER, BY_MARGIN, HEADROOM, MARGIN, NOT_WORSE, SAME, Comparison, Verdict
 
 HOLDS, FAILS, UNKNOWN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
 EASY, DEPENDS = Verdict.TOO_EASY, Verdict.DEPENDS
@@ -81,7 +68,7 @@ def test_without_headroom_a_comparison_is_too_easy_to_tell():
     ],
 )
 def test_a_verdict_that_another_setting_contradicts_depends_on_the_setting(deciding, others, verdict):
-    assert across(deciding, others) == across(deciding, others[::-1]) == verdict
+    assert claims.across(deciding, others) == claims.across(deciding, others[::-1]) == verdict
 
 
 def test_a_claim_of_several_parts():
@@ -92,24 +79,21 @@ def test_a_claim_of_several_parts():
         ([HOLDS, FAILS], FAILS),
         ([UNKNOWN, FAILS], FAILS),
     ):
-        assert combined(parts) == combined(parts[::-1]) == verdict
-        assert combined(parts, ["what the data lack"]) == (FAILS if verdict == FAILS else UNKNOWN)
+        assert claims.combined(parts) == claims.combined(parts[::-1]) == verdict
+        assert claims.combined(parts, ["what the data lack"]) == (FAILS if verdict == FAILS else UNKNOWN)
     for parts, verdict in (([HOLDS, EASY], EASY), ([UNKNOWN, EASY], EASY), ([FAILS, EASY], FAILS)):
-        assert combined(parts) == combined(parts[::-1]) == verdict
+        assert claims.combined(parts) == claims.combined(parts[::-1]) == verdict
     with pytest.raises(ValueError, match="verdicts: none"):
-        combined([])
-    assert parts_held([HOLDS, FAILS, HOLDS, UNKNOWN, EASY]) == "2 of 5 parts hold"
-    assert parts_held([HOLDS, FAILS]) == "1 of 2 parts holds" and parts_held([HOLDS]) == ""
+        claims.combined([])
+    assert claims.parts_held([HOLDS, FAILS, HOLDS, UNKNOWN, EASY]) == "2 of 5 parts hold"
+    assert claims.parts_held([HOLDS, FAILS]) == "1 of 2 parts holds" and claims.parts_held([HOLDS]) == ""
 
 
-def test_sentence_carries_the_numbers():
+def test_the_sentence_carries_the_numbers_and_no_interval_where_there_is_none():
     one = Comparison("A over B", "with C", "A + C over B + C", 0.0364, made(0.01, 0.03))
     for part in ("A + C over B + C", "+0.0200", "[+0.0100, +0.0300]", "5 seeds", "11 persons", "holds", "+0.0364"):
         assert part in one.sentence()
     assert "paper" not in Comparison("A", "B", "a over b", None, made(0.01, 0.03)).sentence()
-
-
-def test_a_number_that_was_worked_out_has_no_interval():
     worked_out = Estimate(3.0, 3.0, 3.0, seeds=0, persons=0)
     sentence = Comparison("A needs more than B", "C", "A less B", None, worked_out, margin=0.0).sentence()
     assert "+3.0000. “A" in sentence and not any(word in sentence for word in ("[", "seeds", "persons"))

@@ -1,4 +1,4 @@
-"""When the layer after Concat absorbs φ, in random and in trained models."""
+from itertools import product
 
 import pytest
 import torch
@@ -12,8 +12,6 @@ from famf_lib.experiments.results import Results
 from famf_lib.experiments.run_store import RunSpec, get_or_train
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
-from famf_lib.training.evaluation import EvaluationConfig
-from famf_lib.training.train import TrainingConfig
 
 B, N, D, K, H, C, A = 13, 7, 11, 5, 17, 19, 3  # clips, faces, D, clusters, hidden units, persons, D of audio
 
@@ -102,20 +100,13 @@ def test_the_table_of_the_argument():
 
 @pytest.fixture
 def trained(made_up):
-    """AttentionVLAD models, briefly trained on clips that are hard to distinguish."""
-    clipset = made_up(spread=2.0)
-    runs = {}
-    for label, fusion in zip(GRADED, ("concat", "mlma"), strict=True):
-        for seed in (1, 2):
-            config = ModelConfig(
-                aggregation_options={"clusters": 3, "normalisation": "cluster+whole"},
-                fusion=fusion,
-                modalities=("audio", "body"),
-                hidden=H,
-            )
-            training = TrainingConfig(epochs=2, decay_after=2, decay_every=1, batch_size=16, faces=5)
-            spec = RunSpec(model=config, training=training, evaluation=EvaluationConfig(faces=5), seed=seed)
-            runs[label, seed] = get_or_train(spec, clipset, torch.device("cpu"))
+    clipset, runs = made_up(spread=2.0), {}  # hard to distinguish
+    options = {"clusters": 3, "normalisation": "cluster+whole"}
+    training = {"epochs": 2, "decay_after": 2, "decay_every": 1, "batch_size": 16, "faces": 5}
+    for (label, fusion), seed in product(zip(GRADED, ("concat", "mlma"), strict=True), (1, 2)):
+        model = {"aggregation_options": options, "fusion": fusion, "modalities": ["audio", "body"], "hidden": H}
+        spec = RunSpec(model=model, training=training, evaluation={"faces": 5}, seed=seed)
+        runs[label, seed] = get_or_train(spec, clipset, torch.device("cpu"))
     return Results(runs, clipset.fingerprint, "quick"), clipset
 
 

@@ -1,5 +1,3 @@
-"""Experiments as data: the rows are the paper's, and differ only in what the table compares."""
-
 from copy import deepcopy
 from dataclasses import replace
 from functools import reduce
@@ -23,7 +21,6 @@ def dumped(experiment):
 
 
 def without(spec, paths):
-    """The dumped spec without some of its values."""
     spec = deepcopy(spec)
     for path in paths:
         *way, last = path.split(".")
@@ -31,13 +28,9 @@ def without(spec, paths):
     return spec
 
 
-def test_table_1_has_every_row_of_the_paper_and_mean_pooling():
-    modules = [variant.modules for variant in TABLE_1]
-    assert len(set(modules)) == len(TABLE_1) == 7
+def test_the_tables_have_every_row_and_every_set_of_the_paper_and_mean_pooling():
+    assert len({variant.modules for variant in TABLE_1}) == len(TABLE_1) == 7
     assert {v.modules: v.paper for v in TABLE_1[1:]} == paper.TABLE_1
-
-
-def test_table_2_has_every_set_of_the_paper():
     assert {v.modalities: v.paper for v in TABLE_2} == paper.TABLE_2
     assert TABLE_2[0].label == "Face" and set_name(("audio", "body")) == "Face+Audio+Body"
 
@@ -59,14 +52,11 @@ def test_rows_differ_in_what_the_table_is_about(experiment, about):
     assert all(a != b for a, b in combinations(rows.values(), 2)), "two rows are the same run"
 
 
-def test_famf_is_one_run_wherever_it_stands():
+def test_famf_is_one_run_wherever_it_stands_and_clusters_share_a_batch_but_for_one():
     places = {"table-1": FAMF.label, "table-2": "Face+Audio+Body", "clusters": "K = 8"}
     places |= {"faces": "trained with N = 24", "readings": "φ: sigmoid"}
     one, *others = (dumped(name)[label] for name, label in places.items())
     assert all(other == one for other in others)
-
-
-def test_clusters_share_a_batch_but_for_the_one_that_says_so():
     sizes = {label: spec["training"]["batch_size"] for label, spec in dumped("clusters").items()}
     half = sizes.pop("K = 16, half the batch")
     assert set(sizes.values()) == {STANDARD.training.batch_size} and half == STANDARD.training.batch_size // 2

@@ -1,5 +1,3 @@
-"""The values of parameters: one rule for papermill, the build and the command, applied before any training."""
-
 import json
 import os
 import re
@@ -41,15 +39,12 @@ def test_a_value_that_is_not_allowed_is_one_sentence(name, value, sentence):
         parameters.check(name, value)
 
 
-def test_the_ends_of_what_is_allowed_are_allowed():
+def test_the_rules_are_those_of_what_is_configured_and_their_ends_are_allowed():
     for name, allowed in parameters.ALLOWED.items():
         for value in (allowed[0], allowed[-1]):
             parameters.check(name, value)
             parameters.check(name, [value, value])
     parameters.check("dataset", "whatever")
-
-
-def test_the_rules_are_those_of_what_is_configured():
     assert list(parameters.PROFILES) == list(BASE)
     assert parameters.PROTOCOLS == get_args(Protocol)
     for seed in (parameters.SEEDS[0], parameters.SEEDS[-1]):

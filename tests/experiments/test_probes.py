@@ -1,5 +1,3 @@
-"""Each probe against an independent computation, clip by clip and face by face."""
-
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +31,6 @@ def changed(clips, folder, table, modalities=None):
 
 @pytest.fixture
 def clips(made_up, tmp_path):
-    """Clips whose faces have traits."""
     made = made_up(persons=5, clips=12, spread=0.8)
     rng = np.random.default_rng(5)
     n = len(made.faces)
@@ -47,14 +44,11 @@ def run(clips):
     return get_or_train(SPEC, clips, CPU)
 
 
-def test_the_usual_conditions_give_the_runs_own_ap(run, clips):
+def test_the_usual_conditions_give_the_runs_own_ap_and_another_number_of_faces_an_evaluation_with_it(run, clips):
     for probe, where in (("ruined", "share == 0"), ("missing", "missing == ''")):
         table = probes.ask(run, probe, clips).query(where)
         for _, one in table.groupby("kind") if "kind" in table else [("", table)]:
             np.testing.assert_allclose(one.sort_values("person")["ap"], run.ap, equal_nan=True)
-
-
-def test_faces_is_an_evaluation_with_another_number(run, clips):
     table = probes.ask(run, "faces", clips)
     assert tuple(table["faces"].unique()) == probes.FACES
     evaluation = SPEC.evaluation.model_copy(update={"faces": 2})

@@ -1,5 +1,3 @@
-"""The profiles, the three settings, and how a point of the grid is chosen for each row."""
-
 import json
 from itertools import product
 
@@ -18,7 +16,6 @@ SHARED = Choice(normalisation="cluster", features="unit", lr=0.001)
 
 
 def recorded(folder, dataset="synthetic", profile="standard", **rows):
-    """A tuning file with the chosen points of some rows."""
     chosen = {label: {"chosen": choice.model_dump()} for label, choice in rows.items()}
     content = {
         "shared": SHARED.model_dump(),
@@ -31,40 +28,23 @@ def recorded(folder, dataset="synthetic", profile="standard", **rows):
     settings.tuning_file(dataset, profile).write_text(json.dumps(content))
 
 
-def test_paper_profile_is_the_papers():
-    training = BASE["paper"].training
-    assert (training.lr, training.lr_aggregation, training.batch_size, training.faces) == (0.004, 0.04, 4096, 24)
-    assert BASE["paper"].hidden == 4096
-    assert BASE["paper"].at(PRINTED) == BASE["paper"]
-
-
-def test_shorter_profiles_keep_the_proportions_of_the_schedule():
-    of_paper = BASE["paper"].training
-    for profile in ("quick", "standard"):
-        training = BASE[profile].training
-        scale = training.epochs / of_paper.epochs
-        assert training.decay_after == of_paper.decay_after * scale
-        assert training.decay_every == of_paper.decay_every * scale
-
-
-def test_a_choice_changes_what_was_chosen_and_nothing_else():
-    base = BASE["standard"]
-    chosen = base.at(Choice(normalisation="cluster", features="unit", lr=0.002))
-    assert (chosen.normalisation, chosen.features) == ("cluster", "unit")
-    assert chosen.training.lr == 0.002
-    assert chosen.training.lr_aggregation == pytest.approx(0.02)
-    assert chosen.at(PRINTED) == base
+def test_the_profile_of_the_paper_is_its_own_and_shorter_ones_keep_the_proportions_of_its_schedule():
+    paper = BASE["paper"].training
+    assert (paper.lr, paper.lr_aggregation, paper.batch_size, paper.faces) == (0.004, 0.04, 4096, 24)
+    assert BASE["paper"].hidden == 4096 and BASE["paper"].at(PRINTED) == BASE["paper"]
+    for training in (BASE[profile].training for profile in ("quick", "standard")):
+        scale = training.epochs / paper.epochs
+        assert (training.decay_after, training.decay_every) == (paper.decay_after * scale, paper.decay_every * scale)
+    chosen = BASE["standard"].at(Choice(normalisation="cluster", features="unit", lr=0.002))
+    assert (chosen.normalisation, chosen.features, chosen.training.lr) == ("cluster", "unit", 0.002)
+    assert chosen.training.lr_aggregation == pytest.approx(0.02) and chosen.at(PRINTED) == BASE["standard"]
 
 
 def test_each_setting_gives_a_row_its_own_point(results_folder):
     own = Choice(normalisation="cluster+whole", features="raw", lr=0.016)
     recorded(results_folder, **{FAMF.label: own})
     points = {name: row_settings("synthetic", "standard", name).choice(FAMF.label) for name in SETTINGS}
-    assert points == {
-        "printed": PRINTED,
-        "own": own,
-        "shared": SHARED,
-    }
+    assert points == {"printed": PRINTED, "own": own, "shared": SHARED}
     assert row_settings("synthetic", "standard").choice(FAMF.label) == own, "the deciding setting is not the default"
     assert row_settings("synthetic", "standard").choice("not tuned") == points["shared"]
     assert row_settings("synthetic", "quick").choice(FAMF.label) == own, "quick is a preview of standard"

@@ -1,5 +1,3 @@
-"""Ranked lists of clips: a run's file is its ranking, and any file is scored as in the official evaluation."""
-
 import math
 import shutil
 
@@ -61,7 +59,7 @@ def famf(*arguments):
     return done.output.splitlines()
 
 
-def test_the_precision_at_each_hit_over_all_positives_and_all_ids():
+def test_the_precision_at_each_hit_over_all_positives_and_all_ids_down_to_the_hundredth_clip():
     truth = {"1": ["a", "b", "c"], "2": ["d"], "3": ["e"], "4": ["f", "g"]}
     ranked = {"1": ["a", "noise", "a", "b"], "2": ["a", "e", "d"], "4": [], "5": ["a"]}
     found = submission.score(ranked, truth)
@@ -73,9 +71,6 @@ def test_the_precision_at_each_hit_over_all_positives_and_all_ids():
     assert (found.answered, found.strangers, found.clips, found.noise) == (2, 1, 5, 1)  # a b d e and noise
     assert (found.repeated, found.cut) == (1, 0)
     assert submission.score({"1": ["a"]}, {"1": ["a"], "2": ["d"]}).answered == 1
-
-
-def test_the_hundredth_clip_counts_and_the_next_does_not():
     noise = [f"n{n}" for n in range(99)]
     truth = {"1": ["x"], "2": ["y", "z"], "3": ["w"]}
     ranked = {"1": [*noise, *noise, "x"], "2": [*noise, "y", "z"], "3": [*noise, "more", "w"]}

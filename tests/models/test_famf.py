@@ -1,5 +1,3 @@
-"""The whole model: its parts together, absent modalities, and its configuration."""
-
 from itertools import product
 
 import pytest
@@ -112,17 +110,6 @@ def test_a_model_in_half_precision_stays_close_and_finite(aggregation, fusion, f
     torch.testing.assert_close(logits.float(), expected, rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize("masked", [True, False])
-def test_a_batch_without_any_face_has_zeros_for_faces(aggregation, masked):
-    model, given = made(aggregation=aggregation).eval(), batch()
-    none = Batch(given.faces[:, :0], given.mask[:, :0] if masked else None, given.modalities, given.present)
-    tokens, faces = model.tokens(none), model.aggregation.tokens
-    assert not tokens[:, :faces].any()
-    assert torch.equal(tokens[:, faces:], model.tokens(given)[:, faces:])
-    assert model(none).isfinite().all()
-
-
 def test_unit_features_do_not_depend_on_the_length_of_vectors():
     unit, raw = made(features="unit").eval(), made(features="raw").eval()
     given = batch()
@@ -133,21 +120,7 @@ def test_unit_features_do_not_depend_on_the_length_of_vectors():
     assert unit.aggregation.centres.norm(dim=1).max() <= 1
 
 
-def test_cluster_attention_before_concat_can_be_absorbed():
-    """φ is a factor of a token, so the first layer of the classifier can absorb it (see the page of readings)."""
-    attention = made(fusion="concat").eval()
-    plain = made(aggregation="netvlad", fusion="concat").eval()
-    plain.load_state_dict({k: v for k, v in attention.state_dict().items() if not k.startswith("aggregation.score")})
-    given = batch()
-    assert not torch.allclose(plain(given), attention(given), atol=1e-3)
-    with torch.no_grad():
-        first = plain.classifier[0].weight.view(17, K + 2, D)
-        for k, phi in enumerate(attention.aggregation.cluster_attention()):
-            first[:, k] *= phi
-    torch.testing.assert_close(plain(given), attention(given))
-
-
-def test_the_classifier_is_that_of_the_paper():
+def test_the_classifier_and_the_defaults_are_the_papers():
     with torch.device("meta"):
         layers = classifier(10 * 512, 4096, 10_034)
     assert [layers[n].weight.shape for n in (0, 3, 6)] == [(4096, 5120), (4096, 4096), (10_034, 4096)]
@@ -155,6 +128,10 @@ def test_the_classifier_is_that_of_the_paper():
     kinds = [type(layer).__name__ for layer in layers]
     assert kinds == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear"]
     assert "ReLU" not in [type(layer).__name__ for layer in classifier(3, 5, 7, "none")]
+    model = FAMF(ModelConfig(hidden=8), 64, {"audio": 64, "body": 64}, C)
+    assert model.token_names == [f"face {k}" for k in range(1, 9)] + ["audio", "body"]
+    assert ModelConfig().hidden == 4096 and model.fusion.second.weight.shape == (32, 128)
+    assert (model.aggregation.normalisation, model.aggregation.attention) == ("none", "sigmoid")
 
 
 def test_the_data_must_have_the_modalities():
@@ -163,13 +140,6 @@ def test_the_data_must_have_the_modalities():
     assert str(refusal.value) == "modalities: the data have no 'audio', expected some of: body, text"
     with pytest.raises(ValueError, match="expected some of: none$"):
         FAMF(config(), D, {}, C)
-
-
-def test_the_defaults_are_the_papers():
-    model = FAMF(ModelConfig(hidden=8), 64, {"audio": 64, "body": 64}, C)
-    assert model.token_names == [f"face {k}" for k in range(1, 9)] + ["audio", "body"]
-    assert ModelConfig().hidden == 4096 and model.fusion.second.weight.shape == (32, 128)
-    assert (model.aggregation.normalisation, model.aggregation.attention) == ("none", "sigmoid")
 
 
 def test_configurations_that_mean_the_same_are_equal_and_frozen():

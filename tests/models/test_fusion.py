@@ -1,5 +1,3 @@
-"""Every fusion, compared with loops written from Eq. 5 and 6, and the properties that all have."""
-
 import math
 
 import pytest

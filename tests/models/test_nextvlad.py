@@ -1,5 +1,3 @@
-"""NeXtVLAD as published, with both batch normalisations, against loops written from the authors' description."""
-
 import math
 
 import numpy as np

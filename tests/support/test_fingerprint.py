@@ -1,5 +1,3 @@
-"""The fingerprint of code changes when the code does something else, and only then."""
-
 import pytest
 
 from famf_lib.support.fingerprint import class_fingerprint, source_fingerprint

@@ -1,11 +1,5 @@
-"""Progress is shown where somebody can see it, and leaves nothing behind."""
-
-import json
-
-import nbformat
 import pytest
 
-from famf_book.notebooks import execute
 from famf_lib.support.progress import progress
 
 
@@ -27,15 +21,3 @@ def test_progress_ends_where_the_work_fails(monkeypatch, capfd):
     with pytest.raises(ZeroDivisionError), progress("counting", 3):
         raise ZeroDivisionError
     assert not capfd.readouterr().err.rsplit("\r", 1)[1].strip()
-
-
-def test_an_executed_page_holds_nothing_of_it(tmp_path):
-    new, kernel = nbformat.v4, {"name": "python3", "display_name": "Python 3", "language": "python"}
-    first = new.new_code_cell("number: int = 3  # how far", metadata={"tags": ["parameters"]})
-    work = "from famf_lib.support.progress import progress\n"
-    work += "with progress('counting', number) as bar:\n    bar.to(2)\nnumber"
-    notebook = new.new_notebook(cells=[first, new.new_code_cell(work)], metadata={"kernelspec": kernel})
-    nbformat.write(notebook, tmp_path / "page.ipynb")
-    execute(tmp_path / "page.ipynb", tmp_path / "out.ipynb")
-    outputs = json.loads((tmp_path / "out.ipynb").read_text())["cells"][-1]["outputs"]
-    assert [output["output_type"] for output in outputs] == ["execute_result"]

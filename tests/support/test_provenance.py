@@ -1,5 +1,3 @@
-"""The origin of a result: the commit, and whether the code differed from it."""
-
 import subprocess
 
 from famf_lib.support import provenance

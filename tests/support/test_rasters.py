@@ -1,5 +1,3 @@
-"""Picture files: deep pixels keep their tones, and nothing but pictures is opened."""
-
 import struct
 import subprocess
 import warnings

@@ -1,5 +1,3 @@
-"""Numbers with their nouns: what one of something is called."""
-
 from famf_lib.support.wording import counted
 
 

@@ -1,5 +1,3 @@
-"""Several processes train the model of one process, up to rounding, with one store and one output."""
-
 import os
 import signal
 import socket
@@ -98,9 +96,7 @@ def test_torchrun_makes_the_runs_of_an_experiment(kept, tmp_path, monkeypatch, s
     assert done.stdout.count("AttentionVLAD + MLMA") == 3, "not printed once under each setting, by one process"
     found = [run_store.open_run(path.name) for path in store.glob("runs/*")]
     assert len(found) == 3 and all(run.origin["processes"] == 2 for run in found)
-    rows = [
-        run for run in found if run.spec.model.aggregation != "mean"
-    ]  # mean pooling only says how easy the data are
+    rows = [run for run in found if run.spec.model.aggregation != "mean"]  # which only says how easy the data are
     assert len(rows) == 2 and all(list(run.folder.glob("attention-*.parquet")) for run in rows)
     for run in found:
         assert run_store.find(run.spec, kept, CPU) is None, "taken for a run of one process"
@@ -180,14 +176,11 @@ def test_a_command_that_ends_at_once_waits_for_the_others_to_join(tmp_path):
         assert ended(processes) == [0, 0], output(tmp_path, "err")
 
 
-def test_a_single_process_of_torchrun_needs_no_group(monkeypatch):
+def test_a_single_process_of_torchrun_needs_no_group_and_the_number_must_be_one(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     called = []
     distributed.run(lambda: called.append(distributed.dist.is_initialized()))
     assert called == [False]
-
-
-def test_a_world_size_that_is_not_a_number_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(ValueError, match="^WORLD_SIZE: 'many' found, expected the number of processes"):
         train.world_size()

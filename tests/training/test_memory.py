@@ -1,5 +1,3 @@
-"""The memory of a step, compared with PyTorch's allocator in a real training and with counts by hand."""
-
 from dataclasses import replace
 
 import pytest
@@ -19,7 +17,6 @@ DIMS = {"audio": AUDIO, "body": DIM}
 
 @pytest.fixture(scope="module")
 def clips(made_up):
-    """31 persons with 8 training clips each, all with faces: one batch."""
     clipset = made_up(persons=PERSONS, clips=12, dim=DIM, audio=AUDIO)
     parts = split(clipset, "given")
     faced = clipset.counts[parts.train] > 0

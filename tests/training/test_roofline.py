@@ -1,5 +1,3 @@
-"""The roofline model of a training, compared with FLOPs and bytes counted by hand."""
-
 import pytest
 
 from famf_lib.models.config import ModelConfig
@@ -86,13 +84,10 @@ def test_ranking_reads_faces_and_scores():
     assert work.flops == 2 * (47 * clip + K * D)
 
 
-def test_the_longer_of_products_and_bytes_decides():
+def test_the_longer_of_products_and_bytes_decides_and_the_precision_must_be_known():
     machine = Machine(training=100.0, float32=10.0, memory=5.0)
     assert Work(300, 10).seconds(machine) == 3 and Work(300, 50).seconds(machine) == 10
     assert Work(300, 50, float32=True).seconds(machine) == 30
     assert (Work(7, 11, True) * 3) == Work(21, 33, True)
-
-
-def test_precision_auto_is_refused():
     with pytest.raises(ValueError, match=r"^precision: 'auto' found, expected float32 or bfloat16$"):
         roofline.of_step(MODEL, TrainingConfig(), SIZE, B)
