@@ -124,7 +124,7 @@ def differences(compared: Mapping[SettingName, Sequence[Comparison]], unit: str 
         if one.paper is not None:
             tip(axes.scatter(one.paper, y, **DIAMOND, zorder=3), f"{one.name}, the paper: {one.paper:+.4f}")
     several = len({one.claim for one in first}) > 1  # the name of a single claim would be on every line
-    name_rows(axes, [f"{one.claim}\n{one.case}" if several else one.case for one in first])
+    name_rows(axes, [f"{one.claim}:\n{one.case}" if several else one.case for one in first])
     axes.set_xlabel(f"difference in {unit}")
     verdicts = {one.verdict for comparisons in compared.values() for one in comparisons}
     legend(figure, list(compared), verdicts, paper=any(one.paper is not None for one in first))

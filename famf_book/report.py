@@ -281,6 +281,9 @@ def styled(table: pd.DataFrame) -> HTML:
         shown = shown.drop(columns=["low", "high"])
     if "seconds" in shown:
         shown["seconds"] = [f"{s:.1f}" for s in shown["seconds"]]
+        shown = shown.rename(columns={"seconds": "seconds per training"})
+    if {"ours", SHORT[DECIDING]} <= set(shown):  # beside verdicts under every setting
+        shown = shown.rename(columns={"ours": f"ours ({SHORT[DECIDING]})"})
     named = shown.index.name is not None
     if named:
         shown = shown.rename_axis(

@@ -46,8 +46,8 @@ def _verdict(holds: bool, fails: bool) -> Verdict:
 
 BETTER = Rule(
     "better",
-    f"“A is better than B” *holds* if the {LEVEL:.0%} interval of the paired difference A − B lies above 0. Otherwise it "
-    "*does not hold* if the interval ends below +margin, and we *cannot tell* if it does not.",
+    f"“A is better than B” *holds* if the {LEVEL:.0%} interval of the paired difference A − B lies above 0. Otherwise "
+    "it *does not hold* if the interval ends below +margin, and we *cannot tell* if it does not.",
     lambda effect, margin: _verdict(effect.low > 0, effect.high < margin),
     (0, 1),
 )

@@ -76,7 +76,7 @@ def test_the_table_of_comparisons_has_the_effect_of_the_deciding_setting_and_eve
         "does not hold", "holds", "does not hold: no practical difference",
     ]  # fmt: skip
     drawn = differences(compared).axes[0]
-    assert [text.get_text() for text in drawn.get_yticklabels()][0] == "FAMF over the others\nNetVLAD + MMA"
+    assert [text.get_text() for text in drawn.get_yticklabels()][0] == "FAMF over the others:\nNetVLAD + MMA"
     tips = " ".join(str(line.get_gid()) for line in drawn.lines)
     assert "NetVLAD + MMA, as printed: -0.4000 [" in tips and "own best: +0.2500 [" in tips
 
