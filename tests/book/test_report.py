@@ -38,8 +38,8 @@ def test_table_shows_the_levels_and_the_papers_values(made_results):
         ({}, "“FAMF over the others”: **does not hold** (0 of 5 parts hold); the same under every setting."),
         (
             {"own": {FAMF.label: 0.9}},
-            "“FAMF over the others”: **depends on the setting** (5 of 5 parts hold); does not hold as printed; "
-            "holds with each row at its own best; does not hold with one shared choice.",
+            "“FAMF over the others”: **depends on the setting** (5 of 5 parts hold); as printed: does not hold; "
+            "own best: holds; shared: does not hold.",
         ),
         ({"own": {FAMF.label: 0.6, "GhostVLAD + Concat": 0.8}}, "**does not hold** (4 of 5 parts hold); the same"),
     ],
