@@ -66,7 +66,9 @@ def tip(artist: Artist, text: str) -> None:
 
 def svg(figure: Figure) -> str:
     """The figure as SVG, with its tips."""
-    return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", print_figure(figure, "svg"))
+    return re.sub(
+        rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", print_figure(figure, "svg", metadata={"Date": None})
+    )
 
 
 def differences(compared: Mapping[SettingName, Sequence[Comparison]], unit: str = "mAP at 100") -> Figure:

@@ -21,6 +21,8 @@ from famf_lib.experiments.settings import DECIDING, TITLES, row_settings
 from famf_lib.support import provenance
 from famf_lib.support.errors import Refusal
 from famf_lib.support.files import ROOT, written_whole
+from famf_lib.support.untrusted import check_parquet, read_json
+from famf_lib.support.wording import plain
 from famf_lib.training.train import pick_device
 
 Key = TypeVar("Key", bound=Hashable)
@@ -257,7 +259,14 @@ def find_recording(experiment: str, dataset: str, profile: Profile, setting: Set
     place = next((p for p in places if p.exists()), None)
     if place is None:
         return None
-    content = json.loads(place.read_text())
+    try:
+        return _read(place)
+    except Exception as error:  # each reader raises errors of its own for a damaged file
+        raise ValueError(f"{place}: a damaged recording found ({plain(error, 300)}), expected it as it was") from error
+
+
+def _read(place: Path) -> Results:
+    content = read_json(place)
     runs = {
         (line["label"], line["seed"]): Run(
             spec=RunSpec(**line["spec"]),
@@ -271,6 +280,9 @@ def find_recording(experiment: str, dataset: str, profile: Profile, setting: Set
         for line in content["runs"]
     }
     recorded = {key: content[key] for key in ("command", "origin", "device") if key in content}
-    answers = {probe: pd.read_parquet(_answers(place, probe)) for probe in content["answers"]}
+    answers = {}
+    for probe in content["answers"]:
+        check_parquet(_answers(place, probe))
+        answers[probe] = pd.read_parquet(_answers(place, probe))
     of_it = (content["data"], content["profile"], content["setting"], content["simple"])
     return Results(runs, *of_it, answers, recorded)
