@@ -9,8 +9,9 @@ import os
 import struct
 import zipfile
 from collections.abc import Callable
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +55,7 @@ def check_archive(path: Path) -> None:
     check_size(sum(member.file_size for member in members), size, "; save it without compression")
 
 
-def check_array(stream: BinaryIO, size: int) -> None:
+def check_array(stream: BufferedIOBase, size: int) -> None:
     """Refuses an array in NumPy's format that declares more numbers than its ``size`` bytes hold."""
     version = np.lib.format.read_magic(stream)
     read: Callable = getattr(np.lib.format, f"read_array_header_{version[0]}_{version[1]}")

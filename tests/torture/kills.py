@@ -9,7 +9,15 @@ import time
 
 from forked import ended, forked
 
-CHANGES = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link", "os.symlink", "os.truncate"}  # replace is rename
+CHANGES = {
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "os.remove",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+}  # replace is rename
 
 
 def killed_before(at, function, *arguments):

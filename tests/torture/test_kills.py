@@ -134,7 +134,7 @@ def test_book(tmp_path, scale, count, capsys):
             book(root, "last")
             assert pages() == {"last"}
             place = root / "_build"
-            assert left(place) == [".lock", "executed", "html", "reports", "source"]
+            assert left(place) == [".lock", "executed", "html", "source"]
             assert left(place / "executed") == ["one.ipynb", "one.json", "two.ipynb", "two.json"]
 
         kills = every_kill(book, (root, "new"), partial(again, root, kept), check, rounds=3 * scale)
