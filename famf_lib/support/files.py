@@ -15,7 +15,6 @@ from pathlib import Path
 WORKPLACE = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.famf", re.DOTALL)
 """The name of the folder in which a file or folder of that name is written; the file ``lock`` in it tells whose."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-TORCH = ("inline_container", "PytorchStreamWriter")  # in the message of a RuntimeError where PyTorch could not write
 
 ROOT = Path(__file__).resolve().parents[2]
 """The root of the checkout, with ``book/``, ``results/`` and ``data/``."""
@@ -53,9 +52,8 @@ def written_whole(target: Path) -> Iterator[Path]:
                 yield workplace / "new"
                 _sync(workplace / "new")
                 _place(workplace / "new", target, workplace / "old")
-            except RuntimeError as error:
-                if any(word in str(error) for word in TORCH):
-                    raise _refusal(workplace) from error
+            except RuntimeError as error:  # of PyTorch, which does not pass on the system's reason
+                _write_again(workplace, error)
                 raise
             with suppress(OSError):  # some network file systems cannot sync a folder
                 _fsync(target.parent)
@@ -160,13 +158,12 @@ def _fsync(path: Path) -> None:
         os.close(opened)
 
 
-def _refusal(workplace: Path) -> OSError:
-    """The system's reason why nothing more can be written, which PyTorch does not pass on."""
+def _write_again(workplace: Path, error: RuntimeError) -> None:
+    """Raises the system's error if nothing more can be written."""
     try:
         (workplace / "attempt").write_bytes(bytes(1 << 20))
-    except OSError as error:
-        return OSError(error.errno, error.strerror)
-    return OSError(errno.EIO, os.strerror(errno.EIO))
+    except OSError as reason:
+        raise OSError(reason.errno, reason.strerror) from error
 
 
 def clear_unfinished(target: Path) -> int:
