@@ -4,8 +4,10 @@ In ``_build/``: ``executed/`` (each page with outputs, and what decided them), `
 ``html/`` (the book), ``reports/`` (the notebook that failed, the log of Sphinx).
 """
 
+import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -239,6 +241,8 @@ def sphinx(source: Path, out: Path, builder: str, log: Path) -> None:
         done = subprocess.run([*command, *strict, str(source)], stdout=lines, stderr=subprocess.STDOUT)
     log.write_text(re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace")))  # colours
     if done.returncode:
+        if os.strerror(errno.ENOSPC) in log.read_text():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
         raise BookError(f"Sphinx refuses the book: {plain(_problems(log, source), 600)} The whole log: {log}")
     (out.parent / "_build" / builder).rename(out)
 

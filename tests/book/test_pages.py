@@ -15,7 +15,7 @@ from famf_lib.support.files import ROOT
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 # These show how something is done, or have other commands; the front page has links.
-OTHERS = {"explore", "from-video", "own-features", "own-model", "benchmarks", "framework", "full-size", "intro", "trust"}
+OTHERS = "explore from-video own-features own-model benchmarks framework full-size intro trust".split()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -221,22 +221,6 @@ def train_until(folder, stop):
     get_or_train(SPEC, ClipSet.open(folder), CPU, report)
 
 
-def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_numbers(kept, monkeypatch, tmp_path, store):
-    with forked(train_until, kept.folder, 3) as processes:  # and killed
-        wait_for(kept.folder / "epoch 3", processes)
-    assert find(SPEC, kept, CPU) is None and list(store.glob("runs/*.partial/checkpoint.pt"))
-    epochs = []
-    resumed = get_or_train(SPEC, kept, CPU, lambda epoch, loss: epochs.append(epoch))
-    assert epochs == [3, 4, 5], "it began again"
-    assert [p.name for p in (store / "runs").iterdir()] == [resumed.key]
-
-    monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
-    whole = get_or_train(SPEC, kept, CPU)
-    assert same(resumed, whole) and whole.folder != resumed.folder
-    weights = whole.model(kept).state_dict()
-    assert all(torch.equal(value, weights[key]) for key, value in resumed.model(kept).state_dict().items())
-
-
 def test_two_processes_that_ask_at_once_train_once(kept, trainings):
     found = []
     with forked(train_until, kept.folder, 1) as processes:

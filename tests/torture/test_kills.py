@@ -18,7 +18,7 @@ from famf_lib.data.table_files import TableError
 from famf_lib.data.tables import import_tables
 from famf_lib.experiments.run_store import RunSpec, clear_interrupted, find, get_or_train
 from famf_lib.support import files
-from famf_lib.training import train
+from famf_lib.training import resume, train
 
 CPU = torch.device("cpu")
 SPEC = RunSpec(
@@ -74,6 +74,32 @@ def test_import(earlier, exchange, tmp_path, store, scale, count, monkeypatch):
     count("kills", "import --replace" if earlier else "import", kills=kills)
 
 
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+def test_a_power_cut_or_a_failed_rename_costs_nothing(folder, tmp_path, monkeypatch):
+    """What takes the place of another is on the disk before, and the place afterwards."""
+    target, done = tmp_path / "it", []
+
+    def write(text):
+        with files.written_whole(target) as new:
+            if folder:
+                new.mkdir()
+            (new / "inside" if folder else new).write_text(text)
+
+    def seen():
+        return (target / "inside" if folder else target).read_text()
+
+    with monkeypatch.context() as patch:
+        for name, real in (("_fsync", files._fsync), ("_place", files._place)):
+            patch.setattr(files, name, lambda *given, real=real: (done.append(given[-1].name), real(*given)))
+        write("old")
+    assert done == [*(["inside"] if folder else []), "new", "old", tmp_path.name]
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(files, "exchange", lambda one, other: False)
+        patch.setattr(os, "replace", lambda *given: (_ for _ in ()).throw(OSError("no space")))
+        write("new")
+    assert seen() == "old" and os.listdir(tmp_path) == ["it"]
+
+
 def train_(folder):
     train.train = partial(train.train, checkpoint_seconds=0.0)
     get_or_train(SPEC, ClipSet.open(folder), CPU)
@@ -84,7 +110,11 @@ def test_run(tmp_path, store, scale, count, made_up):
     whole = get_or_train(SPEC, clips, CPU)
 
     def check():
-        run = find(SPEC, clips, CPU) or get_or_train(SPEC, clips, CPU)
+        states = list(store.glob("runs/*.partial/checkpoint.pt"))
+        done = len(resume.load(states[0])["losses"]) if states else 0
+        epochs = []
+        run = find(SPEC, clips, CPU) or get_or_train(SPEC, clips, CPU, lambda epoch, loss: epochs.append(epoch))
+        assert not epochs or epochs[0] == done + 1, "it began again"
         pd.testing.assert_series_equal(run.ap, whole.ap, check_exact=True)
         assert (run.losses, run.rank_1) == (whole.losses, whole.rank_1)
         assert files.clear_all(store / "runs") + clear_interrupted() >= 0
