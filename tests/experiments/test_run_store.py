@@ -154,7 +154,9 @@ def test_many_runs_are_not_all_listed(store):
 @pytest.mark.parametrize("content", ["", "[]", '{"spec": {"seeds": 1}}'])
 def test_a_damaged_run_is_one_sentence(three, content):
     (three / "abcd" / "run.json").write_text(content)
-    with pytest.raises(ValueError, match=r"/abcd: a damaged run \(.*\); remove the folder to train it again$"):
+    with pytest.raises(
+        ValueError, match=r"/abcd: a damaged run found \(.*\), expected .*; remove the folder to train it again$"
+    ):
         run_store.open_run("abcd")
 
 
@@ -292,3 +294,7 @@ def test_what_is_stored_comes_by_time(store, clips):
     assert [run.key for run in run_store.stored()] == keys[::-1]
     told = CliRunner().invoke(app, ["runs", "--last", "1"])
     assert keys[0] in told.output and keys[1] not in told.output and "2 runs in the store" in told.output
+    path.write_text(json.dumps(record | {"origin": None}))
+    told = CliRunner().invoke(app, ["runs"])
+    assert keys[0] in told.stdout and "1 run in the store" in told.stdout and not told.exception
+    assert f"runs/{keys[1]}: a damaged run found (origin: None in run.json), expected" in told.stderr
