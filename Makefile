@@ -7,13 +7,14 @@ PROFILE ?= standard
 SEEDS ?=
 DATASET ?=
 DEVICE ?= auto
+ROUNDS ?= 30
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 BENCHMARKS = aggregation_kernels cluster_memory metric batched_seeds precision import_iqiyi
 
-.PHONY: book pdf test lab videos bench clean
+.PHONY: book pdf test torture lab videos bench clean
 
 book: $(VENV)/.ready
 	$(BIN)/famf book --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach name,$(DATASET),--dataset $(name))
@@ -26,6 +27,10 @@ test: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/famf test
+
+# Kills, races, full disks, damaged files and bombs, many more than in make test: some ten minutes. ROUNDS=100 for more.
+torture: $(VENV)/.ready-dev
+	FAMF_TORTURE=$(ROUNDS) FAMF_TORTURE_RECORD=results/torture.json $(BIN)/python -m pytest tests/torture
 
 lab: $(VENV)/.ready
 	$(BIN)/famf lab $(OPTIONS)

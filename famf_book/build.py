@@ -4,8 +4,10 @@ In ``_build/``: ``executed/`` (each page with outputs, and what decided them), `
 ``html/`` (the book), ``reports/`` (the notebook that failed, the log of Sphinx).
 """
 
+import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,12 +28,15 @@ from famf_book.pages import BookError, Further, Page, pages, pruned, stage, tabl
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, written_whole
 from famf_lib.support.fingerprint import source_fingerprint
+from famf_lib.support.untrusted import read_json
+from famf_lib.support.wording import plain
 
 RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline")
 PACKAGES = ("famf_lib", "famf_book", "famf_video")
 # No notebook uses these (a test checks it), so a change of theirs makes no page out of date.
 NOT_USED = ("famf_book.cli", "famf_book.commands", "famf_book.extensions", __name__)
 CRASH = re.compile(r"[\w.]*(Error|Exception): \S")  # the last line of a traceback
+RECORD = {"key": dict, "seconds": float, "when": str, "parameters": dict, "versions": dict, "hardware": dict}
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "trusted", "language_info", "kernelspec")
 
 
@@ -173,9 +178,11 @@ def _record(place: Path, page: Page) -> dict[str, Any] | None:
     """The record of the last execution of a page, if its outputs still exist."""
     executed = place / "executed" / f"{page.name}.ipynb"
     try:
-        return json.loads(executed.with_suffix(".json").read_text()) if executed.exists() else None
-    except (FileNotFoundError, json.JSONDecodeError):
+        record = read_json(executed.with_suffix(".json")) if executed.exists() else None
+    except (OSError, ValueError):
         return None
+    sound = record and all(isinstance(record.get(name), kind) for name, kind in RECORD.items())
+    return record if sound else None
 
 
 def _without_outputs(notebook: Any) -> Any:
@@ -234,7 +241,9 @@ def sphinx(source: Path, out: Path, builder: str, log: Path) -> None:
         done = subprocess.run([*command, *strict, str(source)], stdout=lines, stderr=subprocess.STDOUT)
     log.write_text(re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace")))  # colours
     if done.returncode:
-        raise BookError(f"Sphinx refuses the book: {_problems(log, source)} The whole log: {log}")
+        if os.strerror(errno.ENOSPC) in log.read_text():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+        raise BookError(f"Sphinx refuses the book: {plain(_problems(log, source), 600)} The whole log: {log}")
     (out.parent / "_build" / builder).rename(out)
 
 

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from famf_book.commands import book, data, evaluate, extract, models, people, pretrained, sweep
+from famf_book.commands import book, data, evaluate, extract, people, pretrained, sweep
+from famf_book.commands import models as trained
 from famf_book.commands.options import (
     DATASET,
     EXPERIMENTS,
@@ -22,9 +23,11 @@ from famf_book.commands.options import (
     Seeds,
     WithParameters,
     dataset_names,
+    say,
+    show,
 )
 from famf_lib.experiments import parameters
-from famf_lib.support.files import ROOT, sources, store
+from famf_lib.support.files import ROOT, clear_all, models, size_of, sources, store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,9 +41,9 @@ app.command()(evaluate.evaluate)
 app.command()(extract.extract)
 app.command()(people.enroll)
 app.command()(people.identify)
-app.command()(models.runs)
-app.command()(models.predict)
-app.command()(models.export)
+app.command()(trained.runs)
+app.command()(trained.predict)
+app.command()(trained.export)
 app.command()(sweep.sweep)
 
 
@@ -91,10 +94,10 @@ def run(
     found = every[DECIDING]
     for setting, shown in every.items():
         table = report.rows(shown, declared.paper()).rename_axis(TITLES[setting])
-        typer.echo(table.to_string(float_format="{:.4f}".format, na_rep="") + "\n")
+        show(table.to_string(float_format="{:.4f}".format, na_rep="") + "\n")
     for comparison in ledger.comparisons(experiment, found):
-        typer.echo(comparison.sentence().replace("**", ""))
-    typer.echo(" ".join(report.verdicts(ledger.entries(experiment, dataset, every))).replace("**", ""))
+        show(comparison.sentence().replace("**", ""))
+    show(" ".join(report.verdicts(ledger.entries(experiment, dataset, every))).replace("**", ""))
     if record:
         if found.recorded is not None:
             raise ValueError(f"--record: {dataset} is not on this machine, expected runs made here")
@@ -103,7 +106,7 @@ def run(
         on = f" -p device {device}" * (device != "auto")
         command = f"{results.command(experiment, dataset, profile, numbers)}{on} --record"
         for shown in every.values():
-            typer.echo(results.record(shown, experiment, dataset, command))
+            show(results.record(shown, experiment, dataset, command))
 
 
 @app.command()
@@ -114,8 +117,8 @@ def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto
     result = tuning.tune(dataset, profile, device)
     chosen = {label: row["chosen"] for label, row in result["rows"].items()} | {"one shared choice": result["shared"]}
     for label, choice in chosen.items():
-        typer.echo(f"{label}: " + ", ".join(f"{name} {value}" for name, value in choice.items()))
-    typer.echo(settings.tuning_file(dataset, profile))
+        show(f"{label}: " + ", ".join(f"{name} {value}" for name, value in choice.items()))
+    show(settings.tuning_file(dataset, profile))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -148,7 +151,7 @@ def pdf() -> None:
     """Print the built book to _build/famf.pdf with Chromium, Chrome or a similar browser."""
     from famf_book.pdf import pdf as print_book
 
-    typer.echo(print_book(ROOT))
+    show(print_book(ROOT))
 
 
 @app.command()
@@ -161,11 +164,17 @@ def test() -> None:
 def clean(
     runs: Annotated[bool, typer.Option("--runs", help="also remove trained models and generated data")] = False,
 ) -> None:
-    """Remove the built book. Your own data are never touched."""
+    """Remove the built book and what interrupted commands left behind. Your own data are never touched."""
+    from famf_lib.experiments.run_store import clear_interrupted
+
     for folder in [ROOT / "_build"] + ([store() / "runs", store() / "clipsets"] if runs else []):
         if folder.exists():
+            size = size_of(folder)
             shutil.rmtree(folder)
-            typer.echo(f"removed {folder}")
+            show(f"removed {folder}, {size / 1e6:,.1f} MB")
+    places = [ROOT / "results", models(), store(), *(store() / name for name in ("imported", "clipsets", "runs"))]
+    size = sum(map(clear_all, [*places, *(store() / "runs").glob("*/")])) + clear_interrupted()
+    show(f"removed {size / 1e6:,.1f} MB that interrupted commands had left in {store()}")
 
 
 def _own_folder() -> Path:
@@ -193,6 +202,8 @@ def main() -> None:
             distributed.run(app)
         else:
             app()
+    except (KeyError, IndexError):  # not a sentence, but a fault of the program
+        raise
     except (ValueError, LookupError) as error:
         _fail(error)
     except OSError as error:  # a full disk, a read-only folder, a name that is too long
@@ -215,7 +226,7 @@ def _of_the_system(error: OSError) -> str:
 
 
 def _fail(error: Exception | str) -> None:
-    typer.echo(f"famf: {error}", err=True)
+    say(error)
     sys.exit(1)
 
 

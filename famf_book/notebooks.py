@@ -27,8 +27,10 @@ from typing import Any
 from famf_lib.experiments import parameters as rules
 from famf_lib.support.errors import Refusal
 from famf_lib.support.files import written_whole
+from famf_lib.support.wording import plain
 
 INJECTED = "# Parameters\n"  # the first line of the cell in which papermill puts the given values
+INJECTED_TAG = "injected-parameters"
 BEGAN = time.monotonic()  # in a notebook: when its first code cell imported this module
 QUIET = {
     "KernelManager": {"transport_encryption": "auto"},  # otherwise each kernel warns
@@ -185,7 +187,7 @@ def execute(
             place = _place(cells, _reached(cells) if index is None else index)
             report.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(draft, report)
-            return NotebookError(f"{path}, {place}: {problem} The notebook so far: {report}")
+            return NotebookError(f"{path}, {place}: {plain(problem, 600)} The notebook so far: {report}")
 
         begin = time.monotonic()
         try:
@@ -224,6 +226,9 @@ def execute(
             **(provenance or {}),
         }
         executed.metadata["famf"] = record
+        for cell in executed.cells:
+            if INJECTED_TAG in cell.metadata.get("tags", []) and "id" in cell:
+                cell["id"] = INJECTED_TAG  # papermill gives it a random one
         nbformat.write(executed, draft)
         os.replace(draft, new)
     report.unlink(missing_ok=True)  # of an earlier failure
@@ -248,7 +253,7 @@ def read(path: Path) -> Any:
     except FileNotFoundError:
         raise NotebookError(f"{path}: there is no such notebook.") from None
     except Exception as error:  # of any kind: nbformat converts old formats without checking their content
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = plain(next(iter(str(error).splitlines()), type(error).__name__), 300)
         raise NotebookError(f"{path}: this is not a Jupyter notebook: {reason}") from None
     return notebook
 
@@ -275,7 +280,7 @@ def _reached(cells: list) -> int:
 
 def _place(cells: list, index: int) -> str:
     """Cell ``index`` as the author counts it: from one, without the cells that papermill added."""
-    added = {"injected-parameters", "papermill-error-cell-tag"}
+    added = {INJECTED_TAG, "papermill-error-cell-tag"}
     own = [added.isdisjoint(cell.metadata.get("tags", [])) for cell in cells]
     if not own[index]:
         return "the cell of the given parameters"

@@ -25,6 +25,7 @@ from famf_book.plots import WIDTH
 from famf_lib.data import datasets, imfdb
 from famf_lib.data.clipset import ClipSet
 from famf_lib.support import rasters
+from famf_lib.support.wording import plain
 
 PIXELS = (portraits.WIDTH, portraits.HEIGHT)
 LATENTS = ["blur", "darkness", "occlusion", "size", "yaw"]
@@ -142,6 +143,7 @@ class Strip:
 MARGIN, LABEL, MORE, GAP, LEAST = 0.04, 1.18, 0.6, 0.07, 0.45  # inches; LEAST is the height of a label
 
 
+@plt.rc_context({"text.parse_math": False})  # a person may be called $x$
 def sheet(strips: Sequence[Strip], columns: int = 6, lines: int = 1) -> Figure:
     """A figure with one row of faces per strip, its label on the left, and the number of further faces on the right.
 
@@ -172,7 +174,8 @@ def sheet(strips: Sequence[Strip], columns: int = 6, lines: int = 1) -> Figure:
     top = MARGIN
     for strip, n, up, step in zip(strips, shown, above, heights, strict=True):
         middle = top + max(up + high / 2, LEAST / 2)
-        axes.text(MARGIN, middle - 0.02 * bool(strip.note), strip.label, va="bottom" if strip.note else "center",
+        label = plain(strip.label, 60)
+        axes.text(MARGIN, middle - 0.02 * bool(strip.note), label, va="bottom" if strip.note else "center",
                   fontsize=10.5, fontweight="bold", color="0.15")  # fmt: skip
         axes.text(MARGIN, middle + 0.04, strip.note, va="top", fontsize=8.5, color="0.4", linespacing=1.3)
         if not n:

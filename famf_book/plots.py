@@ -70,7 +70,8 @@ def tip(artist: Artist, text: str) -> None:
 def svg(figure: Figure) -> str:
     """The figure as SVG, with its tips."""
     with _lines_apart(figure):
-        return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", print_figure(figure, "svg"))
+        drawn = print_figure(figure, "svg", metadata={"Date": None})
+    return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", drawn)
 
 
 @contextmanager

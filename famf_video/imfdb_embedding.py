@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import Float, Float32, UInt8
 
-from famf_lib.data import datasets, imfdb, imported
+from famf_lib.data import datasets, imfdb, imported, npz
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.imfdb import FIELDS, UNALIGNED
 from famf_lib.support import rasters
@@ -116,7 +116,11 @@ def import_pictures(
     Raises:
         ValueError: the name is taken or invalid, or the archive cannot be used.
     """
-    folder = datasets.folder_for_import(name, replacing)
+    with datasets.importing(name, replacing) as folder:
+        return _import(source, embedder, landmarks, name, folder)
+
+
+def _import(source: Path, embedder: FaceEmbedder, landmarks: Landmarks, name: str, folder: Path) -> Embedded:
     if not Path(source).exists():
         raise imfdb.ImfdbError(f"{source}: there is no such file, expected {imfdb.ARCHIVE} or the folder {imfdb.TOP}")
     total = sum(1 for _ in imfdb.all_pictures(source))  # an extra pass of about a second, for the progress bar
@@ -178,7 +182,7 @@ def _opened(content: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
 
 def _joined(source: Path, parts: Path) -> ClipSet:
     """Builds the ClipSet from the parts. Of two pictures with one path the later one counts, as in the archive."""
-    loaded = [np.load(file) for file in sorted(parts.glob("*.npz"))]
+    loaded = [npz.read(file, imfdb.ImfdbError, FIELDS) for file in sorted(parts.glob("*.npz"))]
     paths, vectors, probabilities = (np.concatenate([part[field] for part in loaded]) for field in FIELDS)
     last = list({path: row for row, path in enumerate(paths.tolist())}.values())
     with written_whole(file := parts / "all") as new, new.open("wb") as opened:

@@ -125,7 +125,7 @@ def read(table: Path, say: Callable[[str], None] = warnings.warn) -> dict[str, L
             columns, rows = reader.fieldnames or [], [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelsError(f"{table}: cannot be read ({error}), expected a CSV file") from error
-    if twice := [column for column in columns if columns.count(column) > 1]:
+    if twice := [column for column, times in Counter(columns).items() if times > 1]:
         raise LabelsError(f"{table}: the column {twice[0]} occurs twice, expected once")
     if pair := misspelt(columns, COLUMNS):
         found = f"the column {pair[0]!r} is almost spelt like {pair[1]}"

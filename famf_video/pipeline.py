@@ -16,7 +16,7 @@ from famf_lib.data.clipset import FILES, Modality, writing
 from famf_lib.support.files import written_whole
 from famf_lib.support.fingerprint import source_fingerprint
 from famf_lib.support.progress import progress
-from famf_lib.support.wording import counted
+from famf_lib.support.wording import counted, plain
 from famf_video.clips import FACE_COLUMNS, FPS, Clip, Stages, extract_clips, remarks, stack_modalities
 from famf_video.contained import ContainedVideo, describe
 from famf_video.labels import Label, names
@@ -126,12 +126,18 @@ def _save(clips: list[Clip], said: list[str], file: Path) -> None:
 
 def _open(file: Path, modalities: Iterable[str]) -> tuple[list[Clip], list[str]]:
     """The clips and remarks that ``_save`` wrote."""
-    with safe_open(file, framework="np") as arrays:
-        texts, said = (json.loads(arrays.metadata()[name]) for name in ("texts", "remarks"))
-        keys, clips = set(arrays.keys()), []
-        for n, text in enumerate(texts):
-            vectors = {name: arrays.get_tensor(key) for name in modalities if (key := f"{n}.vectors.{name}") in keys}
-            clips.append(Clip(*(arrays.get_tensor(f"{n}.{name}") for name in ARRAYS), vectors, text))
+    try:
+        with safe_open(file, framework="np") as arrays:
+            texts, said = (json.loads(arrays.metadata()[name]) for name in ("texts", "remarks"))
+            if not all(isinstance(word, str) for word in [*texts, *said]):
+                raise ValueError("texts that are none")
+            keys, clips = set(arrays.keys()), []
+            for n, text in enumerate(texts):
+                given = {name: arrays.get_tensor(key) for name in modalities if (key := f"{n}.vectors.{name}") in keys}
+                clips.append(Clip(*(arrays.get_tensor(f"{n}.{name}") for name in ARRAYS), given, text))
+    except Exception as error:  # of many kinds for a damaged file
+        found = f"{file}: a damaged part found ({plain(error, 300)}), expected it as it was written"
+        raise ExtractionError(f"{found}; remove it to extract its video again") from error
     return clips, said
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from famf_book.commands.options import Device, Profile, Seeds, dataset_names
+from famf_book.commands.options import Device, Profile, Seeds, dataset_names, show
 from famf_lib.support.files import ROOT
 
 
@@ -27,7 +27,7 @@ def book(
     parameters = {"profile": profile, "device": device} | ({"seeds": seeds} if seeds else {})
     further = [_further(name) for name in dataset or ()]
     hooks = {"absent": _absent, "inputs": _inputs, "data": _data, "prepare": _prepare}
-    typer.echo(build.build(ROOT, parameters=parameters, further=further, only=only, **hooks))
+    show(build.build(ROOT, parameters=parameters, further=further, only=only, **hooks))
 
 
 def _further(dataset: str):

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from famf_book.commands.options import EMBEDDER, Profile, clips_folder, dataset_names, say
-from famf_lib.support.wording import counted
+from famf_book.commands.options import EMBEDDER, Profile, clips_folder, dataset_names, say, show
+from famf_lib.support.wording import counted, plain
 
 app = typer.Typer(no_args_is_help=True, help="List, describe, check, export and import datasets.")
 bringing = typer.Typer(no_args_is_help=True, help="Import your own data into the store, under a name.")
@@ -30,10 +30,10 @@ def data_list() -> None:
         try:
             dataset = datasets.get(name)
             absence = dataset.absence()
-            state = f"{'here' if absence is None else 'absent':7}  {absence or dataset.title}"
+            state = f"{'here' if absence is None else 'absent':7}  {plain(absence or dataset.title)}"
         except ClipSetError as error:  # a damaged dataset does not hide the others
             state = f"damaged  {error}"
-        typer.echo(f"{name:10} {state}")
+        show(f"{name:10} {state}")
 
 
 @app.command("info")
@@ -47,13 +47,13 @@ def data_info(
     """Describe a dataset on one screen; if it is missing and can be made, it is made first."""
     from famf_book import datasheets
     from famf_lib.data import datasets, inspection
-    from famf_lib.data.clipset import ClipSet
+    from famf_lib.data.opening import opened
 
-    clipset = ClipSet.open(clips_folder(dataset, profile))
+    clipset = opened(clips_folder(dataset, profile))
     title = datasets.get(dataset).title if dataset in datasets.names() else ""
-    typer.echo(inspection.summary(clipset, title))
+    show(inspection.summary(clipset, title))
     if record:
-        typer.echo(datasheets.record(dataset))
+        show(datasheets.record(dataset))
 
 
 @app.command("verify")
@@ -68,7 +68,7 @@ def data_verify(dataset: Clips, profile: Profile = "standard") -> None:
     if faults:
         raise typer.Exit(1)
     sums = (folder / CHECKSUMS).exists()
-    typer.echo(f"ok  {folder}" + ("" if sums else f"\nno {CHECKSUMS} in it: columns of faces were not compared"))
+    show(f"ok  {folder}" + ("" if sums else f"\nno {CHECKSUMS} in it: columns of faces were not compared"))
 
 
 @app.command("export")
@@ -80,10 +80,10 @@ def data_export(
 ) -> None:
     """Write a dataset as tables that famf data import table reads (data/README.md describes them)."""
     from famf_lib.data import table_export
-    from famf_lib.data.clipset import ClipSet
+    from famf_lib.data.opening import opened
 
-    clipset = ClipSet.open(clips_folder(dataset, profile))
-    typer.echo(f"{table_export.export(clipset, folder, npz=npz)}, fingerprint {clipset.fingerprint}")
+    clipset = opened(clips_folder(dataset, profile))
+    show(f"{table_export.export(clipset, folder, npz=npz)}, fingerprint {clipset.fingerprint}")
 
 
 @bringing.command("table")
@@ -96,7 +96,7 @@ def import_table(
     from famf_lib.data import inspection, tables
 
     clipset = tables.import_tables(folder, name, replacing=replace, say=say)
-    typer.echo(inspection.summary(clipset, f"{clipset.folder.name}, imported"))
+    show(inspection.summary(clipset, f"{clipset.folder.name}, imported"))
 
 
 @bringing.command("imfdb")
@@ -121,8 +121,8 @@ def import_imfdb(
     points = imfdb_embedding.Landmarks.open(registry.find(landmarks))
     made = imfdb_embedding.import_pictures(archive, ArcFace(network), points, name, replacing=replace)
     if made.faces:
-        typer.echo(f"{counted(made.faces, 'face')} in {made.seconds:.0f} s, {made.faces / made.seconds:.0f} per second")
-    typer.echo(inspection.summary(made.clipset, made.clipset.info["title"]))
+        show(f"{counted(made.faces, 'face')} in {made.seconds:.0f} s, {made.faces / made.seconds:.0f} per second")
+    show(inspection.summary(made.clipset, made.clipset.info["title"]))
 
 
 @bringing.command("iqiyi")
@@ -140,5 +140,5 @@ def import_iqiyi(
     if faults not in get_args(Faults):
         raise ValueError(f"--faults: {faults!r} is not known, expected one of {', '.join(get_args(Faults))}")
     clipset, found = iqiyi.import_folder(folder, name, faults)
-    typer.echo(found.report())
-    typer.echo(inspection.summary(clipset, iqiyi.TITLE))
+    show(found.report())
+    show(inspection.summary(clipset, iqiyi.TITLE))

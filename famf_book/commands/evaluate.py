@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from famf_book.commands.options import RUN, Device, dataset_names, run_keys, writing
+from famf_book.commands.options import RUN, Device, dataset_names, run_keys, show, writing
 from famf_lib.support.wording import counted
 
 What = Annotated[
@@ -60,18 +60,16 @@ def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
     ranked = submission.rank(opened, clipset.to(place), split)
     scores, scored = ranked.scores, int(ranked.scores.ap.isfinite().sum())
     noise = ranked.clips - sum(map(len, ranked.truth.values()))
-    typer.echo(f"mAP {scores.mean_ap:.4f}, rank-1 {scores.rank_1:.4f}")
-    typer.echo(f"{counted(scored, 'person')}, {counted(ranked.clips, 'clip')} ranked, {noise:,} of them noise")
+    show(f"mAP {scores.mean_ap:.4f}, rank-1 {scores.rank_1:.4f}")
+    show(f"{counted(scored, 'person')}, {counted(ranked.clips, 'clip')} ranked, {noise:,} of them noise")
     if without := len(split.persons) - scored:
-        typer.echo(f"{counted(without, 'person')} without a clip in the gallery, left out")
+        show(f"{counted(without, 'person')} without a clip in the gallery, left out")
     if strangers := len(ranked.truth.keys() - ranked.lists.keys()):
         mean_ap = submission.score(ranked.lists, ranked.truth).mean_ap
-        typer.echo(
-            f"{counted(strangers, 'person')} in the gallery without a training clip, left out; with AP 0 for them:"
-        )
-        typer.echo(f"mAP {mean_ap:.4f}, as in the official evaluation")
+        show(f"{counted(strangers, 'person')} in the gallery without a training clip, left out; with AP 0 for them:")
+        show(f"mAP {mean_ap:.4f}, as in the official evaluation")
     if out is not None:
-        typer.echo(iqiyi_text.write_submission(out, ranked.lists))
+        show(iqiyi_text.write_submission(out, ranked.lists))
 
 
 def _score(file: Path, truth: Path, per_person: Path | None) -> None:
@@ -85,18 +83,18 @@ def _score(file: Path, truth: Path, per_person: Path | None) -> None:
     report = submission.score_files(file, truth)
     persons, ids = report.persons, len(report.persons)
     hits, positives = int(persons["hits"].sum()), int(persons["positives"].sum())
-    typer.echo(f"mAP {report.mean_ap:.4f}")
-    typer.echo(f"{counted(ids, 'id')} of the ground truth: {report.answered:,} answered, {ids - report.answered:,} not")
-    typer.echo(f"{counted(positives, 'clip')} of the ground truth: {hits:,} listed for their id")
-    typer.echo(f"{counted(report.clips, 'clip')} listed, {report.noise:,} of them not in the ground truth (noise)")
+    show(f"mAP {report.mean_ap:.4f}")
+    show(f"{counted(ids, 'id')} of the ground truth: {report.answered:,} answered, {ids - report.answered:,} not")
+    show(f"{counted(positives, 'clip')} of the ground truth: {hits:,} listed for their id")
+    show(f"{counted(report.clips, 'clip')} listed, {report.noise:,} of them not in the ground truth (noise)")
     for number, odd in (
         (report.strangers, "id not in the ground truth, not scored"),
         (report.repeated, "list that repeats a clip: its first place counts"),
         (report.cut, f"list of more than {submission.CUT} clips: the first {submission.CUT} count"),
     ):
         if number:
-            typer.echo(counted(number, odd))
+            show(counted(number, odd))
     if per_person is not None:
         with writing(per_person), written_whole(per_person) as new:
             persons.to_csv(new, index=False)
-        typer.echo(per_person)
+        show(per_person)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
+from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, show, writing
 from famf_lib.support.wording import counted
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def extract(
         made = pipeline.extract(
             files, out, stages, fps=fps, everybody=everybody, labels=who, replacing=replace, say=say
         )
-    typer.echo(f"{made.folder}: {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}")
+    show(f"{made.folder}: {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}")
     if made.failed:
         say(f"{len(made.failed):,} of {len(files):,} videos could not be used")
         raise typer.Exit(1)

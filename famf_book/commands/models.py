@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famf_book.commands.options import RUN, Device, Profile, clips_folder, dataset_names, run_keys, say, writing
-from famf_lib.support.wording import counted
+from famf_book.commands.options import RUN, Device, Profile, clips_folder, dataset_names, run_keys, say, show, writing
+from famf_lib.support.wording import counted, plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,14 +21,12 @@ def runs(last: Annotated[int, typer.Option(min=1, help="how many to list, the la
     """List the trained models in the store: key, date, mAP, seed, model and modalities."""
     from famf_lib.experiments.run_store import stored
 
-    found = stored()
+    found = stored(say)
     for run in found[-last:]:
         model = run.spec.model
         what = f"{model.aggregation} + {model.fusion} ({', '.join(('face', *model.modalities))})"
-        typer.echo(f"{run.key}  {run.origin['when'][:16]}  mAP {run.mean_ap:.4f}  seed {run.spec.seed:<3}  {what}")
-    typer.echo(
-        f"{counted(len(found), 'run')} in the store" + (f", of which the latest {last}" if len(found) > last else "")
-    )
+        show(f"{run.key}  {run.origin['when'][:16]}  mAP {run.mean_ap:.4f}  seed {run.spec.seed:<3}  {what}")
+    show(f"{counted(len(found), 'run')} in the store" + (f", of which the latest {last}" if len(found) > last else ""))
 
 
 def predict(
@@ -47,24 +45,24 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Predict who is in each clip, with probabilities and the weight of each face."""
-    from famf_lib.data.clipset import ClipSet
+    from famf_lib.data.opening import opened as opened_clips
     from famf_lib.support.progress import progress
     from famf_lib.training import checkpoint, prediction
     from famf_lib.training.train import pick_device
 
     place = pick_device(device)
     opened = checkpoint.open(saved_file(run), place)
-    clipset, lacking = prediction.fitting(ClipSet.open(clips_folder(clips, profile)), opened.card)
+    clipset, lacking = prediction.fitting(opened_clips(clips_folder(clips, profile)), opened.card)
     for name in lacking:
         say(f"{name}: these clips have none, so the model gets zero vectors (Sec. 4.3)")
     tables = prediction.predict(opened, clipset.to(place), top)
     if out is None:
         for table in tables:
             for line in _lines(table):
-                typer.echo(line)
+                show(line)
     else:
         with writing(out), progress("predicting", len(clipset)) as bar:
-            typer.echo(prediction.write(tables, out, bar.to))
+            show(prediction.write(tables, out, bar.to))
 
 
 def export(
@@ -79,10 +77,10 @@ def export(
         opened = checkpoint.open(source)
         with writing(out):
             worst = onnx_export.onnx(opened, out)
-        typer.echo(f"{out}\nlargest relative difference from PyTorch: {worst:.1e}")
+        show(f"{out}\nlargest relative difference from PyTorch: {worst:.1e}")
     elif out.suffix == ".safetensors":
         with writing(out):
-            typer.echo(onnx_export.copy(source, out))
+            show(onnx_export.copy(source, out))
     else:
         raise ValueError(f"{out}: ends in {out.suffix!r}, expected .onnx or .safetensors")
 
@@ -100,6 +98,5 @@ def _lines(table: "pa.Table") -> list[str]:
     for row in table.to_pylist():
         persons = (f"{name} {p:.3f}" for name, p in zip(row["persons"], row["probabilities"], strict=True))
         faces = " ".join(f"{weight:.2f}" for weight in row["weights"]) or "none"
-        line = f"{row['name']}: {', '.join(persons)}; weights of its faces: {faces}"
-        lines.append("".join(c if c.isprintable() else "?" for c in line))  # a name may contain control characters
+        lines.append(plain(f"{row['name']}: {', '.join(persons)}; weights of its faces: {faces}", None))
     return lines

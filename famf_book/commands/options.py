@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperOption
 
 from famf_lib.experiments import parameters
 from famf_lib.support.files import store
+from famf_lib.support.wording import plain
 
 # Written out, since the import of the library takes seconds. A test compares them with the library.
 EXPERIMENTS = (
@@ -134,9 +135,14 @@ def clips_folder(dataset: str, profile: str) -> Path:
     return folder
 
 
-def say(sentence: str) -> None:
+def say(sentence: object) -> None:
     """Tells the user something on standard error, apart from the output of the command."""
-    typer.echo(f"famf: {sentence}", err=True)
+    typer.echo(f"famf: {plain(sentence)}", err=True)
+
+
+def show(text: object) -> None:
+    """Prints the output of a command, without the control characters that names in files may have."""
+    typer.echo("\n".join(plain(line, None, strip=False) for line in str(text).split("\n")))
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, writing
+from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, show, writing
 from famf_lib.experiments.parameters import SEEDS
-from famf_lib.support.wording import counted
+from famf_lib.support.wording import counted, plain
 
 
 def enroll(
@@ -38,12 +38,10 @@ def enroll(
     with writing(out):
         made = enrolment.enroll(clipset, out, seed=seed)
     if made.tried:
-        typer.echo(f"trial on held-out clips: {made.right} of {made.tried} assigned to the right person")
+        show(f"trial on held-out clips: {made.right} of {made.tried} assigned to the right person")
     else:
-        typer.echo(
-            "no trial on held-out clips: it needs a person with two videos, or with enough pictures for two clips"
-        )
-    typer.echo(
+        show("no trial on held-out clips: it needs a person with two videos, or with enough pictures for two clips")
+    show(
         f"{made.file}: {counted(made.persons, 'person')}, {counted(made.clips, 'clip')}, {counted(made.faces, 'face')}"
     )
 
@@ -93,8 +91,7 @@ def identify(
         say(f"{name}: no vector of it for this video, so the model gets zeros (Sec. 4.3)")
     for answer in found.answers:
         persons = ", ".join(f"{who} {p:.3f}" for who, p in zip(answer.persons, answer.probabilities, strict=True))
-        line = f"{answer.name}: {persons}; {counted(len(answer.weights), 'face')}"
-        typer.echo("".join(c if c.isprintable() else "?" for c in line))
+        show(plain(f"{answer.name}: {persons}; {counted(len(answer.weights), 'face')}", None))
     if out is not None:
         with writing(out):
-            typer.echo(answer_page.write(found, out))
+            show(answer_page.write(found, out))

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from famf_book.commands.options import show
+
 app = typer.Typer(
     no_args_is_help=True, help="Pre-trained models for videos and pictures: which are here, and their terms."
 )
@@ -17,9 +19,9 @@ def models_list(terms: Annotated[bool, typer.Option("--terms", help="also show o
 
     for name, entry in registry.entries().items():
         absence = registry.absence(name)
-        typer.echo(f"{name:18} {'here' if absence is None else 'absent':7} {absence or f'{entry.kind}, {entry.path}'}")
+        show(f"{name:18} {'here' if absence is None else 'absent':7} {absence or f'{entry.kind}, {entry.path}'}")
         if terms:
-            typer.echo(f"{'':18} from    {entry.origin}\n{'':18} terms   {entry.terms}")
+            show(f"{'':18} from    {entry.origin}\n{'':18} terms   {entry.terms}")
 
 
 @app.command("add")
@@ -31,7 +33,7 @@ def models_add(file: Annotated[Path, typer.Argument(help="a model file of yours,
 
     with writing(models()):
         entry = registry.add(file)
-    typer.echo(f"{entry.path}\nterms: {entry.terms}")
+    show(f"{entry.path}\nterms: {entry.terms}")
 
 
 @app.command("fetch")
@@ -43,4 +45,4 @@ def models_fetch(name: Annotated[str, typer.Argument(help="a name from famf mode
 
     with writing(models()):
         path = registry.fetch(name)
-    typer.echo(f"{path}\nterms: {registry.entries()[name].terms}")
+    show(f"{path}\nterms: {registry.entries()[name].terms}")

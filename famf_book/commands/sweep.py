@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from famf_book.commands.options import DATASET, EXPERIMENTS, Device, Profile, Seeds, dataset_names, say
+from famf_book.commands.options import DATASET, EXPERIMENTS, Device, Profile, Seeds, dataset_names, say, show
 
 
 def sweep(
@@ -56,6 +56,6 @@ def sweep(
     made = made.sort_values(["dataset", "experiment"], kind="stable")
     rows = made.groupby(["dataset", "experiment", "label"], sort=False)["mean_ap"].agg(["count", "mean"])
     rows.columns = ["runs", "mAP"]
-    typer.echo(rows.to_string(float_format="{:.4f}".format))
+    show(rows.to_string(float_format="{:.4f}".format))
     for page in executed.values():
-        typer.echo(page)
+        show(page)

@@ -5,7 +5,8 @@ user's own features are *imported* once by a command, under a name (see ``import
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from filelock import FileLock
 
 from famf_lib.data import chimera, imfdb, imported, iqiyi, synthetic
 from famf_lib.data.clipset import ClipSet
+from famf_lib.data.opening import opened
 from famf_lib.data.splits import Protocol
 from famf_lib.support.errors import Refusal
 from famf_lib.support.files import store
@@ -55,11 +57,12 @@ class Dataset:
         if self.make is None:
             return imported.open(self.name)
         folder = store() / "clipsets" / f"{self.name}-{self.key(profile)}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # if two processes ask at once, one of them makes it
-            if not folder.is_dir():
-                self.make(profile).save(folder)
-        return ClipSet.open(folder)
+        if not folder.is_dir():  # a complete store can be read-only
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{folder}.lock"):  # if two processes ask at once, one of them makes it
+                if not folder.is_dir():
+                    self.make(profile).save(folder)
+        return opened(folder)
 
 
 _MADE = (
@@ -100,15 +103,18 @@ def load(name: str, profile: str = "standard") -> ClipSet:
     return get(name).load(profile)
 
 
-def folder_for_import(name: str, replacing: bool = False) -> Path:
-    """The folder for a new import of that name.
+@contextmanager
+def importing(name: str, replacing: bool = False) -> Iterator[Path]:
+    """The folder for a new import of that name, which no other process imports meanwhile.
 
     Raises:
-        ImportedError: a dataset of the book has the name, or another import has it and is not to be replaced.
+        ImportedError: a dataset of the book has the name, another import has it and is not to be replaced, or another
+            process is importing it.
     """
-    folder = imported.place(name)
     if name in (*DATASETS, iqiyi.NAME):
         raise imported.ImportedError(f"name: {name!r} is a dataset of the book, expected another name")
-    if name in imported.names() and not replacing:
-        raise imported.ImportedError(f"name: there is an import {name!r} already, expected another name, or --replace")
-    return folder
+    with imported.importing(name) as folder:
+        if name in imported.names() and not replacing:
+            expected = "expected another name, or --replace"
+            raise imported.ImportedError(f"name: there is an import {name!r} already, {expected}")
+        yield folder

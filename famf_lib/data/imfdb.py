@@ -48,16 +48,17 @@ LABELS = {
 INITIAL = {"MALE", "ANGER", "GLASSES", "BAD", "CHILD", "FRONTAL", "PARTIAL"}
 """The initial choices of the makers' labelling tool: a line with exactly these was not labelled."""
 
+MEMBER, LINES = 16 << 20, 1 << 20  # bytes of a picture or list, and lines in all; officially 1 MB and 35,000
 UNALIGNED = 0.3  # at or below this O-Net probability, the face was embedded without alignment
 
-_NUMBER = re.compile(r"(\d+)\.(?:jpe?g|png)$", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d{1,18})\.(?:jpe?g|png)$", re.IGNORECASE)
 _LINE = re.compile(
-    r"^(?P<video>.*?)\s*(?P<frame>\d+)\.(?:jpe?g|png)\s+[^\t]*?(?P<number>\d+)\.(?:jpe?g|png)"
-    r"\s+(?P<x>\d+)\s+(?P<y>\d+)\s+(?P<width>\d+)\s+(?P<height>\d+)(?:\s+(?P<labels>.*))?$",
+    r"^(?P<video>.*?)\s*(?P<frame>\d{1,18})\.(?:jpe?g|png)\s+[^\t]*?(?P<number>\d{1,18})\.(?:jpe?g|png)"
+    r"\s+(?P<x>\d{1,18})\s+(?P<y>\d{1,18})\s+(?P<width>\d{1,18})\s+(?P<height>\d{1,18})(?:\s+(?P<labels>.*))?$",
     re.IGNORECASE,
 )
 # "3Idiots_frame_100120" + "246386.jpg", "image_10600_of" + "139312.png": the frame, and the number of frames
-_FRAME_IN_VIDEO = re.compile(r"[ _]*(?:frame|image)_(\d*)(?:_of)?$", re.IGNORECASE)
+_FRAME_IN_VIDEO = re.compile(r"[ _]*(?:frame|image)_(\d{0,18})(?:_of)?$", re.IGNORECASE)
 
 
 class ImfdbError(ValueError):
@@ -225,6 +226,9 @@ def _members(source: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 for member in archive:
                     if member.isfile() and wanted(name := member.name.removeprefix("./")):
+                        if member.size > MEMBER:  # zeros take a thousandth of it in the archive
+                            found = f"{name} of {member.size >> 20:,} MB"
+                            raise ImfdbError(f"{source}: {found} found, expected {MEMBER >> 20} MB at most")
                         yield name, archive.extractfile(member).read()  # type: ignore[union-attr]
             while stream.read(1 << 20):  # the checksum of gzip is at the end
                 pass
@@ -262,6 +266,8 @@ def _read(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
             if not (match := _LINE.match(line)):
                 placeless += 1
                 continue
+            if len(lines) == LINES:
+                raise ImfdbError(f"{source}: more than {LINES:,} lines found, expected the makers' lists")
             words = set((match["labels"] or "").split())
             labels = {label: words.intersection(vocabulary) for label, vocabulary in LABELS.items()}
             if set.union(*labels.values()) == INITIAL:

@@ -1,12 +1,17 @@
 """Imports: ClipSets that a user brought into the store under a name of their own, with ``famf data import``."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from famf_lib.data.clipset import ClipSet
+from famf_lib.data.opening import opened
 from famf_lib.data.splits import Protocol
-from famf_lib.support.files import store
+from famf_lib.support.files import clear_unfinished, store
 
 
 class ImportedError(ValueError):
@@ -22,6 +27,31 @@ def place(name: str) -> Path:
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
         raise ImportedError(f"name: {name!r} found, expected small letters, digits and hyphens, 40 at most")
     return store() / "imported" / name
+
+
+@contextmanager
+def importing(name: str, wait: bool = False) -> Iterator[Path]:
+    """The folder for an import of that name, which no other process imports meanwhile.
+
+    Args:
+        wait: for another process that is importing it, instead of an error.
+
+    Raises:
+        ImportedError: the name is none, or another process is importing it.
+    """
+    folder = place(name)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        found = f"another process is importing {name!r} now"
+        raise ImportedError(f"name: {found}, expected it to have ended, or another name") from None
+    try:
+        clear_unfinished(folder)
+        yield folder
+    finally:
+        lock.release()
 
 
 def names() -> list[str]:
@@ -42,7 +72,7 @@ def open(name: str) -> ClipSet:
 
 @lru_cache(maxsize=4)
 def _opened(folder: Path, changed: int) -> ClipSet:
-    return ClipSet.open(folder)
+    return opened(folder)
 
 
 def protocol(clipset: ClipSet) -> Protocol:

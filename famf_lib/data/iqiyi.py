@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from filelock import FileLock
 from jaxtyping import Float16, Float32, Int64
 
 from famf_lib.data import imported, iqiyi_text, pickles
@@ -29,8 +28,8 @@ from famf_lib.data.clipset import HELD, SPLITS, ClipSet, Modality, Writer, held,
 from famf_lib.data.iqiyi_text import Faults
 from famf_lib.data.pickles import brief
 from famf_lib.paper import IQIYI
-from famf_lib.support.files import clear_unfinished
 from famf_lib.support.progress import progress
+from famf_lib.support.untrusted import check_size
 
 NAME = "iqiyi"
 TITLE = "iQIYI-VID-2019"
@@ -122,12 +121,9 @@ def import_folder(folder: Path, name: str = NAME, faults: Faults = "stop") -> tu
     Raises:
         IqiyiError, PickleError, OfficialFileError: one sentence with the file, what was found and what was expected.
     """
-    target = imported.place(name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):  # two imports of one name come one after the other
-        clear_unfinished(target)
+    with imported.importing(name, wait=True) as target:
         found = _Import(Path(folder), faults).into(target)
-    return imported.open(name), found
+        return imported.open(name), found
 
 
 class _Import:
@@ -151,6 +147,14 @@ class _Import:
             if (path := self._pickle(kind, split))
         }
         self.size, self.read = sum(path.stat().st_size for path in self.pickles.values()), 0
+        kinds, clips = len({kind for kind, _ in self.pickles} - {"face"}), sum(map(len, self.persons.values()))
+        try:
+            check_size(2 * DIM * kinds * clips, self.size + sum(path.stat().st_size for path in truth.values()))
+        except ValueError as error:
+            found = f"{clips:,} clips named, which the pickles do not have ({error})"
+            raise IqiyiError(
+                f"{truth['train']} and {truth['val'].name}: {found}, expected the official files"
+            ) from None
         self.rows: dict[str, int] = {}  # of the clips, by their names
         self.names: list[str] = []
         self.splits: list[str] = []

@@ -24,6 +24,7 @@ from famf_lib.support.files import written_whole
 Faults = Literal["stop", "skip"]
 SUFFIX = ".mp4"
 END = re.escape(SUFFIX)
+CLIPS, LISTED = 1 << 20, 1 << 22  # names in a ground truth and in a submission: five times the official numbers
 LONGEST_LINE = 1 << 20  # bytes. A person has at most 100 clips, 3 kB; a longer line means another kind of file
 BOM = b"\xef\xbb\xbf"
 TRAIN_LINE, VAL_LINE = "NAME.mp4 ID", "ID NAME.mp4 NAME.mp4 …"
@@ -50,6 +51,8 @@ def read_train(path: Path, faults: Faults = "stop", notes: Counter[str] | None =
             lines.fault("lines with too few or too many fields", f"{len(words)} fields found, expected {TRAIN_LINE}")
         elif (name := lines.clip(words[0])) is None or (person := lines.person(words[1])) is None:
             pass
+        elif len(persons) >= CLIPS:
+            lines.too_long(CLIPS)
         elif name in persons:
             lines.fault("clips named again", f"clip {_short(name)} found a second time, expected one line per clip")
         else:
@@ -75,6 +78,8 @@ def read_val(path: Path, faults: Faults = "stop", notes: Counter[str] | None = N
             lines.fault("ids with a second line", f"a second line for the id {person} found, expected one line per id")
             continue
         names = []
+        if len(owner) + len(words) > CLIPS:
+            lines.too_long(CLIPS)
         for name in filter(None, map(lines.clip, words[1:])):
             if name in owner:
                 found = f"clip {_short(name)} found again after the id {owner[name]}"
@@ -99,7 +104,10 @@ def read_submission(path: Path) -> dict[str, list[str]]:
     """
     lines = _Lines(Path(path), VAL_LINE, encoding="utf-8")
     ranked: dict[str, list[str]] = {}
+    number = 0
     for person, *names in lines:
+        if (number := number + len(names)) > LISTED:
+            lines.too_long(LISTED)
         # A name may contain a comma, but a comma before or after ".mp4" is in the place of a space.
         joined = [word for word in (person, *names) if re.search(rf"{END}[,;|]", word)]
         if joined or re.search(rf"[,;|].*{END}", person):
@@ -203,6 +211,9 @@ class _Lines:
         if self.faults == "stop":
             raise OfficialFileError(f"{self.path}, line {self.number}: {sentence}")
         self.note(kind)
+
+    def too_long(self, most: int) -> None:
+        raise OfficialFileError(f"{self.path}, line {self.number}: more than {most:,} clips found, expected fewer")
 
     def note(self, kind: str) -> None:
         if self.notes is not None:

@@ -1,10 +1,14 @@
 """Reads the arrays of a user's ``.npz`` file without running code from it, and checks their shapes and types."""
 
-import zipfile
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from famf_lib.support.untrusted import check_archive, check_array
+from famf_lib.support.wording import listed, plain
 
 KINDS = {"U": "text", "iu": "integers", "f": "floats", "b": "booleans", "Ubiuf": "text, numbers or booleans"}
 """Groups of NumPy's kinds of types, and their names in error messages."""
@@ -17,27 +21,39 @@ def read(path: Path, error: type[ValueError], names: Sequence[str] = ()) -> dict
         error: the file cannot be read, lacks one of the names, has a name twice or holds Python objects.
     """
     try:
-        zipfile.ZipFile(path).close()  # for other files, NumPy's message advises to unpickle them
+        check_archive(path)  # also since, for other files, NumPy's message advises to unpickle them
         loaded = np.load(path, allow_pickle=False)  # unpickling object arrays could run code: NumPy refuses them
     except Exception as why:
         expected = f"an .npz file with {', '.join(names) or 'plain arrays'}"
-        raise error(f"{path}: it cannot be read as an .npz file ({brief(why)}), expected {expected}") from why
+        raise error(plain(f"{path}: it cannot be read as an .npz file ({brief(why)}), expected {expected}")) from why
     arrays = {}
     with loaded as file:
-        for name in names or file.files:
-            if name not in file.files:
-                found = ", ".join(file.files) or "nothing"
-                raise error(f"{path}: the array {name} is missing, found {found}, expected {', '.join(names)}")
-            if file.files.count(name) > 1:
-                raise error(f"{path}: the array {name} occurs twice, expected once")
+        members = Counter(file.files)
+        for name in names or members:
+            if name not in members:
+                found, expected = listed(members), ", ".join(names)
+                raise error(plain(f"{path}: the array {name} is missing, found {found}, expected {expected}"))
+            if members[name] > 1:
+                raise error(plain(f"{path}: the array {name} occurs twice, expected once"))
             try:
-                arrays[name] = file[name]
-                if not isinstance(arrays[name], np.ndarray):  # NumPy returns the bytes of what is not in its format
-                    raise ValueError("it is not a NumPy array")
+                arrays[name] = _array(file, name)
             except Exception as why:
                 found = "holds Python objects" if "Object arrays" in str(why) else f"cannot be read ({brief(why)})"
-                raise error(f"{path}: the array {name} {found}, expected {KINDS['Ubiuf']}") from why
+                raise error(plain(f"{path}: the array {name} {found}, expected {KINDS['Ubiuf']}")) from why
     return arrays
+
+
+def _array(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """An array of the file, after its header was compared with its size."""
+    inside = file.zip.namelist()
+    member = file.zip.getinfo(name if name in inside else f"{name}.npy")
+    with file.zip.open(member) as stream:
+        if stream.read(6) != b"\x93NUMPY":
+            raise ValueError("it is not a NumPy array")
+    with warnings.catch_warnings(action="ignore"):  # of headers by old versions
+        with file.zip.open(member) as stream:
+            check_array(stream, member.file_size)
+        return file[name]
 
 
 def read_rows(path: Path, error: type[ValueError], fields: dict[str, tuple[str, int]]) -> dict[str, np.ndarray]:
@@ -68,4 +84,4 @@ def check(
 
 def brief(why: Exception) -> str:
     """The first line of an error's message, cut to 200 characters."""
-    return (next(iter(str(why).splitlines()), "") or type(why).__name__)[:200]
+    return plain(next(iter(str(why)[:2000].splitlines()), "") or type(why).__name__, 200)

@@ -18,8 +18,9 @@ import numpy as np
 
 from famf_lib.data import unpickling
 from famf_lib.data.unpickling import FORMATS, HEAD, ITEM
+from famf_lib.support.wording import plain
 
-MEMORY, TIMES = 512 << 20, 4  # the child may use 512 MB and four times the size of the file; the official ones take two
+MEMORY, TIMES = 256 << 20, 4  # the child may use 256 MB and four times the size of the file; the official ones take two
 SECONDS, RATE = 30, 2 << 20  # and 30 s of processor time, and one more second for each 2 MB; 100 MB take one
 
 
@@ -56,7 +57,7 @@ def items(path: Path, progress: Callable[[int], None] | None = None) -> Iterator
                     case ["item", int(done), key, value]:
                         item = key, value
                     case ["refused", str(found), str(expected)]:
-                        raise PickleError(f"{path}: {_printable(found)}, expected {_printable(expected)}")
+                        raise PickleError(f"{path}: {plain(found)}, expected {plain(expected)}")
                     case ["end"]:
                         return
                     case _:
@@ -86,11 +87,6 @@ def _messages(pipe: BinaryIO) -> Iterator[Any]:
             yield json.loads(content, object_hook=_Decoder(raw))
         except (ValueError, TypeError, AttributeError, RecursionError):
             return
-
-
-def _printable(words: str) -> str:
-    """The words in one line, without control characters: they may come from the file."""
-    return "".join(c if c.isprintable() else "?" for c in words)
 
 
 class _Decoder:

@@ -4,6 +4,7 @@ Both kinds of file give the same interface, so that ``tables`` needs one set of 
 column of vectors is an Arrow array of lists. Reading runs no code from the file.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from famf_lib.data import npz
+from famf_lib.support.untrusted import check_parquet
+from famf_lib.support.wording import listed, plain
 
 PIECE = 8_192  # rows: 16 MB of vectors of 512 numbers in float32
 BUFFER = 1 << 20  # bytes: a column is read through a buffer, since a row group can be as large as the file
@@ -34,7 +37,7 @@ class Table:
         return column
 
     def fault(self, column: str, text: str) -> TableError:
-        return TableError(f"{self.path}: {self.called(column)} {text}")
+        return TableError(plain(f"{self.path}: {self.called(column)} {text}"))
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Reads whole columns."""
@@ -55,9 +58,11 @@ class ParquetTable(Table):
     def __init__(self, path: Path):
         self.path = path
         with self._reading():
-            self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER, page_checksum_verification=True)
+            check_parquet(path)
+            options = {"pre_buffer": False, "buffer_size": BUFFER, "page_checksum_verification": True}
+            self._file = pq.ParquetFile(path, **options)
             schema, self.rows = self._file.schema_arrow, self._file.metadata.num_rows
-        if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+        if twice := [name for name, times in Counter(schema.names).items() if times > 1]:
             raise self.fault(repr(twice[0]), "occurs twice among the columns, expected once")
         self.types = dict(zip(schema.names, schema.types, strict=True))
 
@@ -116,8 +121,8 @@ class NpzTable(Table):
     ):
         self.path, self._names, flags = path, columns, flags or {}
         if missing := [name for name in [*columns.values(), *flags.values()] if name not in arrays]:
-            found = ", ".join(arrays) or "nothing"
-            raise TableError(f"{path}: the array {missing[0]} is missing, found {found}, expected it as well")
+            found = listed(arrays)
+            raise TableError(plain(f"{path}: the array {missing[0]} is missing, found {found}, expected it as well"))
         self.rows = (arrays[next(iter(columns.values()))].shape or (0,))[0]
         table = {}
         for column, name in columns.items():

@@ -23,6 +23,7 @@ from famf_lib.data.clipset import HELD, SPLITS, ClipSet, held, sha256
 from famf_lib.data.doubtful_names import doubts, misspelt
 from famf_lib.data.table_files import NpzTable, ParquetTable, Table, TableError
 from famf_lib.support.progress import progress
+from famf_lib.support.wording import listed, plain
 
 FACES, CLIPS, NPZ = "faces.parquet", "clips.parquet", "features.npz"
 FACE_FIELDS = ("clip", "frame", "embedding")
@@ -62,10 +63,10 @@ def import_tables(
     """
     source = Path(source)
     name = name or (source.resolve().stem if source.is_file() else source.resolve().name)
-    place = datasets.folder_for_import(name, replacing)
-    clipset = build(source, say)
-    replace(clipset, info={"dataset": name} | clipset.info).save(place)
-    return imported.open(name)
+    with datasets.importing(name, replacing) as place:
+        clipset = build(source, say)
+        replace(clipset, info={"dataset": name} | clipset.info).save(place)
+        return imported.open(name)
 
 
 def build(source: Path, say: Callable[[str], None] = warnings.warn) -> ClipSet:
@@ -117,7 +118,7 @@ def _npz_tables(path: Path) -> tuple[Table, Table]:
     flags = {modality: name for modality, name in flags.items() if modality not in fields}
     if unknown := [name for name in arrays if name not in {*fields, *flags, *flags.values()}]:
         expected = f"a field, or a modality and its flags {unknown[0]}_present"
-        raise TableError(f"{path}: the array {unknown[0]} has no meaning, expected {expected}")
+        raise TableError(plain(f"{path}: the array {unknown[0]} has no meaning, expected {expected}"))
     of_clips = NpzTable(path, arrays, clips | {name: name for name in flags}, list(flags), flags)
     return NpzTable(path, arrays, faces, ("embedding", "box")), of_clips
 
@@ -133,7 +134,7 @@ def _kind(kind: pa.DataType) -> str:
 
 def _expect(table: Table, column: str, *expected: str) -> None:
     if column not in table.types:
-        found = ", ".join(map(table.called, table.types)) or "no column"
+        found = listed(map(table.called, table.types))
         raise table.fault(column, f"is missing, found {found}, expected it with {' or '.join(expected)}")
     if (kind := _kind(table.types[column])) not in expected:
         raise table.fault(column, f"holds {kind}, expected {' or '.join(expected)}")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,15 +16,27 @@ from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import settings
 from famf_lib.experiments.catalogue import SIMPLE, Experiment, get_experiment, specs
 from famf_lib.experiments.parameters import Profile, SettingName
-from famf_lib.experiments.probes import ask_all
+from famf_lib.experiments.probes import FIFTHS, _place, ask_all
 from famf_lib.experiments.run_store import Run, RunSpec, get_or_train_all
 from famf_lib.experiments.settings import DECIDING, TITLES, row_settings
 from famf_lib.support import provenance
 from famf_lib.support.errors import Refusal
 from famf_lib.support.files import ROOT, written_whole
+from famf_lib.support.untrusted import check_parquet, read_json
+from famf_lib.support.wording import plain
 from famf_lib.training.train import pick_device
 
 Key = TypeVar("Key", bound=Hashable)
+REST = {
+    "faces": ("faces", "ap"),
+    "ruined": ("kind", "share", "ap"),
+    "missing": ("missing", "ap"),
+    "weights": ("faces", "rho", "trait", *(f"fifth {n}" for n in range(1, FIFTHS + 1))),
+    "attention": ("row", "column", "weight"),
+    "answers": ("confidence", "right", "trained"),
+}
+"""The columns of each probe's answers besides ``person``; those of ``TEXTS`` hold text, the others numbers."""
+TEXTS = ("kind", "missing", "trait", "row", "column")
 
 
 class ExperimentRefused(Refusal, ValueError):
@@ -120,6 +133,8 @@ def run_experiment(
     runs = run(simple | wanted, clipset, place, f"{experiment.title}, {TITLES[setting]}")
     level = float(np.mean([runs[key].mean_ap for key in simple]))
     runs = {key: runs[key] for key in wanted}
+    for one, probe in product(runs.values(), experiment.probes):
+        check_answers(_place(one, probe, clipset), probe)
     found = ask_all(list(runs.values()), experiment.probes, clipset, place, f"{experiment.title}, probes")
     answers = {probe: _labelled(runs, tables) for probe, tables in found.items()}
     return Results(runs, clipset.fingerprint, profile, setting, level, answers)
@@ -177,6 +192,27 @@ def command(experiment: str, dataset: str, profile: str, seeds: Sequence[int], p
     words = ["famf run", experiment, f"-p dataset {dataset}", f"-p profile {profile}"]
     words += [f"-p seeds {','.join(map(str, seeds))}"] + [f"-p protocol {protocol}"] * bool(protocol)
     return " ".join(words)
+
+
+def check_answers(file: Path, probe: str) -> None:
+    """Refuses a stored table of a probe that is damaged; one that does not exist is computed.
+
+    Raises:
+        ValueError: one sentence with the file, what was found and what was expected.
+    """
+    if not file.exists():
+        return
+    try:
+        check_parquet(file)
+        table = pd.read_parquet(file)
+        if missing := {"person", *REST.get(probe, ())} - set(table):
+            raise ValueError(f"no column {min(missing)!r}")
+        texts = [c for c in table if (c in TEXTS) == pd.api.types.is_numeric_dtype(table[c])]
+        if texts:
+            raise ValueError(f"{texts[0]} holds {table[texts[0]].dtype}")
+    except Exception as error:  # of many kinds
+        found = f"{file}: damaged answers of a probe found ({plain(error, 300)}), expected them as they were saved"
+        raise ValueError(f"{found}; remove the file to compute them again") from error
 
 
 def run(wanted: dict[Key, RunSpec], clipset: ClipSet, device: torch.device, label: str) -> dict[Key, Run]:
@@ -257,7 +293,14 @@ def find_recording(experiment: str, dataset: str, profile: Profile, setting: Set
     place = next((p for p in places if p.exists()), None)
     if place is None:
         return None
-    content = json.loads(place.read_text())
+    try:
+        return _read(place)
+    except Exception as error:  # each reader raises errors of its own for a damaged file
+        raise ValueError(f"{place}: a damaged recording found ({plain(error, 300)}), expected it as it was") from error
+
+
+def _read(place: Path) -> Results:
+    content = read_json(place)
     runs = {
         (line["label"], line["seed"]): Run(
             spec=RunSpec(**line["spec"]),
@@ -271,6 +314,13 @@ def find_recording(experiment: str, dataset: str, profile: Profile, setting: Set
         for line in content["runs"]
     }
     recorded = {key: content[key] for key in ("command", "origin", "device") if key in content}
-    answers = {probe: pd.read_parquet(_answers(place, probe)) for probe in content["answers"]}
+    answers = {}
+    for probe in content["answers"]:
+        check_parquet(_answers(place, probe))
+        answers[probe] = pd.read_parquet(_answers(place, probe))
     of_it = (content["data"], content["profile"], content["setting"], content["simple"])
-    return Results(runs, *of_it, answers, recorded)
+    found = Results(runs, *of_it, answers, recorded)
+    for label in found.labels:
+        found.ap(label)  # of every seed
+    found.mean_ap()
+    return found

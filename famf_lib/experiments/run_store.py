@@ -12,10 +12,13 @@ and the number of processes where several train together. ::
 
 import hashlib
 import json
+import math
 import shutil
+import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -24,7 +27,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from joblib import Parallel, delayed
 from pydantic import Field
 
@@ -34,12 +37,14 @@ from famf_lib.models.aggregation import AGGREGATIONS
 from famf_lib.models.config import Config, ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.models.fusion import FUSIONS
-from famf_lib.support import provenance
-from famf_lib.support.files import ROOT, store, written_whole
+from famf_lib.support import parent, provenance
+from famf_lib.support.files import ROOT, size_of, store, written_whole
 from famf_lib.support.fingerprint import class_fingerprint, source_fingerprint
 from famf_lib.support.progress import progress
 from famf_lib.support.provenance import cores
-from famf_lib.training import checkpoint, evaluation, train
+from famf_lib.support.untrusted import check_archive, check_parquet, read_json
+from famf_lib.support.wording import plain
+from famf_lib.training import checkpoint, evaluation, resume, train
 from famf_lib.training.evaluation import EvaluationConfig
 from famf_lib.training.train import TrainingConfig, world_size
 
@@ -55,6 +60,7 @@ DECIDING_MODULES = (
     "famf_lib.training.train",
 )
 LISTED = 10  # the most keys that an error message lists
+RECORD = {"key": str, "spec": dict, "rank_1": float, "losses": list, "seconds": float, "origin": dict}  # in run.json
 
 
 class RunSpec(Config):
@@ -175,36 +181,47 @@ def open_run(name: str | Path) -> Run:
     raise ValueError(f"run: {str(name)!r} is not known, expected {here}")
 
 
-def stored() -> list[Run]:
-    """Every run in the store, oldest first, without those whose modules are not registered here.
+def stored(say: Callable[[str], None] = warnings.warn) -> list[Run]:
+    """Every healthy run in the store, oldest first, without those whose modules are not registered here.
 
-    Raises:
-        ValueError: a run is damaged.
+    ``say`` receives one sentence about each damaged run.
     """
     found = []
-    for path in (store() / "runs").glob("*/run.json"):
-        with suppress(AddedElsewhere):
+    for path in sorted((store() / "runs").glob("*/run.json")):
+        try:
             found.append(_read(path.parent))
+        except AddedElsewhere:
+            continue
+        except ValueError as error:
+            say(str(error))
     return sorted(found, key=lambda run: (run.origin["when"], run.key))
 
 
 def _read(folder: Path, spec: RunSpec | None = None) -> Run:
     """The run in a folder. A ``spec`` that led to its key is that of the run, and need not be checked once more."""
     try:
-        record = json.loads((folder / "run.json").read_text())
+        record = read_json(folder / "run.json")
+        if lacking := [name for name in RECORD if not isinstance(record.get(name), RECORD[name])]:
+            raise ValueError(f"{lacking[0]}: {plain(repr(record.get(lacking[0])), 40)} in run.json")
+        if not isinstance(record["origin"].get("when"), str):
+            raise ValueError(f"origin: {plain(repr(record['origin'].get('when')), 40)} for its time in run.json")
         model = record["spec"]["model"]
         if model["aggregation"] not in AGGREGATIONS or model["fusion"] not in FUSIONS:
             raise AddedElsewhere(
                 f"{folder}: {model['aggregation']} and {model['fusion']} found, expected modules in AGGREGATIONS and "
                 "FUSIONS; register the one that was added by the code that trained this run"
             )
+        check_parquet(folder / "persons.parquet")
         ap = pd.read_parquet(folder / "persons.parquet").set_index("person")["ap"]
+        if not ap.dropna().between(0, 1).all():
+            raise ValueError("ap: a number beyond 0 to 1 in persons.parquet")
         numbers = (record["rank_1"], record["losses"], record["seconds"], record["origin"])
         return Run(spec or RunSpec(**record["spec"]), record["key"], ap, *numbers, folder)
     except AddedElsewhere:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: a damaged run ({error}); remove the folder to train it again") from error
+    except Exception as error:  # each reader raises errors of its own for a damaged file
+        found = f"{folder}: a damaged run found ({plain(error, 300)}), expected it as it was saved"
+        raise ValueError(f"{found}; remove the folder to train it again") from error
 
 
 def get_or_train(
@@ -233,6 +250,7 @@ def _train(
         if not folder.is_dir():  # no other process has trained it while this one waited
             with threads(1 if device.type == "cpu" else None):
                 _make(spec, key, clipset.to(device), folder, report)
+        shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)
     Path(f"{folder}.lock").unlink(missing_ok=True)  # a process that still waits for the lock will find the run
     return _read(folder, spec)
 
@@ -248,10 +266,18 @@ def _trainer() -> Callable[..., train.Trained]:
 def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Callable[[int, float], None] | None) -> None:
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
-    parts = split(clipset, spec.protocol, spec.seed, spec.part)
-    trained = _trainer()(
-        spec.model, spec.training, clipset, parts, spec.seed, checkpoint=partial / "checkpoint.pt", report=report
-    )
+    parts, state = split(clipset, spec.protocol, spec.seed, spec.part), partial / "checkpoint.pt"
+    given = spec.model, spec.training, clipset, parts, spec.seed
+    if state.exists():
+        _check_state(state, train.build(spec.model, clipset, len(parts.persons), spec.seed))
+    try:
+        trained = _trainer()(*given, checkpoint=state, report=report)
+    except OSError as error:  # a full disk does not cost a run: the last state that was saved is enough
+        if Path(str(error.filename)) != state or world_size() > 1:
+            raise
+        found = f"{state}: it cannot be written ({error.strerror})"
+        print(f"famf: {plain(found)}; the run goes on, and cannot resume from here", file=sys.stderr)
+        trained = _trainer()(*given, checkpoint=state, checkpoint_seconds=math.inf, report=report)
     scores = evaluation.evaluate(trained.model, spec.evaluation, clipset, parts, spec.seed)
     record = {
         "key": key,
@@ -286,7 +312,43 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
             embedder=clipset.info.get("embedder"),
         )
         checkpoint.save(new / "model.safetensors", trained.model, card)
-    shutil.rmtree(partial)
+
+
+def _check_state(file: Path, model: FAMF) -> None:
+    """Refuses the checkpoint of an interrupted run that does not fit its model.
+
+    Raises:
+        ValueError: one sentence with the file, what was found and what was expected.
+    """
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    try:
+        check_archive(file)
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged}: other bytes than its checksum says")
+        state = resume.load(file)
+        found = {name: tensor.shape for name, tensor in state["model"].items()}
+        kinds = isinstance(state["seconds"], float) and all(isinstance(loss, float) for loss in state["losses"])
+        if found != expected or not kinds or not isinstance(state["optimiser"]["state"], dict):
+            raise ValueError("the state of another model found")
+    except Exception as error:
+        found = f"{file}: a damaged checkpoint found ({plain(error, 300)}), expected the state of this run"
+        raise ValueError(f"{found}; remove it to start again") from error
+
+
+def clear_interrupted() -> int:
+    """Removes the checkpoints of interrupted runs, and locks, that no process uses; returns the number of bytes."""
+    size = 0
+    for lock in [*(store() / "runs").glob("*.partial"), *(store() / "runs").glob("*.lock")]:
+        held = FileLock(lock.with_suffix(".lock"))
+        try:
+            with held.acquire(timeout=0):
+                size += size_of(lock)
+                shutil.rmtree(lock.with_suffix(".partial"), ignore_errors=True)
+                lock.with_suffix(".lock").unlink(missing_ok=True)
+        except (Timeout, OSError):  # in use, or read-only
+            continue
+    return size
 
 
 @contextmanager
@@ -335,6 +397,8 @@ def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
     with warnings.catch_warnings():
         # joblib replaces a worker whose memory has grown. Nothing is lost, and no page should show the warning.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
+        if workers > 1:
+            tasks = [(parent.call, (function, *given), named) for function, given, named in tasks]
         for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
             yield done
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from famf_lib.data import datasets, iqiyi_text
 from famf_lib.data.clipset import ClipSet, ClipSetError
+from famf_lib.data.opening import opened
 from famf_lib.data.splits import Split
 from famf_lib.experiments.run_store import threads
 from famf_lib.metrics import Scores, score_lists
@@ -134,7 +135,7 @@ def data_of(card: Card, dataset: str = "") -> ClipSet:
         DatasetAbsent: the dataset is not available.
     """
     if dataset and dataset not in datasets.names() and Path(dataset).is_dir():
-        where, candidates = Path(dataset), [ClipSet.open(Path(dataset))]
+        where, candidates = Path(dataset), [opened(Path(dataset))]
     else:
         if dataset and (absence := datasets.get(dataset).absence()):
             raise datasets.DatasetAbsent(absence)
@@ -154,6 +155,6 @@ def _in_store(dataset: str) -> Iterator[ClipSet]:
     for pattern in (f"imported/{dataset or '*'}", f"clipsets/{made}"):
         for arrays in sorted(store().glob(f"{pattern}/arrays.safetensors")):
             try:
-                yield ClipSet.open(arrays.parent)
+                yield opened(arrays.parent)
             except ClipSetError:  # a damaged one cannot be the one that is wanted
                 continue

@@ -9,7 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import Protocol
+
+from famf_lib.support.wording import plain
 
 
 class Bar(Protocol):
@@ -62,7 +65,7 @@ class _Terminal:
         self.bar = tqdm(total=total, desc=label, leave=False, bar_format=form)
 
     def to(self, done: int | float, note: str = "") -> None:
-        self.bar.set_postfix_str(note, refresh=False)
+        self.bar.set_postfix_str(plain(note, 60), refresh=False)
         self.bar.update(done - self.bar.n)
 
     def close(self) -> None:
@@ -85,7 +88,8 @@ class _Line:
             return
         self.last = now
         left = (now - self.start) * (self.total - done) / done if done else float("nan")
-        self.handle.update(self.html(f"{self.label}: {done:.0f} of {self.total}, {left:.0f} s to go {note}"))
+        said = f"{self.label}: {done:.0f} of {self.total}, {left:.0f} s to go {plain(note, 60)}"
+        self.handle.update(self.html(escape(said)))
 
     def close(self) -> None:
         self.handle.update(self.html(""))

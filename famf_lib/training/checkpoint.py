@@ -19,6 +19,8 @@ from torch import Tensor
 from famf_lib.models.config import Config, ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.support.files import written_whole
+from famf_lib.support.untrusted import parse_json, read_header
+from famf_lib.support.wording import plain
 from famf_lib.training.evaluation import EvaluationConfig
 
 FORMAT = "famf-model-1"
@@ -87,8 +89,16 @@ def save(path: Path, model: FAMF, card: Card) -> Path:
     """Writes the file atomically."""
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     with written_whole(path) as new:
-        new.write_bytes(as_bytes(state, card.metadata()))  # safetensors' own writer reports a full disk in another way
+        new.write_bytes(repeatable(as_bytes(state, card.metadata())))  # its own writer reports a full disk differently
     return Path(path)
+
+
+def repeatable(content: bytes) -> bytes:
+    """A safetensors file with its header in order: the library writes the metadata in a random one."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header = header.ljust(-(-len(header) // 8) * 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 def open(path: Path | str, device: torch.device | str = "cpu") -> SavedModel:
@@ -98,6 +108,7 @@ def open(path: Path | str, device: torch.device | str = "cpu") -> SavedModel:
         SavedModelError: one sentence with the file, the field, what was found and what was expected.
     """
     try:
+        read_header(Path(path))  # its size
         with safe_open(path, framework="pt") as file:
             card = _card(file.metadata() or {})
             model = _skeleton(card)
@@ -105,7 +116,7 @@ def open(path: Path | str, device: torch.device | str = "cpu") -> SavedModel:
     except SavedModelError as error:
         raise SavedModelError(f"{path}: {error}") from None
     except Exception as error:  # safetensors raises various errors for damaged files
-        raise SavedModelError(f"{path}: this is not a saved model ({_plain(error)})") from error
+        raise SavedModelError(f"{path}: this is not a saved model ({_plain(error)}), expected one") from error
     model.to_empty(device=device).load_state_dict(state)
     return SavedModel(model.eval(), card)
 
@@ -118,9 +129,9 @@ def _card(metadata: dict[str, str]) -> Card:
     for name, text in metadata.items():
         if name != "format":
             try:
-                values[name] = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise SavedModelError(f"{_plain(name)}: not valid JSON ({_plain(error)}), expected JSON") from None
+                values[name] = parse_json(text)
+            except ValueError as error:
+                raise SavedModelError(f"{_plain(name)}: {_plain(error)}") from None
     if missing := [name for name, of in Card.model_fields.items() if of.is_required() and name not in values]:
         raise SavedModelError(f"{missing[0]} is missing, expected {', '.join(Card.model_fields)}")
     try:
@@ -162,6 +173,4 @@ def _state(file: safe_open, model: FAMF, card: Card) -> dict[str, Tensor]:
 
 
 def _plain(message: object) -> str:
-    """A short printable line, whatever bytes the message contains."""
-    line = "".join(c if c.isprintable() else " " for c in str(message)).strip()
-    return line if len(line) <= LENGTH else f"{line[:LENGTH]} …"
+    return plain(message, LENGTH)

@@ -129,14 +129,24 @@ def test_the_lab_starts_without_a_home(tmp_path, home):
 
 def test_clean_never_touches_data_of_the_user(tmp_path):
     store, own = tmp_path / "store", tmp_path / "own" / "imfdb"
-    for folder in (store / "runs" / "x", store / "clipsets" / "y", own):
+    left = store / "imported" / ".mine.abcdefgh.famf" / "old"
+    for folder in (store / "runs" / "x", store / "runs" / "y.partial", store / "clipsets" / "y", own, left):
         folder.mkdir(parents=True)
+    (store / "runs" / "y.partial" / "checkpoint.pt").write_bytes(bytes(2_500_000))
+    (left / "faces").write_text("the only copy")
     code = (
         "from famf_book import cli; from pathlib import Path;"
-        f"cli.ROOT = Path({str(tmp_path / 'checkout')!r}); cli.clean(runs=True)"
+        f"cli.ROOT = Path({str(tmp_path / 'checkout')!r}); cli.clean(runs=False)"
     )
     environment = os.environ | {"FAMF_STORE": str(store), "FAMF_DATA": str(tmp_path / "own")}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True)
+
+    def clean(code):
+        return subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+
+    assert clean(code).stdout == f"removed 2.5 MB that interrupted commands had left in {store}\n"
+    assert os.listdir(store / "runs") == ["x"] and os.listdir(store / "imported") == ["mine"]
+    assert (store / "imported" / "mine" / "faces").read_text() == "the only copy"
+    clean(code.replace("False", "True"))
     assert own.exists() and not (store / "runs").exists() and not (store / "clipsets").exists()
 
 

@@ -93,7 +93,7 @@ def marks(svg):
 def test_none_is_forgotten():
     assert {path.stem for path in (ROOT / "book").glob("*.ipynb")} - set(NAMES) == {
         "chimera", "imfdb", "synthetic", "own-features", "own-model", "from-video", "benchmarks", "framework",
-        "full-size", "saturation", "when",
+        "full-size", "saturation", "trust", "when",
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ VISIBLE = 0.7  # of the lines of code, the least
 HIDDEN_CELLS = 3  # the most: set-up, a text that is computed, the footer
 WITHOUT_CODE = {"ledger"}  # it is read, not changed
 # These show how something is done, or have other commands.
-OTHERS = {"explore", "from-video", "own-features", "own-model", "benchmarks", "framework", "full-size"}
+OTHERS = "explore from-video own-features own-model benchmarks framework full-size trust".split()
 
 
 @of_every_notebook

@@ -11,7 +11,6 @@ import torch
 
 from famf_lib.data import clipset
 from famf_lib.data.clipset import HELD, ClipSet, ClipSetError
-from famf_lib.support.files import written_whole
 
 D, A = 3, 2  # length of a face, of an audio vector
 COUNTS = [2, 0, 3]
@@ -113,31 +112,6 @@ def test_an_interrupted_save_leaves_the_old_one_whole(tmp_path, monkeypatch, bre
         build(faces=np.zeros((5, D))).save(tmp_path / "set")
     assert clipset.content_fingerprint(ClipSet.open(tmp_path / "set")) == build().fingerprint
     assert [p.name for p in tmp_path.iterdir()] == ["set"], "something was left behind"
-
-
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_rename_that_fails_puts_the_old_one_back(tmp_path, monkeypatch, kind):
-    target = tmp_path / "it"
-
-    def write(path, text):
-        if kind == "folder":
-            path.mkdir()
-            path = path / "inside"
-        path.write_text(text)
-
-    write(target, "old")
-
-    def refused(*_args):
-        raise OSError("no space")
-
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"), written_whole(target) as new:
-        write(new, "new")
-        patch.setattr(os, "replace", refused)
-    assert (target / "inside" if kind == "folder" else target).read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["it"]
-    with written_whole(target) as new:
-        write(new, "new")
-    assert (target / "inside" if kind == "folder" else target).read_text() == "new"
 
 
 def changed_clips(row, column, value):

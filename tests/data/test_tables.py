@@ -1,6 +1,4 @@
-import io
 import tempfile
-import zipfile
 from pathlib import Path
 from unittest import mock
 
@@ -9,7 +7,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -375,51 +372,10 @@ def test_what_is_no_table_is_refused(content, tmp_path):
     refused(tmp_path / "mine.npz", "it cannot be read as an .npz file (")
 
 
-def mutated(draw, content):
-    content = bytearray(content)
-    for _ in range(draw(st.integers(1, 3))):
-        place = draw(st.integers(0, len(content)))
-        until = place + draw(st.sampled_from([0, 1, 1, 1, 30, len(content)]))
-        content[place:until] = draw(st.binary(max_size=8))
-        content = content or bytearray(b"x")
-    return bytes(content)
-
-
-@pytest.fixture(scope="module")
-def good_files(tmp_path_factory):
-    folder = written(tmp_path_factory.mktemp("good"))
-    stream = io.BytesIO()
-    np.savez(stream, **user_arrays())
-    return {path.name: path.read_bytes() for path in folder.iterdir()} | {"features.npz": stream.getvalue()}
-
-
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data())
-def test_any_bytes_give_a_clipset_or_one_sentence(data, good_files):
-    name = data.draw(st.sampled_from(sorted(good_files)))
-    if data.draw(st.integers(0, 4)) == 0:
-        content = data.draw(st.binary(max_size=200))
-    elif name.endswith(".npz") and data.draw(st.booleans()):  # within an array, with a checksum that is right again
-        good, stream = zipfile.ZipFile(io.BytesIO(good_files[name])), io.BytesIO()
-        hit = data.draw(st.sampled_from(good.namelist()))
-        with zipfile.ZipFile(stream, "w") as archive:
-            for member in good.namelist():
-                read = good.read(member)
-                archive.writestr(member, mutated(data.draw, read) if member == hit else read)
-        content = stream.getvalue()
-    else:
-        content = mutated(data.draw, good_files[name])
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        others = [] if name.endswith(".npz") else ["faces.parquet", "clips.parquet"]
-        for file in {*others, name}:
-            (folder / file).write_bytes(content if file == name else good_files[file])
-        try:
-            clipset = tables.build(folder)
-        except TableError as error:
-            assert str(error).startswith(place) and len(str(error).splitlines()) == 1 and len(str(error)) < 1000
-        else:
-            assert len(clipset) and torch.isfinite(clipset.faces).all()
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    columns = [pa.array(["x"]), pa.array([1]), pa.array([[1.0]]), pa.array([2])]
+    written(tmp_path, faces=pa.Table.from_arrays(columns, ["clip", "frame", "embedding", "frame"]))
+    refused(tmp_path, "'frame' occurs twice among the columns")
 
 
 def told(source, **changed):

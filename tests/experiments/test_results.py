@@ -1,4 +1,8 @@
+import errno
 import json
+import os
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 
@@ -22,7 +26,29 @@ def few(monkeypatch):
     return make
 
 
-def test_recording_gives_the_numbers_back(results_folder, tiny, few):
+closed = []
+
+
+def refuse(event, given):
+    """Refuses what a read-only file system refuses, in the folders of ``closed``."""
+    writing = event == "open" and isinstance(given[2], int) and given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if closed and (writing or event in ("os.mkdir", "os.rename", "os.remove")) and str(given[0]).startswith(closed[0]):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(given[0]))
+
+
+sys.addaudithook(refuse)
+
+
+@contextmanager
+def read_only(folder):
+    closed.append(str(folder))
+    try:
+        yield
+    finally:
+        closed.clear()
+
+
+def test_recording_gives_the_numbers_back(results_folder, tiny, few, store):
     few(TABLE_1[-1])
     fresh = results.run_experiment("table-1", "synthetic", "quick", [1, 2], "cpu")
     path = results.record(fresh, "table-1", "synthetic", "famf run table-1")
@@ -45,6 +71,9 @@ def test_recording_gives_the_numbers_back(results_folder, tiny, few):
         assert [dtype.kind for dtype in again.dtypes] == kinds, "a seed stays a whole number, a right answer a bool"
         for column in again.select_dtypes("floating"):
             assert all(np.isnan(v) or v == round(v, 5) for v in again[column].tolist())
+    with read_only(store):
+        again = results.run_experiment("table-1", "synthetic", "quick", [1, 2], "cpu")
+    assert [run.mean_ap for run in again.runs.values()] == [run.mean_ap for run in fresh.runs.values()]
     results.record(fresh, "table-1", "synthetic", "famf run table-1")
     assert {one.name: one.read_bytes() for one in results_folder.iterdir()} == written, "the same bytes again"
     assert report.beside_recording(fresh, recorded) == "All 2 runs reproduce the recorded numbers."

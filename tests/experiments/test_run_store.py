@@ -154,7 +154,9 @@ def test_many_runs_are_not_all_listed(store):
 @pytest.mark.parametrize("content", ["", "[]", '{"spec": {"seeds": 1}}'])
 def test_a_damaged_run_is_one_sentence(three, content):
     (three / "abcd" / "run.json").write_text(content)
-    with pytest.raises(ValueError, match=r"/abcd: a damaged run \(.*\); remove the folder to train it again$"):
+    with pytest.raises(
+        ValueError, match=r"/abcd: a damaged run found \(.*\), expected .*; remove the folder to train it again$"
+    ):
         run_store.open_run("abcd")
 
 
@@ -219,22 +221,6 @@ def train_until(folder, stop):
 
     train.train = functools.partial(train.train, checkpoint_seconds=0.0)
     get_or_train(SPEC, ClipSet.open(folder), CPU, report)
-
-
-def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_numbers(kept, monkeypatch, tmp_path, store):
-    with forked(train_until, kept.folder, 3) as processes:  # and killed
-        wait_for(kept.folder / "epoch 3", processes)
-    assert find(SPEC, kept, CPU) is None and list(store.glob("runs/*.partial/checkpoint.pt"))
-    epochs = []
-    resumed = get_or_train(SPEC, kept, CPU, lambda epoch, loss: epochs.append(epoch))
-    assert epochs == [3, 4, 5], "it began again"
-    assert [p.name for p in (store / "runs").iterdir()] == [resumed.key]
-
-    monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
-    whole = get_or_train(SPEC, kept, CPU)
-    assert same(resumed, whole) and whole.folder != resumed.folder
-    weights = whole.model(kept).state_dict()
-    assert all(torch.equal(value, weights[key]) for key, value in resumed.model(kept).state_dict().items())
 
 
 def test_two_processes_that_ask_at_once_train_once(kept, trainings):
@@ -308,3 +294,7 @@ def test_what_is_stored_comes_by_time(store, clips):
     assert [run.key for run in run_store.stored()] == keys[::-1]
     told = CliRunner().invoke(app, ["runs", "--last", "1"])
     assert keys[0] in told.output and keys[1] not in told.output and "2 runs in the store" in told.output
+    path.write_text(json.dumps(record | {"origin": None}))
+    told = CliRunner().invoke(app, ["runs"])
+    assert keys[0] in told.stdout and "1 run in the store" in told.stdout and not told.exception
+    assert f"runs/{keys[1]}: a damaged run found (origin: None in run.json), expected" in told.stderr

@@ -1,6 +1,22 @@
-from famf_lib.support.wording import counted
+import pytest
+
+from famf_lib.support.wording import counted, listed, plain
 
 
 def test_one_is_singular_and_all_others_plural():
     assert [counted(number, "seed") for number in (1, 0, 1009)] == ["1 seed", "0 seeds", "1,009 seeds"]
     assert [counted(number, "piece of sound") for number in (1, 2)] == ["1 piece of sound", "2 pieces of sound"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a\nb\tc\r", "a b c"), ("\x1b[2J", "?[2J"), ("\u202etxt", "?txt"), ("\udcff陳", "?陳"), ("", "")],
+)
+def test_what_a_terminal_would_obey_is_not_printed(text, line):
+    assert plain(text) == line
+
+
+def test_the_middle_of_long_text_is_left_out():
+    assert plain("a" * 10**6 + "b" * 10**6, 30) == 20 * "a" + " … " + 10 * "b"
+    assert plain("a" * 999, None) == "a" * 999
+    assert [listed("abc", 2), listed([]), listed("ab")] == ["a, b and 1 more", "nothing", "a, b"]

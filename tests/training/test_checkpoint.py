@@ -6,8 +6,6 @@ import sys
 import pytest
 import torch
 from forked import ended, forked
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -68,23 +66,6 @@ def test_a_model_comes_back_as_it_was_saved(aggregation, fusion, tmp_path):
         assert torch.equal(opened.model.face_weights(batch), model.face_weights(batch))
 
 
-def test_a_full_disk_is_an_oserror_and_leaves_the_earlier_file(good, tmp_path):
-    """A limit on the file size has the effect of a full disk: it is reached in the middle of writing."""
-    place = tmp_path / "model.safetensors"
-    place.write_bytes(good.read_bytes())
-    with forked(save_on_a_full_disk, place) as processes:
-        assert ended(processes) == [0]
-    assert place.read_bytes() == good.read_bytes() and list(tmp_path.iterdir()) == [place]
-
-
-def save_on_a_full_disk(place):
-    model = model_of(card())
-    resource.setrlimit(resource.RLIMIT_FSIZE, (997, 997))
-    with pytest.raises(OSError, match="File too large") as full:
-        checkpoint.save(place, model, card())
-    assert str(full.value.filename) == str(place)
-
-
 def test_an_opened_model_is_independent_of_its_file(good, tmp_path):
     content, copy = good.read_bytes(), tmp_path / "copy.safetensors"
     copy.write_bytes(content)
@@ -118,7 +99,7 @@ METADATA = {
     "another module": ({"config": edited(fusion="concat", fusion_options={})}, "tensor 'fusion.first.weight' found"),
     "more modules": ({"config": edited(modalities=["audio", "body", "text"])}, "modality_dims: those of 'audio', 'b"),
     "a modality twice": ({"config": edited(modalities=["audio", "body", "body"])}, "modality_dims: those of 'audio',"),
-    "a host of them": ({"config": edited(modalities=["audio"] * 10**6)}, "modalities: 1000000 found, expected 100 at"),
+    "a host of them": ({"config": edited(modalities=["audio"] * 10**5)}, "modalities: 100000 found, expected 100 at"),
     "another width": ({"config": edited(hidden=14)}, "tensor 'classifier.0.weight': shape (13, 120) found"),
     "a width beyond memory": ({"config": edited(hidden=10**9)}, "tensor 'classifier.0.weight': shape (13, 120) found"),
     "a width beyond any tensor": ({"config": edited(hidden=10**30)}, "config: no model can be built from it ("),
@@ -184,46 +165,3 @@ def test_opening_runs_no_code_and_takes_no_memory_before_the_sizes_agree(good, t
     large = rewritten(good, tmp_path / "large.safetensors", {"config": edited(hidden=20_000)})
     with forked(open_watched, good, large) as processes:
         assert ended(processes) == [0]
-
-
-def opened_or_refused(content, place):
-    place.write_bytes(content)
-    try:
-        found = checkpoint.open(place)
-    except SavedModelError as error:
-        assert str(error).isprintable() and len(str(error)) < len(str(place)) + checkpoint.LENGTH + 200
-    else:
-        assert isinstance(found.model, FAMF) and len(found.card.persons) == found.model.persons
-        assert all(tensor.isfinite().all() for tensor in found.model.state_dict().values())
-
-
-many = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@many
-@given(st.data())
-def test_any_change_of_a_good_file(good, tmp_path, data):
-    content = bytearray(good.read_bytes())
-    header = 8 + int.from_bytes(content[:8], "little")
-    for _ in range(data.draw(st.integers(1, 3))):
-        end = data.draw(st.sampled_from([min(9, len(content)), min(header, len(content)), len(content)]))
-        place = data.draw(st.integers(0, max(end - 1, 0)))
-        taken = data.draw(st.sampled_from([0, 1, 8, len(content)]))
-        content[place : place + taken] = data.draw(st.binary(max_size=9))
-    opened_or_refused(bytes(content), tmp_path / "a")
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from([*DIMS, *PERSONS]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=8,
-)
-fields = st.sampled_from([*Card.model_fields, *(f"config.{name}" for name in ModelConfig.model_fields)])
-
-
-@many
-@given(fields, json_values)
-def test_any_value_of_a_field(good, tmp_path, field, value):
-    name, _, inner = field.partition(".")
-    text = edited(**{inner: value}) if inner else json.dumps(value)
-    opened_or_refused(rewritten(good, tmp_path / "b", {name: text}).read_bytes(), tmp_path / "a")
