@@ -83,7 +83,7 @@ Seeds = Annotated[
     Any,  # text for the shell, a list for the command
     typer.Option(
         metavar="SEEDS",
-        help="such as 1,2,3; by default those of the book",
+        help="such as 1,2,3 or 1-3; by default those of the book",
         callback=check_parameter,
         show_default=False,
     ),

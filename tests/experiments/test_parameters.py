@@ -112,6 +112,18 @@ def test_the_command_takes_parameters_as_papermill_does(asked):
 
 
 @pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("1-3", [1, 2, 3]), ("7, 1-2", [7, 1, 2]), ("5-5", [5]), ("3-1", None), ("1-9999999", None), ("-7", None)],
+)
+def test_a_span_of_seeds(text, seeds):
+    if seeds is None:
+        with pytest.raises(ValueError, match="seeds: "):
+            parameters.validated({"seeds": text}, {"seeds": "list[int]"})
+    else:
+        assert parameters.validated({"seeds": text}, {"seeds": "list[int]"}) == {"seeds": seeds}
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ("-p sedes 1", "-p: there is no parameter 'sedes' in an experiment; the closest is 'seeds'"),
