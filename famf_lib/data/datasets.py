@@ -44,6 +44,10 @@ class Dataset:
     key: Callable[[str], str] = lambda profile: ""
     make: Callable[[str], ClipSet] | None = None
 
+    def folder(self, profile: str) -> Path:
+        """Where the ClipSet lies once it was made."""
+        return store() / "clipsets" / f"{self.name}-{self.key(profile)}"
+
     def load(self, profile: str = "standard") -> ClipSet:
         """Opens the ClipSet, after making it on first use.
 
@@ -54,12 +58,12 @@ class Dataset:
             raise DatasetAbsent(reason)
         if self.make is None:
             return imported.open(self.name)
-        folder = store() / "clipsets" / f"{self.name}-{self.key(profile)}"
+        folder = self.folder(profile)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):  # if two processes ask at once, one of them makes it
             if not folder.is_dir():
                 self.make(profile).save(folder)
-        return ClipSet.open(folder)
+        return imported.open_folder(folder)
 
 
 _MADE = (

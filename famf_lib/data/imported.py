@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from famf_lib.data.clipset import ClipSet
+from famf_lib.data.clipset import ClipSet, ClipSetError
 from famf_lib.data.splits import Protocol
 from famf_lib.support.files import store
 
@@ -42,7 +42,22 @@ def open(name: str) -> ClipSet:
 
 @lru_cache(maxsize=4)
 def _opened(folder: Path, changed: int) -> ClipSet:
-    return ClipSet.open(folder)
+    return open_folder(folder)
+
+
+def open_folder(folder: Path) -> ClipSet:
+    """Opens a ClipSet in the store.
+
+    Raises:
+        ClipSetError: one sentence that names the folder, whatever is damaged.
+    """
+    try:
+        return ClipSet.open(folder)
+    except ClipSetError as error:
+        raise ClipSetError(f"{error}; famf data verify tells what is damaged") from error
+    except Exception as error:  # such as JSON of its header that was cut off
+        found = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ClipSetError(f"{folder}: damaged ({found}); famf data verify tells more") from error
 
 
 def protocol(clipset: ClipSet) -> Protocol:

@@ -7,7 +7,7 @@ and the number of processes where several train together. ::
     <key>/run.json             the specification, the result, the losses, when and where the run was made
     <key>/persons.parquet      person, ap
     <key>/model.safetensors    the trained model (see ``checkpoint``)
-    <key>.partial/             the checkpoint of a run that is in progress or was interrupted
+    <key>.partial/             the checkpoint of a run that is in progress or was interrupted, and how much is done
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,6 +55,7 @@ DECIDING_MODULES = (
     "famf_lib.training.resume",
     "famf_lib.training.train",
 )
+DONE = "done"  # the file in <key>.partial that says which share of the epochs is done
 LISTED = 10  # the most keys that an error message lists
 
 
@@ -175,19 +177,6 @@ def open_run(name: str | Path) -> Run:
     raise ValueError(f"run: {str(name)!r} is not known, expected {here}")
 
 
-def stored() -> list[Run]:
-    """Every run in the store, oldest first, without those whose modules are not registered here.
-
-    Raises:
-        ValueError: a run is damaged.
-    """
-    found = []
-    for path in (store() / "runs").glob("*/run.json"):
-        with suppress(AddedElsewhere):
-            found.append(_read(path.parent))
-    return sorted(found, key=lambda run: (run.origin["when"], run.key))
-
-
 def _read(folder: Path) -> Run:
     try:
         record = json.loads((folder / "run.json").read_text())
@@ -236,6 +225,21 @@ def _train(
     return _read(folder)
 
 
+def name_of(folder: Path | None) -> str | None:
+    """The name of the dataset in a folder of the store; that of any other folder; None for clips in memory alone."""
+    made = folder is not None and folder.parent.name == "clipsets"  # there a folder is named NAME-KEY
+    return folder and (folder.name.rpartition("-")[0] if made else folder.name)
+
+
+def _done(keys: Iterable[str]) -> float:
+    """How much of the trainings that are under way is done, in trainings."""
+    found = 0.0
+    for key in keys:
+        with suppress(OSError, ValueError):  # it has not begun, has just ended, or is being written
+            found += float((store() / "runs" / f"{key}.partial" / DONE).read_text())
+    return found
+
+
 def _trainer() -> Callable[..., train.Trained]:
     if world_size() == 1:
         return train.train
@@ -248,14 +252,21 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
     parts = split(clipset, spec.protocol, spec.seed, spec.part)
+
+    def epoch_done(epoch: int, loss: float) -> None:
+        (partial / DONE).write_text(str(epoch / spec.training.epochs))
+        if report is not None:
+            report(epoch, loss)
+
     trained = _trainer()(
-        spec.model, spec.training, clipset, parts, spec.seed, checkpoint=partial / "checkpoint.pt", report=report
+        spec.model, spec.training, clipset, parts, spec.seed, checkpoint=partial / "checkpoint.pt", report=epoch_done
     )
     scores = evaluation.evaluate(trained.model, spec.evaluation, clipset, parts, spec.seed)
     record = {
         "key": key,
         "spec": spec.model_dump(mode="json"),
         "data": clipset.fingerprint,
+        "dataset": name_of(clipset.folder),
         "mean_ap": scores.mean_ap,
         "rank_1": scores.rank_1,
         "losses": trained.losses,
@@ -311,8 +322,8 @@ def get_or_train_all(
     wanted = dict(zip(keys, specs, strict=True))
     found = {key: run for key in wanted if (run := _stored(key))}
     if missing := {key: spec for key, spec in wanted.items() if key not in found}:
-        with progress(label, len(missing)) as bar:
-            workers = min(len(missing), cores()) if can_parallelise(missing.values(), clipset, device) else 1
+        workers = min(len(missing), cores()) if can_parallelise(missing.values(), clipset, device) else 1
+        with progress(label, len(missing), lambda: _done(missing) if workers > 1 else 0.0) as bar:
             if workers == 1:
                 clipset = clipset.to(device)  # once: at full size it is 4 GB
                 for done, (key, spec) in enumerate(missing.items()):
@@ -334,8 +345,16 @@ def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
     with warnings.catch_warnings():
         # joblib replaces a worker whose memory has grown. Nothing is lost, and no page should show the warning.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
-        for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
-            yield done
+        try:
+            for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
+                yield done
+        except (ValueError, LookupError, OSError, GeneratorExit, KeyboardInterrupt):
+            raise  # one sentence already
+        except BrokenProcessPool as error:
+            raise ValueError("a worker process was killed, perhaps for lack of memory; finished runs stay") from error
+        except Exception as error:
+            found = next(iter(str(error).splitlines()), "")
+            raise ValueError(f"a worker process failed with {type(error).__name__}: {found}") from error
 
 
 def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:
