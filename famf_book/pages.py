@@ -232,7 +232,8 @@ def stage_alone(root: Path, source: Path, made: list[Page]) -> None:
     """
     beside = [f"book/{name}" for name in BESIDE_ALONE if (root / "book" / f"{name}.md").is_file()]
     first, *others = [f"book/{page.name}" for page in made]
-    toc = {"format": "jb-book", "root": first, "chapters": [{"file": file} for file in (*others, *beside)]}
+    toc = {"format": "jb-book", "root": first}
+    toc |= {"chapters": [{"file": file} for file in (*others, *beside)]} if others or beside else {}
     config = _yaml(root / "_config.yml")
     config.setdefault("sphinx", {}).setdefault("config", {})["suppress_warnings"] = ELSEWHERE
     config = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -30,7 +30,7 @@ PRODUCTS = {"cpu": {torch.float32: 6e10, torch.bfloat16: 1.4e11}, "cuda": {torch
 """FLOP/s of the products of a training step."""
 NUMBERS = {"cpu": 1e8, "cuda": 1e10}  # of face vectors, drawn and aggregated per second
 STEP = {"cpu": 0.005, "cuda": 0.002}  # seconds that a step takes in any case
-PROCESS = 0.4e9  # bytes of a worker and its libraries
+PROCESS = 400_000_000  # bytes of a worker and its libraries
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Plan:
     asked: int
     runs: int
     seconds: float
-    memory: float  # bytes
-    disk: float
+    memory: int  # bytes
+    disk: int
     at_once: int
 
     def sentence(self) -> str:
@@ -89,19 +89,22 @@ def plan(asked: Iterable[tuple[Dataset, Profile, Sequence[RunSpec]]], device: to
     missing: dict[str, tuple[RunSpec, Size]] = {}
     every, to_make = set(), {}
     for source, profile, of_it in asked:
-        clipset, size = _sizes(source, profile) if of_it else (None, None)
+        if not of_it:
+            continue
+        clipset, size = _sizes(source, profile)
+        data = clipset.fingerprint if clipset else source.key(profile)
         for spec in of_it:
-            key = run_key(spec, clipset.fingerprint if clipset else source.key(profile), device)
+            key = run_key(spec, data, device)
             every.add(key)
             if not (store() / "runs" / key).is_dir():
                 missing[key] = spec, size
-                to_make[source.key(profile)] = size.bytes
+                to_make[data] = size.bytes
     weights = [_weights(spec.model.model_dump_json(), size) for spec, size in missing.values()]
-    seconds = [_seconds(*one, n, device) for one, n in zip(missing.values(), weights, strict=True)]
-    memory = [_memory(*one, n) for one, n in zip(missing.values(), weights, strict=True)]
+    seconds = sum(_seconds(*one, n, device) for one, n in zip(missing.values(), weights, strict=True))
+    memory = max((_memory(*one, n) for one, n in zip(missing.values(), weights, strict=True)), default=0)
     at_once = max(min(workers or (cores() if device.type == "cpu" else 1), len(missing)), 1)
     disk = 4 * sum(weights) + sum(to_make.values())
-    return Plan(len(every), len(missing), sum(seconds) / at_once, max(memory, default=0) * at_once, disk, at_once)
+    return Plan(len(every), len(missing), seconds / at_once, memory * at_once, disk, at_once)
 
 
 def _sizes(source: Dataset, profile: Profile) -> tuple[ClipSet | None, Size]:
@@ -128,7 +131,7 @@ def _seconds(spec: RunSpec, size: Size, weights: int, device: torch.device) -> f
     return STEP[kind] * steps + products + clips * training.faces * size.dim / NUMBERS[kind]
 
 
-def _memory(spec: RunSpec, size: Size, weights: int) -> float:
+def _memory(spec: RunSpec, size: Size, weights: int) -> int:
     """Weights, gradients and Adam's moments, and roughly what a step keeps of its clips (``memory`` counts it)."""
     tokens = 8 + len(spec.model.modalities)
     of_clip = 2 * spec.training.faces * size.dim + 6 * tokens * size.dim + 3 * spec.model.hidden + 2 * size.persons

@@ -24,7 +24,7 @@ JOURNEYS = {  # page, heading: what each command of the first block after it pri
         "AttentionVLAD",
         "clip 000:",
     ],
-    ("README.md", "## Use a trained model"): ["“FAMF is best”", "14 runs in", "predictions.parquet", "model.onnx"],
+    ("README.md", "## Use a trained model"): ["“FAMF over the simplest”", "14 runs in", "predictions.parquet", "model.onnx"],
     ("book/cluster.md", "# Several GPUs and machines"): [r"^table-1 on synthetic: 35 runs to train: about .* days"],
 }
 
@@ -99,7 +99,7 @@ def test_tables_and_damaged_imports_are_named(made_up, tmp_path, store):
     assert "tables found, expected a ClipSet: import it first (famf data import table" in str(told.exception)
     folder = made_up().save(imported.place("mine"))
     content = (folder / "arrays.safetensors").read_bytes()
-    (folder / "arrays.safetensors").write_bytes(content.replace(b'"info":"{', b'"info":"x', 1))
+    (folder / "arrays.safetensors").write_bytes(content.replace(b'"info": "{', b'"info": "x', 1))
     for words in (["data", "info", "mine"], ["run", "table-1", "-d", "mine", "--profile", "quick"]):
         error = CliRunner().invoke(app, words).exception
         assert str(folder) in str(error) and "famf data verify" in str(error) and "\n" not in str(error)
