@@ -43,8 +43,9 @@ def runs(
     table = run_table(say)
     words = {"dataset": dataset, "experiment": experiment, "row": row}
     found = chosen(table, {column: word for column, word in words.items() if word}, best)
-    more = found.groupby("key")["experiment"].transform(lambda of: f" +{len(of) - 1}" if len(of) > 1 else "")
-    shown = found.assign(experiment=found["experiment"] + more).drop_duplicates("key")
+    others = found.groupby("key")["experiment"].transform("nunique") - 1
+    more = [f" +{number}" if number else "" for number in others]
+    shown = found.assign(experiment=found["experiment"] + more, when=found["when"].str[:16]).drop_duplicates("key")
     if len(shown):
         typer.echo(shown.tail(last).to_string(index=False, float_format="{:.4f}".format))
     cut = f", the latest {last} of {len(shown):,} shown" if len(shown) > last else ""

@@ -353,6 +353,8 @@ def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
         except BrokenProcessPool as error:
             raise ValueError("a worker process was killed, perhaps for lack of memory; finished runs stay") from error
         except Exception as error:
+            if workers == 1:  # here, not in a worker
+                raise
             found = next(iter(str(error).splitlines()), "")
             raise ValueError(f"a worker process failed with {type(error).__name__}: {found}") from error
 

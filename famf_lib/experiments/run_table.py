@@ -34,7 +34,7 @@ def run_table(say: Callable[[str], None] = lambda sentence: None) -> pd.DataFram
             spec, origin = record["spec"], record["origin"]
             profile = next((p for p, s in BASE.items() if s.training.epochs == spec["training"]["epochs"]), UNKNOWN)
             dataset = record.get("dataset") or names().get(record["data"], UNKNOWN)
-            line = {"key": record["key"], "when": origin["when"][:16], "dataset": dataset, "profile": profile}
+            line = {"key": record["key"], "when": origin["when"], "dataset": dataset, "profile": profile}
             line |= {"seed": spec["seed"], "mAP": record["mean_ap"]}
             model = spec["model"]
             named = ", ".join(("face", *model["modalities"]))

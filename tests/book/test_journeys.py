@@ -24,7 +24,12 @@ JOURNEYS = {  # page, heading: what each command of the first block after it pri
         "AttentionVLAD",
         "clip 000:",
     ],
-    ("README.md", "## Use a trained model"): ["“FAMF over the simplest”", "14 runs in", "predictions.parquet", "model.onnx"],
+    ("README.md", "## Use a trained model"): [
+        "“FAMF over the simplest”",
+        "14 runs in",
+        "predictions.parquet",
+        "model.onnx",
+    ],
     ("book/cluster.md", "# Several GPUs and machines"): [r"^table-1 on synthetic: 35 runs to train: about .* days"],
 }
 

@@ -95,6 +95,7 @@ def test_the_build_refuses_before_a_kernel_starts():
 def asked(monkeypatch):
     """The arguments with which the command calls ``results.run_settings``, which does nothing."""
     found = []
+    monkeypatch.setattr(cli, "before_training", lambda *_: None)
     monkeypatch.setattr(results, "run_settings", lambda *arguments: found.append(arguments) or 1 / 0)
     return found
 

@@ -2,9 +2,11 @@
 
 import functools
 import json
+import os
 import shutil
 import threading
 import time
+from operator import truediv
 
 import grimp
 import numpy as np
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from forked import ended, forked, wait_for
+from joblib import delayed
 from typer.testing import CliRunner
 
 from famf_book.cli import app
@@ -294,6 +297,18 @@ def test_side_by_side_they_are_what_they_are_one_after_another(kept, clips, trai
     monkeypatch.setenv("FAMF_STORE", str(tmp_path / "another"))
     apart = get_or_train_all(MANY[:2], clips, CPU)
     assert trainings == [3, 1] and all(same(a, b) for a, b in zip(together, apart, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        (delayed(truediv)(1, 0), "a worker process failed with ZeroDivisionError: division by zero"),
+        (delayed(os._exit)(1), "a worker process was killed, perhaps for lack of memory"),
+    ],
+)
+def test_what_happens_in_a_worker_is_one_sentence(task, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        list(run_store.in_parallel([task], 2))
 
 
 def test_an_unknown_key_gives_a_sentence():
