@@ -1,7 +1,7 @@
 """Builds the book: executes the notebooks that are out of date, then renders all pages with Sphinx.
 
 In ``_build/``: ``executed/`` (each page with outputs, and what decided them), ``source/`` (what Sphinx reads),
-``html/`` (the book), ``reports/`` (the notebook that failed, the log of Sphinx).
+``html/`` (the book), ``only/`` (single pages), ``reports/`` (the notebook that failed, the log of Sphinx).
 """
 
 import errno
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -24,17 +24,19 @@ from joblib import cpu_count
 
 from famf_book import generated, notebooks
 from famf_book.extensions import launch_buttons
-from famf_book.pages import BookError, Further, Page, pages, pruned, stage, table_of_contents
+from famf_book.pages import BookError, Further, Page, pages, pruned, stage, stage_alone, table_of_contents
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, written_whole
 from famf_lib.support.fingerprint import source_fingerprint
+from famf_lib.support.progress import progress
 from famf_lib.support.untrusted import read_json
-from famf_lib.support.wording import plain
+from famf_lib.support.wording import lasting, plain
 
 RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline")
 PACKAGES = ("famf_lib", "famf_book", "famf_video")
 # No notebook uses these (a test checks it), so a change of theirs makes no page out of date.
 NOT_USED = ("famf_book.cli", "famf_book.commands", "famf_book.extensions", __name__)
+EVERY = 30.0  # seconds between two lines about the pages that are being executed
 CRASH = re.compile(r"[\w.]*(Error|Exception): \S")  # the last line of a traceback
 RECORD = {"key": dict, "seconds": float, "when": str, "parameters": dict, "versions": dict, "hardware": dict}
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "trusted", "language_info", "kernelspec")
@@ -48,7 +50,7 @@ def build(
     absent: Callable[[Page], str | None] = lambda page: None,
     inputs: Callable[[Page], dict[str, Any]] = lambda page: {},
     data: Callable[[Page], list[dict[str, Any]]] = lambda page: [],
-    prepare: Callable[[Page], None] = lambda page: None,
+    prepare: Callable[[list[Page]], None] = lambda pages: None,
     only: Iterable[str] | None = None,
     timeout: int | None = None,
 ) -> Path:
@@ -63,12 +65,12 @@ def build(
             of data, as JSON can hold it.
         data: returns the datasets that a page was made from, each with its name, profile, fingerprint and, if it is
             here, its persons, clips and faces. It is called after the execution, for the page about the execution.
-        prepare: called for each page that will be executed, one after another, before any is executed: for long work
-            that shows its progress and uses every core.
-        only: the pages to bring up to date; other pages stay as they were last executed, and new ones are left out.
+        prepare: called with the pages that will be executed before any is executed: for long work that shows its
+            progress and uses every core.
+        only: execute and render only these pages, in ``_build/only/``, whose references to other pages are plain text.
         timeout: the limit for one cell, in seconds.
 
-    Returns: the first page of the book.
+    Returns: the first page of the book, or of ``only``.
     Raises: NotebookError, such as BookError; ``_build/html`` then stays as it was.
     """
     root = Path(root).resolve()
@@ -82,13 +84,14 @@ def build(
             names = ", ".join(page.name for page in every)
             raise BookError(f"book/pages.yml: there is no page {min(unknown)!r}; the pages are: {names}.")
 
+        chosen = every if only is None else [page for page in every if page.name in only]
         library = source_fingerprint(*PACKAGES, without=NOT_USED)
         left_out: dict[str, str] = {}
         records: dict[str, dict] = {}
         outdated: dict[str, tuple[Page, dict[str, Any]]] = {}
-        for page in every:
+        for page in chosen:
             reason, record = absent(page), _record(place, page)
-            if reason is None and (only is None or page.name in only):
+            if reason is None:
                 key = _key(page, library, inputs(page))
                 if record and record["key"] == key:
                     records[page.name] = record
@@ -97,22 +100,26 @@ def build(
                     outdated[page.name] = page, key
                     changed = [part for part in key if key[part] != record["key"].get(part)] if record else ["new"]
                     _say(page.name, f"to be executed ({', '.join(changed)})")
-            elif reason is None and record:
-                records[page.name] = record
-                _say(page.name, f"as it was on {record['when']}")
             else:
-                left_out[page.name] = reason or "not executed yet"
-                _say(page.name, f"left out: {left_out[page.name]}")
-        for page, _ in outdated.values():
-            prepare(page)
+                left_out[page.name] = reason
+                _say(page.name, f"left out: {reason}")
+        prepare([page for page, _ in outdated.values()])
         records |= _executed(root, outdated, data, timeout)
 
-        made = [page for page in every if page.name in records]
-        texts = generated.texts(root, every, records, left_out)
-        stage(root, pruned(toc, {f"book/{name}" for name in left_out}), made, texts)
+        made = [page for page in chosen if page.name in records]
+        if only is None:
+            texts = generated.texts(root, every, records, left_out)
+            stage(root, place / "source", pruned(toc, {f"book/{name}" for name in left_out}), made, texts)
+            first = place / "html" / "index.html"
+        elif not made:
+            raise BookError(f"--only: {'; '.join(left_out.values()) or 'no page found'}.")
+        else:
+            place = place / "only"
+            stage_alone(root, place / "source", made)
+            first = place / "html" / "book" / f"{made[0].name}.html"
         _render(place)
     _say("in all", f"{time.monotonic() - begin:.1f} s")
-    return place / "html" / "index.html"
+    return first
 
 
 def _key(page: Page, library: str, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +148,15 @@ def _executed(
             for name, (page, key) in outdated.items()
         }
         try:
-            return {futures[future]: future.result() for future in as_completed(futures)}
+            begin, left = time.monotonic(), set(futures)
+            while left:
+                done, left = wait(left, EVERY, FIRST_EXCEPTION)
+                for future in done:
+                    future.result()  # raises what its page raised
+                if left and not sys.stdout.isatty():
+                    names, passed = ", ".join(futures[one] for one in left), lasting(time.monotonic() - begin)
+                    _say("executing", f"{len(left)} of {len(futures)} are left after {passed}: {names}")
+            return {futures[future]: future.result() for future in futures}
         except BaseException:
             pool.shutdown(cancel_futures=True)  # pages that are being executed are finished
             raise
@@ -209,7 +224,7 @@ def _render(place: Path) -> None:
     _say("pages", "rendering …")
     begin = time.monotonic()
     log = place / "reports" / "sphinx.log"
-    with written_whole(html) as new:
+    with progress("rendering", 1), written_whole(html) as new:
         sphinx(source, new, "html", log)
         for stray in (new / "_static").glob("*webpack-macros.html"):  # templates that the themes leave there
             stray.unlink()

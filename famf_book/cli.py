@@ -17,11 +17,14 @@ from famf_book.commands.options import (
     EXPERIMENTS,
     Dataset,
     Device,
+    DryRun,
     Parameter,
     Profile,
     Protocol,
     Seeds,
     WithParameters,
+    Yes,
+    before_training,
     dataset_names,
     say,
     show,
@@ -76,24 +79,31 @@ def run(
     record: Annotated[
         bool, typer.Option("--record", help="write the numbers to results/, for machines without the data")
     ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Train the models of an experiment under every setting, and print its rows and tests of the paper's claims.
+    """Train the models of an experiment under every setting; print rows, keys of runs, and tests of the claims.
 
     Example: famf run table-1 -p dataset imfdb -p seeds 1,2
     """
     parameters.check("device", device)  # before seconds of imports
     from famf_book import report
+    from famf_lib.data import datasets
     from famf_lib.evidence import ledger
-    from famf_lib.experiments import results
+    from famf_lib.experiments import plan, results
     from famf_lib.experiments.catalogue import get_experiment
     from famf_lib.experiments.settings import DECIDING, TITLES
 
-    declared = get_experiment(experiment)
+    declared, source = get_experiment(experiment), datasets.get(dataset)
     numbers = list(seeds or declared.seeds)
+    asked = [(source, profile, plan.wanted(declared, source, profile, numbers, protocol))]
+    before_training(f"{experiment} on {dataset}", asked, device, yes, dry_run)
     every = results.run_settings(experiment, dataset, profile, numbers, device, protocol)
     found = every[DECIDING]
     for setting, shown in every.items():
         table = report.rows(shown, declared.paper()).rename_axis(TITLES[setting])
+        if shown.recorded is None:
+            table["runs"] = [" ".join(shown.runs[label, seed].key[:8] for seed in shown.seeds) for label in table.index]
         show(table.to_string(float_format="{:.4f}".format, na_rep="") + "\n")
     for comparison in ledger.comparisons(experiment, found):
         show(comparison.sentence().replace("**", ""))
@@ -110,10 +120,19 @@ def run(
 
 
 @app.command()
-def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto") -> None:
+def tune(
+    dataset: Dataset,
+    profile: Profile = "standard",
+    device: Device = "auto",
+    yes: Yes = False,
+    dry_run: DryRun = False,
+) -> None:
     """Choose normalisation, features and learning rate of each row on the tuning part, and write them to results/."""
+    from famf_lib.data import datasets
     from famf_lib.experiments import settings, tuning
 
+    asked = [(datasets.get(dataset), profile, tuning.first_runs(dataset, profile))]
+    before_training(f"tuning on {dataset}", asked, device, yes, dry_run)
     result = tuning.tune(dataset, profile, device)
     chosen = {label: row["chosen"] for label, row in result["rows"].items()} | {"one shared choice": result["shared"]}
     for label, choice in chosen.items():

@@ -35,6 +35,9 @@ from famf_lib.support.files import written_whole
 PARAMETERS, EXECUTION = "book/parameters", "book/execution"
 GENERATED = (PARAMETERS, EXECUTION)  # pages that the build writes, see ``generated``
 PLACEHOLDER = "{{page}}"
+BESIDE_ALONE = ("glossary", "references")  # what single pages are rendered with
+ELSEWHERE = ["myst.xref_missing", "ref", "mystnb.glue", "mystnb.glue_ref", "bibtex.key_not_found"]
+"""Sphinx's warnings about references to pages that are not there."""
 BESIDE = ("README.md", "CONTRIBUTING.md", "LICENSE", "data/README.md")  # files that pages of book/ may include
 
 
@@ -222,12 +225,30 @@ def pruned(toc: Any, absent: set[str]) -> Any:
     return entries
 
 
-def stage(root: Path, toc: Any, made: list[Page], texts: dict[str, str]) -> None:
-    """Collects in ``_build/source`` what Sphinx reads; ``texts`` are files to add, by path."""
+def stage_alone(root: Path, source: Path, made: list[Page]) -> None:
+    """Collects what Sphinx reads to render a few pages, with glossary and bibliography but without the other pages.
+
+    Warnings about references to pages that are not there are switched off: they are rendered as plain text.
+    """
+    beside = [f"book/{name}" for name in BESIDE_ALONE if (root / "book" / f"{name}.md").is_file()]
+    first, *others = [f"book/{page.name}" for page in made]
+    toc = {"format": "jb-book", "root": first}
+    toc |= {"chapters": [{"file": file} for file in (*others, *beside)]} if others or beside else {}
+    config = _yaml(root / "_config.yml")
+    config.setdefault("sphinx", {}).setdefault("config", {})["suppress_warnings"] = ELSEWHERE
+    config = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    absent = [file.name for file in (root / "book").glob("*.md") if f"book/{file.stem}" not in beside]
+    stage(root, source, toc, made, {"_config.yml": config}, absent)
+
+
+def stage(
+    root: Path, source: Path, toc: Any, made: list[Page], texts: dict[str, str], without: Sequence[str] = ()
+) -> None:
+    """Collects in ``source`` what Sphinx reads, with ``texts`` by path, and not the files of book/ in ``without``."""
     import nbformat
 
-    with written_whole(root / "_build" / "source") as new:
-        ignored = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__", "pages.yml")
+    with written_whole(source) as new:
+        ignored = shutil.ignore_patterns("*.ipynb", ".*", "__pycache__", "pages.yml", *without)
         shutil.copytree(root / "book", new / "book", ignore=ignored)
         elsewhere = [f"{file}.md" for file in _files(toc) if not file.startswith("book/")]
         for file in ("_config.yml", *elsewhere, *BESIDE):

@@ -11,6 +11,7 @@ from famf_book.pages import pages, table_of_contents
 from famf_lib.data import datasets
 from famf_lib.experiments import results, run_store
 from famf_lib.experiments.catalogue import FAMF, Experiment
+from famf_lib.experiments.run_table import run_table
 from famf_lib.models import AGGREGATIONS, FUSIONS
 from famf_lib.support.files import ROOT
 
@@ -66,10 +67,11 @@ def test_an_aggregation_from_outside_gets_its_row(added, tiny, results_folder, m
     assert run_store.find(first.spec, clipset, device) is None
     assert run_store.find(found.runs[FAMF.label, 1].spec, clipset, device) is not None
 
-    # Where nobody has added it, the store lists the rest.
-    assert len(run_store.stored()) == 6  # mean pooling is trained beside them
+    # Where nobody has added it, it is listed, and cannot be opened.
     del AGGREGATIONS["by-norm"]
-    assert sorted(one.spec.model.aggregation for one in run_store.stored()) == 2 * ["attentionvlad"] + 2 * ["mean"]
+    listed = run_table().drop_duplicates("key")
+    assert len(listed) == 6  # mean pooling is trained beside them
+    assert list(listed["row"]).count("by-norm + mlma (face, audio, body)") == 2
     with pytest.raises(ValueError, match="by-norm and mlma found, expected modules in AGGREGATIONS"):
         run_store.open_run(first.key)
 
@@ -96,7 +98,7 @@ def test_a_dataset_from_outside_is_one_like_the_others(added, tiny, results_fold
 
 
 def test_a_page_stands_in_the_book_and_shows_something(tmp_path, capsys):
-    heading, declared, shows, entry, line = blocks("add-a-page")
+    heading, declared, shows, entry, line, _ = blocks("add-a-page")
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_static", "figures"))
     for name in ("_toc.yml", "_config.yml"):
         shutil.copy(ROOT / name, tmp_path / name)

@@ -1,14 +1,16 @@
 """``famf book``: builds the book, and tells the build which data and results each page depends on."""
 
 import hashlib
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from famf_book.commands.options import Device, Profile, Seeds, dataset_names, show
+from famf_book.commands.options import Device, DryRun, Profile, Seeds, Yes, before_training, dataset_names, show
 from famf_lib.support.files import ROOT
+from famf_lib.support.wording import counted
 
 
 def book(
@@ -19,14 +21,19 @@ def book(
         list[str] | None,
         typer.Option(help="add the pages of this dataset (repeatable)", autocompletion=dataset_names),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="execute only this page (repeatable)")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="execute and render only this page, into _build/only (repeatable)")
+    ] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Execute the notebooks that are out of date and build the book into _build/html."""
     from famf_book import build
 
     parameters = {"profile": profile, "device": device} | ({"seeds": seeds} if seeds else {})
     further = [_further(name) for name in dataset or ()]
-    hooks = {"absent": _absent, "inputs": _inputs, "data": _data, "prepare": _prepare}
+    prepare = partial(_prepare, device=device, yes=yes, dry_run=dry_run)
+    hooks = {"absent": _absent, "inputs": _inputs, "data": _data, "prepare": prepare}
     show(build.build(ROOT, parameters=parameters, further=further, only=only, **hooks))
 
 
@@ -94,25 +101,43 @@ def _data(page) -> list[dict]:
     return found
 
 
-def _prepare(page) -> None:
-    """Makes the runs that a page shows, with progress, on every core; the page then only reads them."""
+def _prepare(pages: list, device: str, yes: bool, dry_run: bool) -> None:
+    """Makes the runs that pages show, with progress, on every core; the pages then only read them."""
+    from famf_lib.data import datasets
+    from famf_lib.experiments import conditions, plan, results
+
+    needed = [one for page in pages for one in _needed(page)]
+    asked = []
+    for experiment, dataset, values in needed:
+        source, given = datasets.get(dataset), (values["profile"], values["seeds"], values.get("protocol", ""))
+        asked.append((source, values["profile"], plan.wanted(experiment, source, *given)))
+    for page in pages:
+        if page.notebook.stem == "when":  # it trains its own runs, on generated clips
+            values = page.values
+            points = conditions.wanted(conditions.SIZES[values["profile"]], values["seeds"])
+            asked += [(source, values["profile"], of_it) for source, of_it in points]
+    names = ", ".join(page.name for page in pages) if len(pages) < 4 else counted(len(pages), "page")
+    before_training(names or "no page", asked, device, yes, dry_run)
+    for experiment, dataset, values in needed:
+        seeds = values["seeds"] or experiment.seeds
+        given = values["profile"], seeds, values["device"], values.get("protocol", "")
+        results.run_settings(experiment.name, dataset, *given)
+
+
+def _needed(page) -> Iterator[tuple]:
+    """The experiments that a page shows, each with a dataset that is here and the values of the page."""
     from famf_lib.data import datasets
     from famf_lib.evidence.ledger import CLAIMS
-    from famf_lib.experiments import results
     from famf_lib.experiments.catalogue import EXPERIMENTS
 
-    values = page.values
-    several = "datasets" in values  # the pages of the ledger: every experiment that tests a claim
+    several = "datasets" in page.values  # the pages of the ledger: every experiment that tests a claim
     tested = {claim.experiment for claim in CLAIMS}
     for experiment in EXPERIMENTS.values():
-        if not (experiment.name in tested if several else experiment.notebook == page.notebook.stem):
-            continue
-        for dataset in _datasets(page):
-            source = datasets.get(dataset)
-            if experiment.serves(source) and source.absence() is None:
-                seeds = values["seeds"] or experiment.seeds
-                protocol = values.get("protocol", "")
-                results.run_settings(experiment.name, dataset, values["profile"], seeds, values["device"], protocol)
+        if experiment.name in tested if several else experiment.notebook == page.notebook.stem:
+            for dataset in _datasets(page):
+                source = datasets.get(dataset)
+                if experiment.serves(source) and source.absence() is None:
+                    yield experiment, dataset, page.values
 
 
 def _datasets(page) -> list[str]:

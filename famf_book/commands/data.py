@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from famf_book.commands.options import EMBEDDER, Profile, clips_folder, dataset_names, say, show
+from famf_book.commands.options import (
+    EMBEDDER,
+    Profile,
+    Yes,
+    clips_folder,
+    confirm,
+    dataset_names,
+    import_names,
+    open_clips,
+    say,
+    show,
+)
 from famf_lib.support.wording import counted, plain
 
 app = typer.Typer(no_args_is_help=True, help="List, describe, check, export and import datasets.")
@@ -47,9 +58,8 @@ def data_info(
     """Describe a dataset on one screen; if it is missing and can be made, it is made first."""
     from famf_book import datasheets
     from famf_lib.data import datasets, inspection
-    from famf_lib.data.opening import opened
 
-    clipset = opened(clips_folder(dataset, profile))
+    clipset = open_clips(dataset, profile)
     title = datasets.get(dataset).title if dataset in datasets.names() else ""
     show(inspection.summary(clipset, title))
     if record:
@@ -80,10 +90,26 @@ def data_export(
 ) -> None:
     """Write a dataset as tables that famf data import table reads (data/README.md describes them)."""
     from famf_lib.data import table_export
-    from famf_lib.data.opening import opened
 
-    clipset = opened(clips_folder(dataset, profile))
+    clipset = open_clips(dataset, profile)
     show(f"{table_export.export(clipset, folder, npz=npz)}, fingerprint {clipset.fingerprint}")
+
+
+@app.command("remove")
+def data_remove(
+    name: Annotated[str, typer.Argument(help="the name of an import", autocompletion=import_names)], yes: Yes = False
+) -> None:
+    """Remove an import from the store. Your files and the runs trained on it stay."""
+    import shutil
+
+    from famf_lib.data import imported
+
+    folder = imported.place(name)
+    if not folder.is_dir():
+        raise ValueError(f"name: there is no import {name!r}, expected one of {', '.join(imported.names()) or 'none'}")
+    confirm(f"Remove {folder}?", yes)
+    shutil.rmtree(folder)
+    show(f"removed {folder}")
 
 
 @bringing.command("table")

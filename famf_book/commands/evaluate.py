@@ -1,12 +1,15 @@
 """``famf evaluate``: the official evaluation of a run or of a submission file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famf_book.commands.options import RUN, Device, dataset_names, run_keys, show, writing
+from famf_book.commands.options import RUN, Device, dataset_names, run_keys, say, show, writing
 from famf_lib.support.wording import counted
+
+if TYPE_CHECKING:
+    from famf_lib.experiments.submission import Report
 
 What = Annotated[
     str,
@@ -24,36 +27,40 @@ def evaluate(
             autocompletion=dataset_names,
         ),
     ] = "",
-    truth: Annotated[Path | None, typer.Option(help="for a submission: the ground truth, val_gt.txt")] = None,
+    truth: Annotated[Path | None, typer.Option(help="the ground truth to score against, val_gt.txt")] = None,
     per_person: Annotated[
-        Path | None, typer.Option(help="for a submission: write the scores here, one row per person, as CSV")
+        Path | None, typer.Option(help="with --truth: write the scores here, one row per person, as CSV")
     ] = None,
     device: Device = "auto",
 ) -> None:
     """Rank the gallery of a run and write a submission, or score a submission as the official evaluation does."""
-    if truth is not None:
+    file = Path(what)
+    if truth is not None and (file.is_file() or file.suffix == ".txt"):
         if out is not None or dataset:
-            raise ValueError(
-                "--truth: found with --out or --dataset, expected --truth with a submission, or the others with a run"
-            )
-        _score(Path(what), truth, per_person)
-    elif per_person is not None or Path(what).is_file():
+            raise ValueError("--truth: found with a submission and --out or --dataset, expected these with a run")
+        _check(per_person, file, truth)
+        from famf_lib.experiments import submission
+
+        _show(submission.score_files(file, truth), per_person)
+    elif truth is None and (per_person is not None or file.is_file()):
         raise ValueError(f"--truth: nothing found, expected the ground truth for the submission {what}")
     else:
-        _rank(what, out, dataset, device)
+        _check(per_person, out, truth)
+        _rank(what, out, dataset, device, truth, per_person)
 
 
-def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
+def _rank(what: str, out: Path | None, dataset: str, device: str, truth: Path | None, per_person: Path | None) -> None:
     from itertools import chain
 
     from famf_lib.data import iqiyi_text
-    from famf_lib.experiments import run_store, submission
+    from famf_lib.experiments import submission
+    from famf_lib.experiments.run_table import find_run
     from famf_lib.training import checkpoint
     from famf_lib.training.train import pick_device
 
-    place, run = pick_device(device), run_store.open_run(what)
+    place, run = pick_device(device), find_run(what)
     opened = checkpoint.open(run.file)
-    clipset = submission.data_of(opened.card, dataset)
+    clipset = submission.data_of(opened.card, dataset, say)
     split = run.split(clipset)
     if out is not None:
         iqiyi_text.check_writable(out, chain(split.persons, clipset.clips["name"].iloc[split.gallery.numpy()]))
@@ -70,17 +77,24 @@ def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
         show(f"mAP {mean_ap:.4f}, as in the official evaluation")
     if out is not None:
         show(iqiyi_text.write_submission(out, ranked.lists))
+    if truth is not None:
+        show(f"against {truth}:")
+        _show(submission.score_against(ranked.lists, f"run {run.key}", truth), per_person)
 
 
-def _score(file: Path, truth: Path, per_person: Path | None) -> None:
+def _check(per_person: Path | None, *inputs: Path | None) -> None:
+    """Refuses a place for the scores before anything is computed."""
+    if per_person is not None and per_person.is_dir():
+        raise ValueError(f"--per-person: {per_person} is a folder, expected the name of a file to write")
+    if per_person is not None and per_person.resolve() in [path.resolve() for path in inputs if path is not None]:
+        raise ValueError(f"--per-person: {per_person} is one of the other files, expected another file to write")
+
+
+def _show(report: "Report", per_person: Path | None) -> None:
+    """Prints the official scores, and writes those of each person."""
     from famf_lib.experiments import submission
     from famf_lib.support.files import written_whole
 
-    if per_person is not None and per_person.is_dir():
-        raise ValueError(f"--per-person: {per_person} is a folder, expected the name of a file to write")
-    if per_person is not None and per_person.resolve() in (file.resolve(), truth.resolve()):
-        raise ValueError(f"--per-person: {per_person} is one of the input files, expected another file to write")
-    report = submission.score_files(file, truth)
     persons, ids = report.persons, len(report.persons)
     hits, positives = int(persons["hits"].sum()), int(persons["positives"].sum())
     show(f"mAP {report.mean_ap:.4f}")

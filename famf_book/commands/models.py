@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famf_book.commands.options import RUN, Device, Profile, clips_folder, dataset_names, run_keys, say, show, writing
+from famf_book.commands.options import (
+    DATASET,
+    EXPERIMENTS,
+    RUN,
+    Device,
+    Profile,
+    dataset_names,
+    open_clips,
+    run_keys,
+    say,
+    show,
+    writing,
+)
 from famf_lib.support.wording import counted, plain
 
 if TYPE_CHECKING:
@@ -17,16 +29,28 @@ Model = Annotated[
 ]
 
 
-def runs(last: Annotated[int, typer.Option(min=1, help="how many to list, the latest ones")] = 20) -> None:
-    """List the trained models in the store: key, date, mAP, seed, model and modalities."""
-    from famf_lib.experiments.run_store import stored
+def runs(
+    last: Annotated[int, typer.Option(min=1, help="how many to list, the latest ones")] = 20,
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help=DATASET, autocompletion=dataset_names)] = "",
+    experiment: Annotated[
+        str, typer.Option(help="such as table-1", autocompletion=lambda: EXPERIMENTS, show_default=False)
+    ] = "",
+    row: Annotated[str, typer.Option(help='a row of a table, such as FAMF or "NetVLAD + MMA"')] = "",
+    best: Annotated[bool, typer.Option("--best", help="only the best run of each row on each dataset")] = False,
+) -> None:
+    """List the trained models in the store: key, date, dataset, profile, experiment, row, setting, seed and mAP."""
+    from famf_lib.experiments.run_table import chosen, run_table
 
-    found = stored(say)
-    for run in found[-last:]:
-        model = run.spec.model
-        what = f"{model.aggregation} + {model.fusion} ({', '.join(('face', *model.modalities))})"
-        show(f"{run.key}  {run.origin['when'][:16]}  mAP {run.mean_ap:.4f}  seed {run.spec.seed:<3}  {what}")
-    show(f"{counted(len(found), 'run')} in the store" + (f", of which the latest {last}" if len(found) > last else ""))
+    table = run_table(say)
+    words = {"dataset": dataset, "experiment": experiment, "row": row}
+    found = chosen(table, {column: word for column, word in words.items() if word}, best)
+    others = found.groupby("key")["experiment"].transform("nunique") - 1
+    more = [f" +{number}" if number else "" for number in others]
+    shown = found.assign(experiment=found["experiment"] + more, when=found["when"].str[:16]).drop_duplicates("key")
+    if len(shown):
+        show(shown.tail(last).to_string(index=False, float_format="{:.4f}".format))
+    cut = f", the latest {last} of {len(shown):,} shown" if len(shown) > last else ""
+    show(f"{counted(table['key'].nunique(), 'run')} in the store{cut}")
 
 
 def predict(
@@ -45,14 +69,13 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Predict who is in each clip, with probabilities and the weight of each face."""
-    from famf_lib.data.opening import opened as opened_clips
     from famf_lib.support.progress import progress
     from famf_lib.training import checkpoint, prediction
     from famf_lib.training.train import pick_device
 
     place = pick_device(device)
     opened = checkpoint.open(saved_file(run), place)
-    clipset, lacking = prediction.fitting(opened_clips(clips_folder(clips, profile)), opened.card)
+    clipset, lacking = prediction.fitting(open_clips(clips, profile), opened.card)
     for name in lacking:
         say(f"{name}: these clips have none, so the model gets zero vectors (Sec. 4.3)")
     tables = prediction.predict(opened, clipset.to(place), top)
@@ -87,9 +110,9 @@ def export(
 
 def saved_file(run: str) -> Path:
     """The file of a saved model, given that file or a run."""
-    from famf_lib.experiments import run_store
+    from famf_lib.experiments.run_table import find_run
 
-    return Path(run) if Path(run).is_file() else run_store.open_run(run).file
+    return Path(run) if Path(run).is_file() else find_run(run).file
 
 
 def _lines(table: "pa.Table") -> list[str]:

@@ -3,10 +3,11 @@
 Nothing heavy is imported, so that tab completion is immediate; see ``famf --install-completion``.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -14,6 +15,9 @@ from typer.core import TyperCommand, TyperOption
 from famf_lib.experiments import parameters
 from famf_lib.support.files import store
 from famf_lib.support.wording import plain
+
+if TYPE_CHECKING:
+    from famf_lib.data.clipset import ClipSet
 
 # Written out, since the import of the library takes seconds. A test compares them with the library.
 EXPERIMENTS = (
@@ -27,7 +31,11 @@ PARAMETERS = {"dataset": "str", "profile": "str", "seeds": "list[int]", "device"
 
 
 def dataset_names() -> list[str]:
-    return [*DATASETS, *_stored("imported/[a-z]*/arrays.safetensors")]
+    return [*DATASETS, *import_names()]
+
+
+def import_names() -> list[str]:
+    return _stored("imported/[a-z]*/arrays.safetensors")
 
 
 def run_keys() -> list[str]:
@@ -69,7 +77,7 @@ def refuse_names(names: list[str] | None) -> None:
         raise ValueError(f"-p: {parameters.unknown(name, PARAMETERS, 'an experiment')}")
 
 
-RUN = "a run (its key, the first characters of its key, or its folder)"
+RUN = "a run (its key, the first characters of it, its folder, or latest:table-1/FAMF)"
 DATASET = "a dataset that famf data list shows"
 Dataset = Annotated[str, typer.Argument(help=DATASET, autocompletion=dataset_names)]
 Profile = Annotated[
@@ -84,12 +92,14 @@ Seeds = Annotated[
     Any,  # text for the shell, a list for the command
     typer.Option(
         metavar="SEEDS",
-        help="such as 1,2,3; by default those of the book",
+        help="such as 1,2,3 or 1-3; by default those of the book",
         callback=check_parameter,
         show_default=False,
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda", autocompletion=lambda: parameters.DEVICES)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what would be trained, and about how long it takes")]
 Protocol = Annotated[
     str,
     typer.Option(
@@ -128,11 +138,21 @@ def clips_folder(dataset: str, profile: str) -> Path:
 
     if dataset in imported.names():  # not opened: it may be damaged
         return imported.place(dataset)
-    if dataset not in datasets.names() and Path(dataset).is_dir():
-        return Path(dataset).resolve()
+    if dataset not in datasets.names() and (place := Path(dataset)).is_dir():
+        if not (place / "arrays.safetensors").exists() and (any(place.glob("*.parquet")) or any(place.glob("*.npz"))):
+            command = f"famf data import table {dataset} --name NAME"
+            raise ValueError(f"{dataset}: tables found, expected a ClipSet: import it first ({command}), then use NAME")
+        return place.resolve()
     folder = datasets.load(dataset, profile).folder
     assert folder is not None  # a loaded dataset is in the store
     return folder
+
+
+def open_clips(dataset: str, profile: str) -> "ClipSet":
+    """Opens the ClipSet that a user names (see ``clips_folder``)."""
+    from famf_lib.data.opening import opened
+
+    return opened(clips_folder(dataset, profile))
 
 
 def say(sentence: object) -> None:
@@ -143,6 +163,32 @@ def say(sentence: object) -> None:
 def show(text: object) -> None:
     """Prints the output of a command, without the control characters that names in files may have."""
     typer.echo("\n".join(plain(line, None, strip=False) for line in str(text).split("\n")))
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Asks the user, unless ``yes`` answers already; ends the command at a no."""
+    if not (yes or sys.stdin.isatty()):
+        raise ValueError(f"--yes: not given, and nobody is here to answer: {question}")
+    if not (yes or typer.confirm(question)):
+        raise typer.Exit(1)
+
+
+def before_training(what: str, asked: list, device: str, yes: bool, dry_run: bool, workers: int = 0) -> None:
+    """Says what will be trained and about how long it takes; ends a dry run; asks before the paper's size on a CPU.
+
+    ``what`` names the experiments; ``asked`` is what ``plan.plan`` takes.
+    """
+    from famf_lib.experiments.plan import plan
+    from famf_lib.training.train import pick_device
+
+    found = plan(asked, place := pick_device(device), workers)
+    if dry_run:
+        typer.echo(f"{what}: {found.sentence()}")
+        raise typer.Exit()
+    if found.runs:
+        say(f"{what}: {found.sentence()}")
+        if place.type == "cpu" and any(profile == "paper" for _, profile, of_it in asked if of_it):
+            confirm("Train them on this CPU?", yes)
 
 
 @contextmanager

@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from famf_book.commands.options import DATASET, EXPERIMENTS, Device, Profile, Seeds, dataset_names, say, show
+from famf_book.commands.options import (
+    DATASET,
+    EXPERIMENTS,
+    Device,
+    DryRun,
+    Profile,
+    Seeds,
+    Yes,
+    before_training,
+    dataset_names,
+    say,
+    show,
+)
+from famf_lib.support.wording import counted
 
 
 def sweep(
@@ -36,9 +49,14 @@ def sweep(
     pages: Annotated[
         Path | None, typer.Option("--notebooks", help="also execute the notebooks and write them to this folder")
     ] = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train the models of many experiments on a Dask cluster, and print the mAP of each row."""
     from famf_book import sweep
+    from famf_lib.data import datasets
+    from famf_lib.experiments.catalogue import get_experiment
+    from famf_lib.experiments.plan import wanted
 
     if pages is not None:  # checked before hours of training
         found = next(path for path in (pages, *pages.parents) if path.exists())
@@ -49,9 +67,18 @@ def sweep(
     if wait is not None and not wait >= 0:
         raise ValueError(f"--wait: {wait} found, expected minutes, 0 or more")
     numbers = list(seeds) or None
-    tasks = sweep.grid(experiments or list(EXPERIMENTS), dataset or ["synthetic"], profile, numbers)
+    names, on = experiments or list(EXPERIMENTS), dataset or ["synthetic"]
+    sources = [datasets.get(name) for name in on]
+    chosen = [get_experiment(name) for name in names]
+    asked = [(source, profile, wanted(one, source, profile, numbers or ())) for source in sources for one in chosen]
+    what = f"{counted(len(names), 'experiment')} on {', '.join(on)}"
+    if dry_run or scheduler is None:
+        before_training(what, asked, device, yes, dry_run, workers)
+    tasks = sweep.grid(names, on, profile, numbers)
     executed = sweep.pages(tasks, pages) if pages else {}
     with sweep.cluster(scheduler, workers, device, wait=wait, say=say) as (client, kind):
+        if scheduler is not None and kind == "cpu":
+            before_training(what, asked, kind, yes, False, len(client.ncores()))
         made = sweep.sweep(tasks, client, kind, executed, profile, wait=wait, say=say)
     made = made.sort_values(["dataset", "experiment"], kind="stable")
     rows = made.groupby(["dataset", "experiment", "label"], sort=False)["mean_ap"].agg(["count", "mean"])

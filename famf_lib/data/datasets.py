@@ -46,6 +46,10 @@ class Dataset:
     key: Callable[[str], str] = lambda profile: ""
     make: Callable[[str], ClipSet] | None = None
 
+    def folder(self, profile: str) -> Path:
+        """Where the ClipSet lies once it was made."""
+        return store() / "clipsets" / f"{self.name}-{self.key(profile)}"
+
     def load(self, profile: str = "standard") -> ClipSet:
         """Opens the ClipSet, after making it on first use.
 
@@ -56,7 +60,7 @@ class Dataset:
             raise DatasetAbsent(reason)
         if self.make is None:
             return imported.open(self.name)
-        folder = store() / "clipsets" / f"{self.name}-{self.key(profile)}"
+        folder = self.folder(profile)
         if not folder.is_dir():  # a complete store can be read-only
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):  # if two processes ask at once, one of them makes it

@@ -11,7 +11,7 @@ MISSING = {"", "-", "nan", "none", "null", "nat", "n/a", "<na>", "-1"}
 LISTED = 6  # names that one sentence lists
 
 
-def plain(name: str) -> str:
+def simplified(name: str) -> str:
     """A name without differences that the eye misses: case, spaces, Unicode forms, characters without width."""
     seen = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
     return " ".join(seen.casefold().split())
@@ -20,9 +20,11 @@ def plain(name: str) -> str:
 def doubts(names: Iterable[str | None], where: str) -> list[str]:
     """Returns sentences about names that read as a missing value or that look like another name."""
     times = Counter(name for name in names if name is not None)
-    forms = Counter(map(plain, times))
-    missing = sorted(name for name in times if plain(name) in MISSING)
-    alike = sorted((n for n in times if forms[plain(n)] > 1 and n not in missing), key=lambda n: (plain(n), n))
+    forms = Counter(map(simplified, times))
+    missing = sorted(name for name in times if simplified(name) in MISSING)
+    alike = sorted(
+        (n for n in times if forms[simplified(n)] > 1 and n not in missing), key=lambda n: (simplified(n), n)
+    )
 
     def listed(few: list[str]) -> str:
         return ", ".join(f"{name!r} ({counted(times[name], 'time')})" for name in few[:LISTED]) + " …" * (
@@ -42,4 +44,4 @@ def doubts(names: Iterable[str | None], where: str) -> list[str]:
 def misspelt(columns: Iterable[str], known: Sequence[str]) -> tuple[str, str] | None:
     """The first column that differs from a known one only in case and spaces, and the known one."""
     pairs = ((column, name) for column in columns for name in known if column != name)
-    return next(((column, name) for column, name in pairs if plain(column) == plain(name)), None)
+    return next(((column, name) for column, name in pairs if simplified(column) == simplified(name)), None)

@@ -167,6 +167,7 @@ class _Import:
                 for split in SPLITS:
                     if ("face", split) in self.pickles:
                         self._faces(out, split)
+                        self._check_faces(split)
                 for split, persons in self.persons.items():
                     for name in persons:
                         self._row(name, split)
@@ -188,6 +189,14 @@ class _Import:
                 info |= {"counts": self.found.counts, "notes": dict(self.found.notes)}
                 out.finish(np.array(self.counts), clips, modalities, info)
         return self.found
+
+    def _check_faces(self, split: str) -> None:
+        """Refuses faces without one in a clip of the ground truth: nothing could be trained or ranked."""
+        known = self.persons.get(split, {})
+        if known and not any(self.counts[row] for name, row in self.rows.items() if name in known):
+            skipped = [f"{note}, {count:,} times" for note, count in self.found.notes.items() if "skipped" in note]
+            found = f"no face of a clip of {split}_gt.txt found" + f" ({'; '.join(skipped)})" * bool(skipped)
+            raise IqiyiError(f"{self.pickles['face', split]}: {found}, expected faces of them")
 
     # --- files and clips ---
 

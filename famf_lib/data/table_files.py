@@ -4,6 +4,7 @@ Both kinds of file give the same interface, so that ``tables`` needs one set of 
 column of vectors is an Arrow array of lists. Reading runs no code from the file.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,11 +52,13 @@ class Table:
 class ParquetTable(Table):
     """The table in a Parquet file; ``pieces`` holds one piece in memory.
 
+    If there is no column ``joined``, columns such as f0, f1, … f511 are read as that column of vectors.
+
     Raises:
         TableError: the file cannot be read, or two columns have the same name.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, joined: str = ""):
         self.path = path
         with self._reading():
             check_parquet(path)
@@ -65,6 +68,10 @@ class ParquetTable(Table):
         if twice := [name for name, times in Counter(schema.names).items() if times > 1]:
             raise self.fault(repr(twice[0]), "occurs twice among the columns, expected once")
         self.types = dict(zip(schema.names, schema.types, strict=True))
+        self._wide = _wide(self.types) if joined and joined not in self.types else []
+        if self._wide:
+            self.types = {column: kind for column, kind in self.types.items() if column not in self._wide}
+            self.types[joined] = pa.list_(pa.float64(), len(self._wide))
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         with self._reading():
@@ -76,8 +83,9 @@ class ParquetTable(Table):
     def pieces(self, column: str) -> Iterator[pa.Array]:
         rows = 0
         with self._reading():
-            for batch in self._file.iter_batches(PIECE, columns=[column]):
-                piece = batch.column(column)
+            wide = self._wide and column not in self._file.schema_arrow.names
+            for batch in self._file.iter_batches(PIECE, columns=self._wide if wide else [column]):
+                piece = _joined(batch, self._wide) if wide else batch.column(column)
                 piece.validate(full=True)
                 yield piece
                 rows += len(piece)
@@ -96,6 +104,25 @@ class ParquetTable(Table):
             raise
         except Exception as error:
             raise TableError(f"{self.path}: it cannot be read ({npz.brief(error)}), expected a Parquet file") from error
+
+
+def _wide(types: dict[str, pa.DataType]) -> list[str]:
+    """The columns such as f0, f1, …, in their order, that hold one vector per row; empty if there are none."""
+    found: dict[str, dict[int, str]] = {}
+    for name, kind in types.items():
+        if pa.types.is_floating(kind) and (parts := re.fullmatch(r"(\D*)(\d{1,5})", name)):
+            found.setdefault(parts[1], {})[int(parts[2])] = name
+    columns = max(found.values(), key=len, default={})
+    numbers = sorted(columns)
+    complete = len(numbers) > 4 and numbers[0] in (0, 1) and numbers[-1] == numbers[0] + len(numbers) - 1
+    return [columns[number] for number in numbers] if complete else []
+
+
+def _joined(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.Array:
+    """Columns of numbers as one column of lists."""
+    values = [batch.column(name).cast(pa.float64()) for name in columns]
+    matrix = np.column_stack([value.to_numpy(zero_copy_only=False) for value in values])
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel(), from_pandas=True), len(columns))
 
 
 class NpzTable(Table):

@@ -20,7 +20,7 @@ from pyarrow import types as kinds
 
 from famf_lib.data import datasets, imported, npz
 from famf_lib.data.clipset import HELD, SPLITS, ClipSet, held, sha256
-from famf_lib.data.doubtful_names import doubts, misspelt
+from famf_lib.data.doubtful_names import doubts, misspelt, simplified
 from famf_lib.data.table_files import NpzTable, ParquetTable, Table, TableError
 from famf_lib.support.progress import progress
 from famf_lib.support.wording import listed, plain
@@ -28,7 +28,15 @@ from famf_lib.support.wording import listed, plain
 FACES, CLIPS, NPZ = "faces.parquet", "clips.parquet", "features.npz"
 FACE_FIELDS = ("clip", "frame", "embedding")
 CLIP_FIELDS = {"clip": "name", "label": "person", "split": "split", "group": "group"}
-"""The required columns of the clips (``group`` is optional) and their names in the ClipSet."""
+"""The columns of the clips and their names in the ClipSet."""
+OPTIONAL = ("split", "group")
+OTHERS = {
+    "clip": ("clip_id", "name", "video", "track", "file"),
+    "label": ("person", "identity", "id", "person_id", "name", "subject", "class"),
+    "frame": ("frame_id", "index", "time"),
+    "embedding": ("vector", "feature", "features", "face", "embeddings"),
+}
+"""What others call the columns that are required."""
 
 CORNERS = ("x1", "y1", "x2", "y2")
 NUMBERS = (*CORNERS, "score", "det_score", "quality", "size", "blur", "darkness", "yaw")  # as ``traits`` needs them
@@ -76,7 +84,10 @@ def build(source: Path, say: Callable[[str], None] = warnings.warn) -> ClipSet:
         TableError: one sentence with the file, the column, what was found and what was expected.
     """
     files = _files(Path(source))
-    faces, clips = map(ParquetTable, files) if len(files) == 2 else _npz_tables(files[0])
+    if len(files) == 2:
+        faces, clips = ParquetTable(files[0], joined="embedding"), ParquetTable(files[1])
+    else:
+        faces, clips = _npz_tables(files[0])
     rows, modalities = _clips(clips, say)
     clip, columns = _face_columns(faces, rows["name"])
     order = np.lexsort((columns["frame"].to_numpy(), clip))  # stable: faces of one frame keep their order
@@ -112,7 +123,7 @@ def _files(source: Path) -> list[Path]:
 def _npz_tables(path: Path) -> tuple[Table, Table]:
     arrays = npz.read(path, TableError)
     faces = {column: name for column, name in NPZ_FACES.items() if name in arrays or column in FACE_FIELDS}
-    clips = {column: column for column in CLIP_FIELDS if column in arrays or column != "group"}
+    clips = {column: column for column in CLIP_FIELDS if column in arrays or column not in OPTIONAL}
     fields = {*faces.values(), *clips}
     flags = {name.removesuffix("_present"): name for name in arrays if name.endswith("_present")}
     flags = {modality: name for modality, name in flags.items() if modality not in fields}
@@ -135,7 +146,9 @@ def _kind(kind: pa.DataType) -> str:
 def _expect(table: Table, column: str, *expected: str) -> None:
     if column not in table.types:
         found = listed(map(table.called, table.types))
-        raise table.fault(column, f"is missing, found {found}, expected it with {' or '.join(expected)}")
+        other = next((name for name in table.types if simplified(name) in OTHERS.get(column, ())), None)
+        meant = f"; did you mean {other}? Rename it to {column}" if other else ""
+        raise table.fault(column, f"is missing, found {found}, expected it with {' or '.join(expected)}{meant}")
     if (kind := _kind(table.types[column])) not in expected:
         raise table.fault(column, f"holds {kind}, expected {' or '.join(expected)}")
 
@@ -181,7 +194,7 @@ def _further(table: Table, taken: Sequence[str], reserved: Sequence[str]) -> lis
 
 def _clips(table: Table, say: Callable[[str], None]) -> tuple[pd.DataFrame, dict[str, tuple[np.ndarray, np.ndarray]]]:
     """The clip table of the ClipSet, and vectors (V, D_m) and presence (V,) of each modality."""
-    fields = [column for column in CLIP_FIELDS if column != "group" or column in table.types]
+    fields = [column for column in CLIP_FIELDS if column not in OPTIONAL or column in table.types]
     modalities = [column for column, kind in table.types.items() if column not in fields and _kind(kind) == VECTOR]
     _check_spelling(table, [*CLIP_FIELDS, *modalities])
     for column in fields:
@@ -192,13 +205,17 @@ def _clips(table: Table, say: Callable[[str], None]) -> tuple[pd.DataFrame, dict
 
     read = table.read([*fields, *further])
     texts = {column: _text(table, column, read[column], missing=column != "clip") for column in fields}
-    known = pc.fill_null(pc.is_in(texts["split"], pa.array(SPLITS)), False)
-    if (row := _first(pc.and_(pc.invert(known), texts["split"].is_valid()))) >= 0:
-        found = f"{texts['split'][row].as_py()!r} (clip {texts['clip'][row].as_py()!r})"
-        raise table.fault("split", f"of row {row} is {found}, expected one of {', '.join(SPLITS)}, or nothing")
+    if "split" in texts:
+        known = pc.fill_null(pc.is_in(texts["split"], pa.array(SPLITS)), False)
+        if (row := _first(pc.and_(pc.invert(known), texts["split"].is_valid()))) >= 0:
+            found = f"{texts['split'][row].as_py()!r} (clip {texts['clip'][row].as_py()!r})"
+            raise table.fault("split", f"of row {row} is {found}, expected one of {', '.join(SPLITS)}, or nothing")
+    else:
+        say(f"{table.path}: no split found, so every seed splits the clips anew (data/README.md says how)")
     rows = pd.DataFrame({name: texts[column].to_pandas() for column, name in CLIP_FIELDS.items() if column in texts})
-    if "group" not in rows:
-        rows["group"] = pd.Series(None, index=rows.index, dtype="str")
+    for column in OPTIONAL:
+        if column not in rows:
+            rows[column] = pd.Series(None, index=rows.index, dtype="str")
     if (twice := rows["name"].duplicated()).any():
         raise table.fault("clip", f"of row {twice.argmax()} is {rows['name'][twice.argmax()]!r} again, expected once")
     for column in ("label", "group"):

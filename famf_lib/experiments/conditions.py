@@ -6,7 +6,7 @@ fewer persons and a smaller model than the profile of the same name, because the
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -165,3 +165,9 @@ def spec(
     )
     training = size.training.model_copy(update={"lr": condition.lr, "lr_aggregation": 10 * condition.lr})
     return RunSpec(model=model, training=training, evaluation=EvaluationConfig(faces=training.faces), seed=seed)
+
+
+def wanted(size: Size, seeds: Sequence[int]) -> list[tuple[Dataset, list[RunSpec]]]:
+    """The clips and the runs of every point of the maps."""
+    points = dict.fromkeys(point for name in size.axes for point in grid(name, size))
+    return [(dataset(c, size), [spec(c, size, row, seed) for row in ROWS for seed in seeds]) for c in points]

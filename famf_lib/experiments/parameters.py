@@ -6,6 +6,7 @@ nothing heavy, so that a notebook refuses a bad value before it loads anything, 
 
 import ast
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -69,7 +70,7 @@ KINDS = {"": Any} | _PLAIN | {f"list[{name}]": list[kind] for name, kind in _PLA
 
 
 def validated(given: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any]:
-    """The given values in the declared types. Text becomes what it says: "1,2" or "[1, 2]" a list, "true" a bool.
+    """The given values in the declared types. Text becomes what it says: "1,2", "1-2" and "[1, 2]" a list, "true" True.
 
     Args:
         types: the annotation of each parameter, one of ``KINDS``.
@@ -100,8 +101,24 @@ def validated(given: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, A
     return values
 
 
+LONGEST = 1000  # numbers that a span may have
+
+
+def _spans(text: str) -> list[int] | None:
+    """The numbers of a text such as "1-3,7"; None if it says anything else."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*(\d{1,10})(?:-(\d{1,10}))?\s*", part)
+        if not ends or not 0 <= (more := int(ends[2] or ends[1]) - int(ends[1])) < LONGEST:
+            return None
+        numbers += range(int(ends[1]), int(ends[1]) + more + 1)
+    return numbers
+
+
 def _read(kind: Any, value: Any) -> Any:
     """What a text says where it should not stay a text, and one value as a list where a list is expected."""
+    if isinstance(value, str) and kind == list[int] and (numbers := _spans(value)) is not None:
+        return numbers
     if isinstance(value, str) and kind not in (str, Any):
         try:
             value = ast.literal_eval(value.strip())

@@ -7,7 +7,7 @@ and the number of processes where several train together. ::
     <key>/run.json             the specification, the result, the losses, when and where the run was made
     <key>/persons.parquet      person, ap
     <key>/model.safetensors    the trained model (see ``checkpoint``)
-    <key>.partial/             the checkpoint of a run that is in progress or was interrupted
+    <key>.partial/             the checkpoint of a run that is in progress or was interrupted, and how much is done
 """
 
 import hashlib
@@ -18,7 +18,8 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -59,6 +60,7 @@ DECIDING_MODULES = (
     "famf_lib.training.resume",
     "famf_lib.training.train",
 )
+DONE = "done"  # the file in <key>.partial that says which share of the epochs is done
 LISTED = 10  # the most keys that an error message lists
 RECORD = {"key": str, "spec": dict, "rank_1": float, "losses": list, "seconds": float, "origin": dict}  # in run.json
 
@@ -181,22 +183,6 @@ def open_run(name: str | Path) -> Run:
     raise ValueError(f"run: {str(name)!r} is not known, expected {here}")
 
 
-def stored(say: Callable[[str], None] = warnings.warn) -> list[Run]:
-    """Every healthy run in the store, oldest first, without those whose modules are not registered here.
-
-    ``say`` receives one sentence about each damaged run.
-    """
-    found = []
-    for path in sorted((store() / "runs").glob("*/run.json")):
-        try:
-            found.append(_read(path.parent))
-        except AddedElsewhere:
-            continue
-        except ValueError as error:
-            say(str(error))
-    return sorted(found, key=lambda run: (run.origin["when"], run.key))
-
-
 def _read(folder: Path, spec: RunSpec | None = None) -> Run:
     """The run in a folder. A ``spec`` that led to its key is that of the run, and need not be checked once more."""
     try:
@@ -255,6 +241,21 @@ def _train(
     return _read(folder, spec)
 
 
+def name_of(folder: Path | None) -> str | None:
+    """The name of the dataset in a folder of the store; that of any other folder; None for clips in memory alone."""
+    made = folder is not None and folder.parent.name == "clipsets"  # there a folder is named NAME-KEY
+    return folder and (folder.name.rpartition("-")[0] if made else folder.name)
+
+
+def _done(keys: Iterable[str]) -> float:
+    """How much of the trainings that are under way is done, in trainings."""
+    found = 0.0
+    for key in keys:
+        with suppress(OSError, ValueError):  # it has not begun, has just ended, or is being written
+            found += float((store() / "runs" / f"{key}.partial" / DONE).read_text())
+    return found
+
+
 def _trainer() -> Callable[..., train.Trained]:
     if world_size() == 1:
         return train.train
@@ -267,22 +268,30 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
     partial = folder.with_suffix(".partial")
     partial.mkdir(exist_ok=True)
     parts, state = split(clipset, spec.protocol, spec.seed, spec.part), partial / "checkpoint.pt"
+
+    def epoch_done(epoch: int, loss: float) -> None:
+        with suppress(OSError):  # a full disk; only the progress of other processes is lost
+            (partial / DONE).write_text(str(epoch / spec.training.epochs))
+        if report is not None:
+            report(epoch, loss)
+
     given = spec.model, spec.training, clipset, parts, spec.seed
     if state.exists():
         _check_state(state, train.build(spec.model, clipset, len(parts.persons), spec.seed))
     try:
-        trained = _trainer()(*given, checkpoint=state, report=report)
+        trained = _trainer()(*given, checkpoint=state, report=epoch_done)
     except OSError as error:  # a full disk does not cost a run: the last state that was saved is enough
         if Path(str(error.filename)) != state or world_size() > 1:
             raise
         found = f"{state}: it cannot be written ({error.strerror})"
         print(f"famf: {plain(found)}; the run goes on, and cannot resume from here", file=sys.stderr)
-        trained = _trainer()(*given, checkpoint=state, checkpoint_seconds=math.inf, report=report)
+        trained = _trainer()(*given, checkpoint=state, checkpoint_seconds=math.inf, report=epoch_done)
     scores = evaluation.evaluate(trained.model, spec.evaluation, clipset, parts, spec.seed)
     record = {
         "key": key,
         "spec": spec.model_dump(mode="json"),
         "data": clipset.fingerprint,
+        "dataset": name_of(clipset.folder),
         "mean_ap": scores.mean_ap,
         "rank_1": scores.rank_1,
         "losses": trained.losses,
@@ -374,8 +383,8 @@ def get_or_train_all(
     wanted = dict(zip(keys, specs, strict=True))
     found = {key: run for key, spec in wanted.items() if (run := _stored(key, spec))}
     if missing := {key: spec for key, spec in wanted.items() if key not in found}:
-        with progress(label, len(missing)) as bar:
-            workers = min(len(missing), cores()) if can_parallelise(missing.values(), clipset, device) else 1
+        workers = min(len(missing), cores()) if can_parallelise(missing.values(), clipset, device) else 1
+        with progress(label, len(missing), lambda: _done(missing) if workers > 1 else 0.0) as bar:
             if workers == 1:
                 clipset = clipset.to(device)  # once: at full size it is 4 GB
                 for done, (key, spec) in enumerate(missing.items()):
@@ -399,8 +408,18 @@ def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
         if workers > 1:
             tasks = [(parent.call, (function, *given), named) for function, given, named in tasks]
-        for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
-            yield done
+        try:
+            for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
+                yield done
+        except (ValueError, LookupError, OSError, GeneratorExit, KeyboardInterrupt):
+            raise  # one sentence already
+        except BrokenProcessPool as error:
+            raise ValueError("a worker process was killed, perhaps for lack of memory; finished runs stay") from error
+        except Exception as error:
+            if workers == 1:  # here, not in a worker
+                raise
+            found = next(iter(str(error).splitlines()), "")
+            raise ValueError(f"a worker process failed with {type(error).__name__}: {found}") from error
 
 
 def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:

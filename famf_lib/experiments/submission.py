@@ -5,7 +5,8 @@ at each hit, divided by the number of *all* positives of the id. mAP is the mean
 without a list has AP 0. Clips that the ground truth does not name are noise: they may be listed but are never hits.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,13 +108,18 @@ def score(ranked: Mapping[str, Sequence[str]], truth: Mapping[str, Sequence[str]
 
 
 def score_files(submitted: Path, ground_truth: Path) -> Report:
-    """Scores a submission file against a ground truth file.
+    """Scores a submission file against a ground truth file (see ``score_against``)."""
+    return score_against(iqiyi_text.read_submission(submitted), str(submitted), ground_truth)
+
+
+def score_against(ranked: Mapping[str, Sequence[str]], submitted: str, ground_truth: Path) -> Report:
+    """Scores ranked lists, called ``submitted`` in error messages, against a ground truth file.
 
     Raises:
-        OfficialFileError: one of them cannot be read.
+        OfficialFileError: the file cannot be read.
         ValueError: they have no id or no clip in common, so names are spelt differently or the data are others.
     """
-    ranked, truth = iqiyi_text.read_submission(submitted), iqiyi_text.read_val(ground_truth)
+    truth = iqiyi_text.read_val(ground_truth)
     report = score(ranked, truth)
     if report.strangers == len(ranked):
         found = f"ids such as {min(ranked)!r} found, none of {len(ranked):,} in {ground_truth}"
@@ -127,8 +133,10 @@ def score_files(submitted: Path, ground_truth: Path) -> Report:
     return report
 
 
-def data_of(card: Card, dataset: str = "") -> ClipSet:
+def data_of(card: Card, dataset: str = "", say: Callable[[str], None] = warnings.warn) -> ClipSet:
     """The ClipSet that a model was trained on, found in a dataset, in a folder, or by default in the whole store.
+
+    ``say`` gets a sentence for each damaged ClipSet, which is left out.
 
     Raises:
         ValueError: it was not found, or what was named holds other data.
@@ -139,7 +147,7 @@ def data_of(card: Card, dataset: str = "") -> ClipSet:
     else:
         if dataset and (absence := datasets.get(dataset).absence()):
             raise datasets.DatasetAbsent(absence)
-        where, candidates = dataset or store(), _in_store(dataset)
+        where, candidates = dataset or store(), _in_store(dataset, say)
     seen = []
     for clipset in candidates:
         if clipset.fingerprint == card.data:
@@ -149,12 +157,12 @@ def data_of(card: Card, dataset: str = "") -> ClipSet:
     raise ValueError(f"{where}: {found} found, expected {card.data}, the data of run {card.run}")
 
 
-def _in_store(dataset: str) -> Iterator[ClipSet]:
+def _in_store(dataset: str, say: Callable[[str], None]) -> Iterator[ClipSet]:
     """The ClipSets of a dataset in any profile, or of all datasets."""
     made = f"{dataset}-*" if dataset else "*"
     for pattern in (f"imported/{dataset or '*'}", f"clipsets/{made}"):
         for arrays in sorted(store().glob(f"{pattern}/arrays.safetensors")):
             try:
                 yield opened(arrays.parent)
-            except ClipSetError:  # a damaged one cannot be the one that is wanted
-                continue
+            except ClipSetError as error:
+                say(f"{error}; left out")

@@ -14,6 +14,7 @@ import numpy as np
 from famf_lib.data import datasets
 from famf_lib.experiments.catalogue import TABLE_1, Variant, tuned_rows
 from famf_lib.experiments.results import run
+from famf_lib.experiments.run_store import RunSpec
 from famf_lib.experiments.settings import BASE, GRID, Choice, Profile, tuning_file
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, written_whole
@@ -84,6 +85,14 @@ def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]
     with written_whole(tuning_file(dataset, profile)) as new:
         new.write_text(json.dumps(result, separators=(",", ":")) + "\n")
     return result
+
+
+def first_runs(dataset: str, profile: Profile) -> list[RunSpec]:
+    """As many runs as ``tune`` makes if it need not widen the grid; which points are the best is not known yet."""
+    source, grid = datasets.get(dataset), list(points(sorted(GRID["lr"])))
+    every = [(choice, SCREENING) for choice in grid] + [(choice, seed) for choice in grid[:FINALISTS] for seed in FINAL]
+    rows = [] if source.absence() else tuned_rows(source)
+    return [row.spec(source, BASE[profile].at(c), seed, part="tune") for row in rows for c, seed in every]
 
 
 def points(rates: list[float]) -> Iterator[Choice]:

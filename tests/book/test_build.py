@@ -39,6 +39,7 @@ from IPython.display import SVG
 path = '<g><title>a square</title><path d="M0 0h9v9z"/></g>'
 SVG(f'<svg xmlns="http://www.w3.org/2000/svg" width="360pt" height="180pt">{path}</svg>')
 """
+RENDER = book._render
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 REAL = {"notebook": "numbers.ipynb", "parameters": {"dataset": "imfdb"}, "title": "Numbers of real faces"}
 PAGES = {"numbers": {"notebook": "numbers.ipynb"}, "numbers-real": REAL, "words": "words.ipynb"}
@@ -672,6 +673,22 @@ def test_the_last_good_book_stays_when_a_notebook_or_sphinx_fails(good, change, 
     assert not list((good / "_build").glob(".html*")) and not list((good / "_build").glob(".source*"))
 
 
+def test_a_page_alone_is_rendered_with_plain_text_for_what_is_not_there(root, executed, monkeypatch):
+    monkeypatch.setattr(book, "_render", RENDER)
+    there = "[one](numbers.ipynb) [two](#paper-eq-1) [three](intro.md) {doc}`four <intro>` {numref}`five <fig-numbers>`"
+    roles = "{term}`six` {eq}`seven` {cite:p}`somebody` {glue:text}`n.ipynb::x`"
+    more = new_markdown_cell(f"# Words\n\n{there} {roles}")
+    write(root / "book" / "words.ipynb", more, new_code_cell('word: str = "face"', metadata={"tags": ["parameters"]}))
+    page = build(root, only=["words"])
+    assert page == root / "_build" / "only" / "html" / "book" / "words.html"
+    article = page.read_text().partition("<h1>Words")[2].partition("</article>")[0]
+    assert re.sub(r"<[^>]+>", "", article).split()[1:6] == ["one", "two", "three", "four", "five"]
+    assert not re.findall(r'href="(?!#)', article)
+    assert not (root / "_build" / "html").exists() and not list(page.parent.glob("numbers*"))
+    with pytest.raises(BookError, match="--only: no data"):
+        build(root, only=["words"], absent=lambda page: "no data")
+
+
 def test_a_page_that_is_gone_is_gone(good, monkeypatch):
     def render(source, out, builder, log):  # in place of Sphinx
         shutil.copytree(source, out)
@@ -688,12 +705,13 @@ def test_a_page_that_is_gone_is_gone(good, monkeypatch):
 def test_two_builds_take_turns(root, executed):
     (root / "_build").mkdir()
     code = (
-        "import sys; from famf_book import build; build._render = lambda place: None; build.build(sys.argv[1], only=[])"
+        "import sys; from famf_book import build; build._render = lambda place: None;"
+        "build.build(sys.argv[1], absent=lambda page: 'no data')"
     )
     with FileLock(root / "_build" / ".lock"):
         waiting = subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, text=True)
         assert waiting.stdout.readline().startswith("waiting")
         time.sleep(0.5)
         assert not (root / "_build" / "source").exists()
-    assert "left out: not executed yet" in waiting.communicate(timeout=60)[0]
+    assert "left out: no data" in waiting.communicate(timeout=60)[0]
     assert (root / "_build" / "source").exists()

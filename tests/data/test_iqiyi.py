@@ -248,6 +248,18 @@ def test_a_fault_stops_the_import_or_is_skipped_and_counted(folder, store, kind,
     assert len(clips.faces) == faces - gone.get(kind, int("face_train" in str(refusal.value)))
 
 
+def test_a_file_without_a_usable_face_is_refused_even_if_faults_are_skipped(folder):
+    def shorten(made):
+        for one in made["train"].values():
+            one["face"] = [[*record[:-1], record[-1][:101]] for record in one.get("face", [])]
+
+    changed(folder, shorten)
+    found = r"no face of a clip of train_gt.txt found \(skipped: vectors of another length, \d+ times\), expected faces"
+    with pytest.raises(IqiyiError, match=f"face_train_v2.pickle: {found}"):
+        import_folder(folder, faults="skip")
+    assert "iqiyi" not in imported.names()
+
+
 def test_a_clip_of_another_split_or_of_two(folder):
     def change(made):
         made["val"][list(made["train"])[3]] = {"person": None} | clip(made, "train", 3)

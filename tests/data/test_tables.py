@@ -123,11 +123,28 @@ def test_what_means_the_same_gives_the_same_clipset(tmp_path):
     pd.testing.assert_frame_equal(one.face_columns(), other.face_columns()[list(one.face_columns())])
 
 
+def test_vectors_may_lie_in_columns_of_numbers(tmp_path):
+    faces, clips = user_tables()
+    wide = np.pad(np.stack(faces["embedding"]), ((0, 0), (0, 4)), constant_values=2.0)
+    columns = pd.DataFrame(wide, columns=[f"f{n}" for n in range(7)])
+    lists = tables.build(written(tmp_path / "a", faces=faces.assign(embedding=list(wide))))
+    given = pd.concat([faces.drop(columns="embedding"), columns[[f"f{n}" for n in (6, 0, 1, 2, 3, 4, 5)]]], axis=1)
+    found = tables.build(written(tmp_path / "b", faces=given))
+    assert found.fingerprint == lists.fingerprint
+    assert found.face_columns().equals(lists.face_columns())
+    given.loc[2, "f3"] = np.nan
+    refused(written(tmp_path / "b", faces=given), "embedding of row 2 (clip 'z') has nothing or NaN at place 3")
+    refused(written(tmp_path / "b", faces=given.drop(columns="f2")), "embedding is missing, found clip")
+
+
 def test_only_some_columns_must_be_there(tmp_path):
     faces, clips = user_tables()
     folder = written(tmp_path, faces[["embedding", "frame", "clip"]], clips[["split", "label", "clip"]])
     clipset = tables.build(folder)
     assert list(clipset.face_columns()) == ["frame"] and not clipset.modalities and clipset.clips["group"].isna().all()
+    unsplit = tables.build(written(tmp_path, clips=clips.drop(columns=["split", "group"])), (said := []).append)
+    assert unsplit.clips["split"].isna().all() and imported.protocol(unsplit) == "random"
+    assert len(said) == 1 and "no split found, so every seed splits the clips anew" in said[0]
 
 
 def test_a_file_of_one_row_group_is_read_in_little_memory(tmp_path, monkeypatch):
@@ -302,7 +319,12 @@ OF_FACES = [
     (lambda f: f.iloc[:0], "embedding"),
 ]
 OF_CLIPS = [
-    (lambda c: c.drop(columns="split"), "split is missing, found clip, label, group"),
+    (
+        lambda c: c.rename(columns={"label": "Identity"}),
+        "label is missing",
+        "did you mean Identity? Rename it to label",
+    ),
+    (lambda c: c.rename(columns={"label": "person"}), "did you mean person? Rename it to label"),
     (lambda c: c.drop(columns="label"), "label is missing"),
     (lambda c: c.assign(split=["train", "dev", "val"]), "split of row 1 is 'dev' (clip 'y'), expected one"),
     (lambda c: c.assign(clip=[*"xyx"]), "clip of row 2 is 'x' again, expected once"),

@@ -90,6 +90,7 @@ def test_the_build_refuses_before_a_kernel_starts():
 def asked(monkeypatch):
     """The arguments with which the command calls ``results.run_settings``, which does nothing."""
     found = []
+    monkeypatch.setattr(cli, "before_training", lambda *_: None)
     monkeypatch.setattr(results, "run_settings", lambda *arguments: found.append(arguments) or 1 / 0)
     return found
 
@@ -104,6 +105,18 @@ def test_the_command_takes_parameters_as_papermill_does(asked):
     for arguments in (("table-1", *given), (*given, "table-1"), ("table-1", *options)):
         famf("run", *arguments)
     assert asked == [("table-1", "imfdb", "quick", [1, 2], "auto", "")] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("1-3", [1, 2, 3]), ("7, 1-2", [7, 1, 2]), ("5-5", [5]), ("3-1", None), ("1-9999999", None), ("-7", None)],
+)
+def test_a_span_of_seeds(text, seeds):
+    if seeds is None:
+        with pytest.raises(ValueError, match="seeds: "):
+            parameters.validated({"seeds": text}, {"seeds": "list[int]"})
+    else:
+        assert parameters.validated({"seeds": text}, {"seeds": "list[int]"}) == {"seeds": seeds}
 
 
 @pytest.mark.parametrize(

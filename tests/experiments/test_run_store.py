@@ -2,9 +2,11 @@
 
 import functools
 import json
+import os
 import shutil
 import threading
 import time
+from operator import truediv
 
 import grimp
 import numpy as np
@@ -12,12 +14,16 @@ import pandas as pd
 import pytest
 import torch
 from forked import ended, forked, wait_for
+from joblib import delayed
 from typer.testing import CliRunner
 
 from famf_book.cli import app
+from famf_lib.data import imported
 from famf_lib.data.clipset import ClipSet
-from famf_lib.experiments import run_store
+from famf_lib.experiments import results, run_store
+from famf_lib.experiments.catalogue import FAMF
 from famf_lib.experiments.run_store import RunSpec, find, get_or_train, get_or_train_all, run_key
+from famf_lib.experiments.run_table import chosen, find_run, run_table
 from famf_lib.training import checkpoint, evaluation, train
 
 CPU = torch.device("cpu")
@@ -279,22 +285,72 @@ def test_side_by_side_they_are_what_they_are_one_after_another(kept, clips, trai
     assert trainings == [3, 1] and all(same(a, b) for a, b in zip(together, apart, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        (delayed(truediv)(1, 0), "a worker process failed with ZeroDivisionError: division by zero"),
+        (delayed(os._exit)(1), "a worker process was killed, perhaps for lack of memory"),
+    ],
+)
+def test_what_happens_in_a_worker_is_one_sentence(task, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        list(run_store.in_parallel([task], 2))
+
+
 def test_an_unknown_key_gives_a_sentence():
     with pytest.raises(ValueError, match="^seeds: no such key, expected one of model, training, evaluation, protocol"):
         RunSpec(seeds=3)
 
 
-def test_what_is_stored_comes_by_time(store, clips):
-    keys = [get_or_train(changed(seed=seed), clips, CPU).key for seed in (2, 1)]
-    for key, when in zip(keys, ("2026-05-01", "2026-04-01"), strict=True):
+@pytest.fixture
+def mine(made_up, tiny, results_folder):
+    """The runs of Table 1 by row and seed, on an import called mine."""
+    made_up().save(imported.place("mine"))
+    return results.run_experiment("table-1", "mine", "quick", [1, 2]).runs
+
+
+def listed(*options):
+    return CliRunner().invoke(app, ["runs", *options], env={"COLUMNS": "200"})
+
+
+def test_runs_are_listed_and_found_by_their_words(mine, made_up, store):
+    other = get_or_train(SPEC, made_up(seed=9), CPU)  # of no experiment, and on clips in memory
+    table = run_table()
+    assert set(table["key"]) == {run.key for run in (*mine.values(), other)}
+    (line,) = table[table["key"] == other.key].to_dict("records")
+    assert line["dataset"] == line["profile"] == line["experiment"] == "—" and line["mAP"] == other.mean_ap
+    assert line["row"] == "attentionvlad + mlma (face, audio)"
+    of_table = table[table["experiment"] == "table-1"]
+    assert {(line.row, line.seed): line.key for line in of_table.itertuples()} == {k: r.key for k, r in mine.items()}
+    assert set(of_table["dataset"]) == {"mine"} and set(of_table["profile"]) == {"quick"}
+    assert set(of_table["setting"]) == {"as printed, own best, shared"}  # nothing was tuned, so they are one
+
+    said = listed("--dataset", "mine", "--row", "famf").output
+    assert [mine[FAMF.label, seed].key in said for seed in (1, 2)] == [True, True] and said.count(FAMF.label) == 2
+    best = max(mine[FAMF.label, 1], mine[FAMF.label, 2], key=lambda run: run.mean_ap)
+    assert best.key in listed("--experiment", "table-1", "--best").output
+    assert find_run("best:mine/table-1/FAMF").key == find_run("best:own best/famf/QUICK").key == best.key
+    assert find_run(best.key[:9]).key == best.key
+    for key, when in zip([mine[FAMF.label, seed].key for seed in (2, 1)], ("2026-05-01", "2026-04-01"), strict=True):
         path = store / "runs" / key / "run.json"
         record = json.loads(path.read_text())
         record["origin"]["when"] = when
-        path.write_text(json.dumps(record))
-    assert [run.key for run in run_store.stored()] == keys[::-1]
-    told = CliRunner().invoke(app, ["runs", "--last", "1"])
-    assert keys[0] in told.output and keys[1] not in told.output and "2 runs in the store" in told.output
-    path.write_text(json.dumps(record | {"origin": None}))
-    told = CliRunner().invoke(app, ["runs"])
-    assert keys[0] in told.stdout and "1 run in the store" in told.stdout and not told.exception
-    assert f"runs/{keys[1]}: a damaged run found (origin: None in run.json), expected" in told.stderr
+        path.write_text(json.dumps(record | {"dataset": None}))  # as an older version wrote it
+    assert find_run("best:mine/FAMF").key == best.key
+    assert list(chosen(run_table(), {"row": "FAMF", "experiment": "table-1"})["key"]) == [
+        mine[FAMF.label, seed].key for seed in (1, 2)
+    ]
+    for sentence, call in (
+        ("--row: 'FAM' found in no run, expected one of", lambda: chosen(table, {"row": "FAM"})),
+        ("run: no run with 'theirs' found for 'latest:theirs/FAMF'", lambda: find_run("latest:theirs/FAMF")),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            call()
+
+
+def test_a_damaged_run_does_not_hide_the_others(store, clips):
+    whole, damaged = (get_or_train(changed(seed=seed), clips, CPU) for seed in (2, 1))
+    (damaged.folder / "run.json").write_text("{")
+    done = listed("--last", "1")
+    assert whole.key in done.stdout and damaged.key not in done.stdout and "1 run in the store" in done.stdout
+    assert f"{damaged.folder}: a damaged run" in done.stderr

@@ -209,6 +209,9 @@ def test_the_data_of_a_run_are_found_by_what_they_are(run, imported, clips, made
     others.save(store / "clipsets" / "synthetic-0123")
     (store / "imported" / "broken").mkdir()
     (store / "imported" / "broken" / "arrays.safetensors").write_text("no")
+    told = []
+    submission.data_of(card, say=told.append)
+    assert len(told) == 1 and "broken" in told[0] and "famf data verify" in told[0] and told[0].endswith("left out")
     for dataset in ("", "mine", str(clips.save(tmp_path / "elsewhere"))):
         assert submission.data_of(card, dataset).fingerprint == card.data == clips.fingerprint
     for dataset in ("another", "synthetic", str(others.save(tmp_path / "wrong"))):
@@ -253,6 +256,8 @@ def test_the_command_ranks_and_scores_its_own_file(run, imported, tmp_path):
         str(table),
     ]
     assert said[3].endswith(" clips listed, 83 of them not in the ground truth (noise)")
+    of_run = famf("evaluate", "latest:mine", "--truth", known, "--device", "cpu")
+    assert of_run[5:] == [f"against {known}:", *said[:-1]]
     written = pd.read_csv(table, dtype={"person": str})
     assert list(written) == ["person", "positives", "listed", "hits", "ap"] and len(written) == 4
     assert written["ap"].mean() == pytest.approx(official_mean, rel=1e-12)
@@ -274,12 +279,13 @@ def test_what_the_command_cannot_do_is_said(run, tmp_path):
     for arguments, sentence in (
         ((file,), f"--truth: nothing found, expected the ground truth for the submission {file}"),
         ((run.key, "--per-person", tmp_path / "p.csv"), "--truth: nothing found"),
-        ((*both, "--out", file), "--truth: found with --out or --dataset, expected --truth with a submission"),
+        ((*both, "--out", file), "--truth: found with a submission and --out or --dataset, expected these with a run"),
         ((*both, "--per-person", tmp_path), f"--per-person: {tmp_path} is a folder, expected"),
         ((*both, "--per-person", file / "x"), "cannot be written"),
-        ((*both, "--per-person", file), "is one of the input files, expected another file to write"),
-        ((*both, "--per-person", truth), "is one of the input files, expected another file to write"),
-        ((run.key, "--truth", truth), f"{run.key}: it cannot be read"),
+        ((*both, "--per-person", file), "is one of the other files, expected another file to write"),
+        ((*both, "--per-person", truth), "is one of the other files, expected another file to write"),
+        ((run.key, "--truth", truth), f"run {run.key}: ids such as '10034' found"),
+        ((tmp_path / "no.txt", "--truth", truth), "no.txt: it cannot be read"),
         ((run.key, "--out", tmp_path), f"{tmp_path}: a folder found, expected"),
         (("nobody",), "run: 'nobody' is not known"),
     ):

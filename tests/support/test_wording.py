@@ -1,6 +1,6 @@
 import pytest
 
-from famf_lib.support.wording import counted, listed, plain
+from famf_lib.support.wording import counted, lasting, listed, plain, sized
 
 
 def test_one_is_singular_and_all_others_plural():
@@ -20,3 +20,9 @@ def test_the_middle_of_long_text_is_left_out():
     assert plain("a" * 10**6 + "b" * 10**6, 30) == 20 * "a" + " … " + 10 * "b"
     assert plain("a" * 999, None) == "a" * 999
     assert [listed("abc", 2), listed([]), listed("ab")] == ["a, b and 1 more", "nothing", "a, b"]
+
+
+def test_lengths_of_time_and_sizes_have_one_unit():
+    found = [lasting(seconds) for seconds in (0, 31, 58, 420, 4.3 * 3600, 3600, 1.94 * 86400, 12 * 86400)]
+    assert found == ["0 s", "31 s", "1 minute", "7 minutes", "4.3 hours", "1 hour", "1.9 days", "12 days"]
+    assert [sized(13e6), sized(2.38e9)] == ["13 MB", "2.4 GB"]
