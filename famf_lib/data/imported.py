@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from famf_lib.data.clipset import ClipSet
+from famf_lib.data.clipset import ClipSet, ClipSetError
 from famf_lib.data.opening import opened
 from famf_lib.data.splits import Protocol
 from famf_lib.support.files import clear_unfinished, store
@@ -67,12 +67,20 @@ def open(name: str) -> ClipSet:
     """
     folder = place(name)
     arrays = folder / "arrays.safetensors"
-    return _opened(folder, arrays.stat().st_mtime_ns if arrays.exists() else 0)
+    return open_folder(folder, arrays.stat().st_mtime_ns if arrays.exists() else 0)
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: Path, changed: int) -> ClipSet:
-    return opened(folder)
+def open_folder(folder: Path, changed: int = 0) -> ClipSet:
+    """Opens a ClipSet of the store; ``changed`` says when its files did.
+
+    Raises:
+        ClipSetError: it is damaged.
+    """
+    try:
+        return opened(folder)
+    except ClipSetError as error:
+        raise ClipSetError(f"{error}; famf data verify tells what is damaged") from error
 
 
 def protocol(clipset: ClipSet) -> Protocol:
