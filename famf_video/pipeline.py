@@ -129,7 +129,8 @@ def _open(file: Path, modalities: Iterable[str]) -> tuple[list[Clip], list[str]]
     try:
         with safe_open(file, framework="np") as arrays:
             texts, said = (json.loads(arrays.metadata()[name]) for name in ("texts", "remarks"))
-            if not all(isinstance(word, str) for word in [*texts, *said]):
+            listed = isinstance(texts, list) and isinstance(said, list)
+            if not listed or not all(isinstance(word, str) for word in texts + said):
                 raise ValueError("texts that are none")
             keys, clips = set(arrays.keys()), []
             for n, text in enumerate(texts):

@@ -34,7 +34,7 @@ def pytest_sessionfinish(session, exitstatus):
         from famf_lib.support.files import ROOT, written_whole
 
         found = {kind: {what: dict(numbers) for what, numbers in of.items()} for kind, of in counts.items()}
-        content = {"command": "make torture", "scale": SCALE, "failed": session.testsfailed, "found": found}
+        content = {"command": f"make torture ROUNDS={SCALE}", "failed": session.testsfailed, "found": found}
         content |= {"origin": provenance.origin(ROOT, but="results")}
         with written_whole(Path(record)) as new:
             new.write_text(json.dumps(content, indent=1) + "\n")
