@@ -55,7 +55,7 @@ def _rank(what: str, out: Path | None, dataset: str, device: str, truth: Path | 
     from famf_lib.data import iqiyi_text
     from famf_lib.experiments import submission
     from famf_lib.experiments.run_table import find_run
-    from famf_lib.training import checkpoint
+    from famf_lib.training import checkpoint, prediction
     from famf_lib.training.train import pick_device
 
     place, run = pick_device(device), find_run(what)
@@ -69,6 +69,9 @@ def _rank(what: str, out: Path | None, dataset: str, device: str, truth: Path | 
     noise = ranked.clips - sum(map(len, ranked.truth.values()))
     show(f"mAP {scores.mean_ap:.4f}, rank-1 {scores.rank_1:.4f}")
     show(f"{counted(scored, 'person')}, {counted(ranked.clips, 'clip')} ranked, {noise:,} of them noise")
+    evident = prediction.has_evidence(opened, clipset)[split.gallery]
+    if empty := int((~evident).sum()):
+        show(f"{counted(empty, 'clip')} without a face or a modality of the model: ranked, but without evidence")
     if without := len(split.persons) - scored:
         show(f"{counted(without, 'person')} without a clip in the gallery, left out")
     if strangers := len(ranked.truth.keys() - ranked.lists.keys()):

@@ -104,7 +104,7 @@ def test_the_command_takes_parameters_as_papermill_does(asked):
     options = ("-d", "imfdb", "--seeds", "1,2", "--profile", "quick")
     for arguments in (("table-1", *given), (*given, "table-1"), ("table-1", *options)):
         famf("run", *arguments)
-    assert asked == [("table-1", "imfdb", "quick", [1, 2], "auto", "")] * 3
+    assert asked == [(EXPERIMENTS["table-1"], "imfdb", "quick", [1, 2], "auto", "")] * 3
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_tab_completes_names_and_values(store):
         (store / file).touch()
     expected = {
         "famf run ": list(EXPERIMENTS),
-        "famf run table-1 -p ": [*declared, "protocol"],
+        "famf run table-1 -p ": [*declared, "protocol", "modalities"],
         "famf run table-1 -p dataset ": datasets.names(),
         "famf run table-1 -p seeds 1,2 -p profile s": ["standard"],
         "famf tune m": ["mine"],
