@@ -144,19 +144,17 @@ class Experiment:
         return [name for name in dataset.modalities if name not in used.union(*paper.TABLE_2)]
 
     def with_modalities(self, names: Sequence[str], dataset: Dataset) -> "Experiment":
-        """The same experiment, with other modalities in every row that has those of Table 1.
+        """The same experiment, with other modalities in every row; all have those of Table 1.
 
         Raises:
-            ValueError: the dataset lacks one of them, or no row has those of Table 1.
+            ValueError: the dataset lacks one of them, or a row has other modalities.
         """
         if absent := [name for name in names if name not in dataset.modalities]:
             offered = ", ".join(dataset.modalities) or "none"
             raise ValueError(f"modalities: {absent[0]!r} found, expected some of those of {dataset.name}: {offered}")
-        other = tuple(replace(v, modalities=tuple(names)) if v.modalities == TABLE_1_MODALITIES else v
-                      for v in self.variants)  # fmt: skip
-        if other == self.variants and tuple(names) != TABLE_1_MODALITIES:
+        if any(variant.modalities != TABLE_1_MODALITIES for variant in self.variants):
             raise ValueError(f"modalities: the rows of {self.name} have their own, expected another experiment")
-        return replace(self, variants=other)
+        return replace(self, variants=tuple(replace(v, modalities=tuple(names)) for v in self.variants))
 
     def paper(self) -> dict[str, float | None]:
         """The paper's value of each row."""
