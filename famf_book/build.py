@@ -28,7 +28,7 @@ from famf_lib.support.files import ROOT, written_whole
 from famf_lib.support.fingerprint import source_fingerprint
 
 RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline")
-PACKAGES = ("famf_lib", "famf_book", "famf_video")
+PACKAGES = ("famf_lib", "famf_today", "famf_book", "famf_video")
 # No notebook uses these (a test checks it), so a change of theirs makes no page out of date.
 NOT_USED = ("famf_book.cli", "famf_book.commands", "famf_book.extensions", __name__)
 CRASH = re.compile(r"[\w.]*(Error|Exception): \S")  # the last line of a traceback
