@@ -107,15 +107,21 @@ def run(
 
 
 @app.command()
-def tune(dataset: Dataset, profile: Profile = "standard", device: Device = "auto") -> None:
+def tune(
+    dataset: Dataset,
+    profile: Profile = "standard",
+    device: Device = "auto",
+    experiment: Annotated[str, typer.Option(help="only its rows that are not tuned yet; they are added")] = "",
+) -> None:
     """Choose normalisation, features and learning rate of each row on the tuning part, and write them to results/."""
     from famf_lib.experiments import settings, tuning
 
-    result = tuning.tune(dataset, profile, device)
-    chosen = {label: row["chosen"] for label, row in result["rows"].items()} | {"one shared choice": result["shared"]}
+    result = tuning.tune(dataset, profile, device, experiment)
+    chosen = {label: row["chosen"] for label, row in result["rows"].items()}
+    chosen |= {"one shared choice": result["shared"]} if "shared" in result else {}
     for label, choice in chosen.items():
         typer.echo(f"{label}: " + ", ".join(f"{name} {value}" for name, value in choice.items()))
-    typer.echo(settings.tuning_file(dataset, profile))
+    typer.echo(settings.tuning_file(dataset, profile, experiment))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -5,6 +5,7 @@ and the best mean wins. Learning rates are added below or above, for all rows, u
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from famf_lib.data import datasets
-from famf_lib.experiments.catalogue import TABLE_1, Variant, tuned_rows
+from famf_lib.data.datasets import Dataset
+from famf_lib.experiments.catalogue import TABLE_1, Variant, get_experiment, tuned_rows
 from famf_lib.experiments.results import run
 from famf_lib.experiments.settings import BASE, GRID, Choice, Profile, tuning_file
 from famf_lib.support import provenance
@@ -30,15 +32,19 @@ WIDENINGS = 3  # so often, at most, the grid gets a rate at either end
 Point = tuple[str, Choice]  # a row's label and its choice
 
 
-def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]:
+def tune(dataset: str, profile: Profile, device: str = "auto", experiment: str = "") -> dict[str, Any]:
     """Trains every row of the book's experiments at every point of the grid on the tuning part, and records the choice.
 
     The shared choice is the point with the highest mAP over the rows of Table 1 with the seed of the screening.
-    Returns what was recorded.
+    With an ``experiment``, only those of its rows are tuned that the dataset's record lacks. They get a record of their
+    own, by the same rules, and the shared choice stays. Returns what was recorded.
+
+    Raises:
+        ValueError: the dataset has no record, or its record has every row of the experiment.
     """
     source = datasets.get(dataset)
     clipset, where = datasets.load(dataset, profile), pick_device(device)
-    rows = {v.label: v for v in tuned_rows(source)}
+    rows = {v.label: v for v in (_lacking(experiment, source, profile) if experiment else tuned_rows(source))}
     scores: dict[Point, dict[int, float]] = {}
 
     def train(points: list[Point], seed: int, what: str) -> None:
@@ -57,18 +63,18 @@ def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]
         for seed in FINAL:
             train(best, seed, f"the best {FINALISTS} points of each row")
         chosen = {label: best_of(scores, label) for label in rows}
-        shared = best_shared(scores, [v for v in TABLE_1 if v.label in rows])
-        used = {choice.lr for choice in (shared, *chosen.values())}
+        shared = [] if experiment else [best_shared(scores, [v for v in TABLE_1 if v.label in rows])]
+        used = {choice.lr for choice in (*shared, *chosen.values())}
         wider = [rates[0] / STEP] * (rates[0] in used) + [rates[-1] * STEP] * (rates[-1] in used)
         if not wider or not left:
             break
         rates = sorted([*rates, *wider])
     result = {
-        "command": f"famf tune {dataset} --profile {profile}",
+        "command": _command(dataset, profile, experiment),
         "data": clipset.fingerprint,
         "grid": {**GRID, "lr": rates},
         "seeds": {"every point": [SCREENING], f"the {FINALISTS} best of a row": list(FINAL)},
-        "shared": shared.model_dump(),
+        **{"shared": choice.model_dump() for choice in shared},
         "rows": {
             label: {
                 "chosen": chosen[label].model_dump(),
@@ -81,9 +87,27 @@ def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]
         },
         "origin": provenance.origin(ROOT),
     }
-    with written_whole(tuning_file(dataset, profile)) as new:
+    with written_whole(tuning_file(dataset, profile, experiment)) as new:
         new.write_text(json.dumps(result, separators=(",", ":")) + "\n")
     return result
+
+
+def _command(dataset: str, profile: Profile, experiment: str) -> str:
+    modules = os.environ.get("FAMF_PLUGINS")  # what ``famf --plugin`` sets
+    command = f"famf{f' --plugin {modules}' if modules else ''} tune {dataset} --profile {profile}"
+    return command + f" --experiment {experiment}" * bool(experiment)
+
+
+def _lacking(experiment: str, source: Dataset, profile: Profile) -> list[Variant]:
+    """The rows of an experiment that have a setting of their own and are not in the dataset's record."""
+    file = tuning_file(source.name, profile)
+    if not file.is_file():
+        raise ValueError(f"{file}: no such record found, expected one: tune {source.name} without an experiment first")
+    known = json.loads(file.read_text())["rows"]
+    wanted = [v for v in get_experiment(experiment).variants if v.tuned_as is None and v.label not in known]
+    if not (found := [v for v in wanted if v.available_modalities(source) is not None]):
+        raise ValueError(f"experiment: all rows of {experiment} are in {file}, expected one with further rows")
+    return found
 
 
 def points(rates: list[float]) -> Iterator[Choice]:
