@@ -1,7 +1,8 @@
 """Adds the modules of this package to the library, and the rows that compare them with those of the paper's Table 1.
 
 The rows were declared before any of them was run. They are compared under one setting, each row at its own best point
-of the grid of Table 1's rows (``famf --plugin famf_today.plugin tune DATASET --experiment since`` finds it). Three rows of Table 1 stand beside them with the runs that they have there.
+of the grid of Table 1's rows: ``famf --plugin famf_today.plugin tune DATASET --experiment since`` finds it. Three rows
+of Table 1 stand beside them with the runs that they have there.
 """
 
 from typing import Any

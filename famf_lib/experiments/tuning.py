@@ -63,8 +63,8 @@ def tune(dataset: str, profile: Profile, device: str = "auto", experiment: str =
         for seed in FINAL:
             train(best, seed, f"the best {FINALISTS} points of each row")
         chosen = {label: best_of(scores, label) for label in rows}
-        shared = [] if experiment else [best_shared(scores, [v for v in TABLE_1 if v.label in rows])]
-        used = {choice.lr for choice in (*shared, *chosen.values())}
+        shared = None if experiment else best_shared(scores, [v for v in TABLE_1 if v.label in rows])
+        used = {choice.lr for choice in (*chosen.values(), *([shared] if shared else []))}
         wider = [rates[0] / STEP] * (rates[0] in used) + [rates[-1] * STEP] * (rates[-1] in used)
         if not wider or not left:
             break
@@ -74,7 +74,7 @@ def tune(dataset: str, profile: Profile, device: str = "auto", experiment: str =
         "data": clipset.fingerprint,
         "grid": {**GRID, "lr": rates},
         "seeds": {"every point": [SCREENING], f"the {FINALISTS} best of a row": list(FINAL)},
-        **{"shared": choice.model_dump() for choice in shared},
+        **({"shared": shared.model_dump()} if shared else {}),
         "rows": {
             label: {
                 "chosen": chosen[label].model_dump(),
