@@ -66,9 +66,9 @@ GRIDS = {
 KNOWN = """
 What was known before these runs: a trial of the heads without balanced films, with margin 0.3 and scale 16, on the
 reported part of IMFDB with ten seeds (mAP .829, with a head from clips .837, FAMF .781). The balance of films, the size
-of batches and the numbers of epochs were then found in some eighty trials on the tuning part of IMFDB. Tried there without a
-gain: a start from linear discriminant analysis, several directions per person, nearest neighbours, ensembles, decay
-towards the identity, noise on the vectors, mixed faces.
+of batches and the numbers of epochs were then found in some eighty trials on the tuning part of IMFDB. Tried there
+without a gain: a start from linear discriminant analysis, several directions per person, nearest neighbours, ensembles,
+decay towards the identity, noise on the vectors, mixed faces.
 """
 
 
@@ -227,7 +227,7 @@ def tune(dataset: str, profile: Profile) -> dict[str, Any]:
 
 
 def run(dataset: str, profile: Profile, seeds: Sequence[int] = SEEDS, rows: Sequence[str] = ()) -> Study:
-    """These rows, or all, on the reported part: read from the store or made now; from a recording if the dataset is absent.
+    """These rows, or all, on the reported part: from the store, made now, or from a recording if the dataset is absent.
 
     Raises:
         DatasetAbsent: neither the dataset nor a recording of it is here.
