@@ -16,14 +16,16 @@ from famf_book.commands.options import (
     EXPERIMENTS,
     Dataset,
     Device,
+    Modalities,
     Parameter,
     Profile,
     Protocol,
     Seeds,
     WithParameters,
     dataset_names,
+    say,
 )
-from famf_lib.experiments import parameters
+from famf_lib.experiments import parameters, plugins
 from famf_lib.support.files import ROOT, sources, store
 
 app = typer.Typer(
@@ -47,8 +49,12 @@ app.command()(sweep.sweep)
 @app.callback()
 def settings(
     data: Annotated[Path | None, typer.Option(help="folder of your datasets; by default $FAMF_DATA or data/")] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE", help="a module that adds aggregations, fusions or datasets (repeatable)"),
+    ] = None,
 ) -> None:
-    """Sets the folders of data and store for all commands."""
+    """Sets the folders of data and store for all commands, and adds modules from outside."""
     if data is not None:
         if not data.is_dir():
             raise ValueError(f"--data: {data} is not a folder, expected the folder that holds your datasets")
@@ -56,6 +62,11 @@ def settings(
     for name, folder in (("FAMF_DATA", sources), ("FAMF_STORE", store)):
         if os.environ.get(name):  # absolute, since a kernel runs in the folder of its notebook
             os.environ[name] = str(folder())
+    if plugin:  # also for the kernels of notebooks, and from the current folder, as with python -m
+        os.environ[plugins.VARIABLE] = ",".join(plugin)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path.cwd()), os.environ.get("PYTHONPATH"))))
+        sys.path.insert(0, str(Path.cwd()))
+    plugins.load()
 
 
 @app.command(cls=WithParameters)
@@ -69,6 +80,7 @@ def run(
     seeds: Seeds = "",
     device: Device = "auto",
     protocol: Protocol = "",
+    modalities: Modalities = "",
     parameter: Parameter = None,
     record: Annotated[
         bool, typer.Option("--record", help="write the numbers to results/, for machines without the data")
@@ -80,14 +92,20 @@ def run(
     """
     parameters.check("device", device)  # before seconds of imports
     from famf_book import report
+    from famf_lib.data import datasets
     from famf_lib.evidence import ledger
     from famf_lib.experiments import results
     from famf_lib.experiments.catalogue import get_experiment
     from famf_lib.experiments.settings import DECIDING, TITLES
 
-    declared = get_experiment(experiment)
+    declared, source = get_experiment(experiment), datasets.get(dataset)
+    if modalities:
+        declared = declared.with_modalities(modalities, source)
+    if unused := declared.unused(source):
+        chosen = ",".join(source.modalities)
+        say(f"no row uses {', '.join(unused)} of {dataset}, expected -p modalities {chosen} if one should")
     numbers = list(seeds or declared.seeds)
-    every = results.run_settings(experiment, dataset, profile, numbers, device, protocol)
+    every = results.run_settings(declared, dataset, profile, numbers, device, protocol)
     found = every[DECIDING]
     for setting, shown in every.items():
         table = report.rows(shown, declared.paper()).rename_axis(TITLES[setting])
@@ -98,6 +116,8 @@ def run(
     if record:
         if found.recorded is not None:
             raise ValueError(f"--record: {dataset} is not on this machine, expected runs made here")
+        if modalities:
+            raise ValueError(f"--record: found modalities {', '.join(modalities)}, expected the usual ones")
         if protocol:
             raise ValueError(f"--record: found the protocol {protocol}, expected the usual one of the dataset")
         on = f" -p device {device}" * (device != "auto")

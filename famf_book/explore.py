@@ -1,7 +1,7 @@
 """Explores one clip: corrupts its faces, removes modalities, and gives the answers of trained models.
 
-The model gets the same input as in an evaluation and in ``famf predict``: N faces of the clip, sampled with the random
-numbers of its seed. Only these faces are explored; in a short clip some are drawn several times.
+The model gets the same input as in ``famf predict``: N evenly spaced faces of the clip. Only these faces are
+explored; in a short clip some are used several times.
 
 Synthetic faces are blurred and occluded by the generator, with all else unchanged. A real face is replaced by a
 training face that is labelled as blurred or occluded, if the dataset has such labels. Poor faces and strangers replace
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from famf_lib.data import datasets, synthetic
 from famf_lib.data.clipset import ClipSet
-from famf_lib.data.sampling import EVALUATION, Batch, generator, sample_faces
+from famf_lib.data.sampling import Batch
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import SIGNS, traits
 from famf_lib.experiments import results, run_store
@@ -31,6 +31,7 @@ from famf_lib.experiments.settings import row_settings
 from famf_lib.models import famf
 from famf_lib.models.aggregation import AttentionVLAD
 from famf_lib.training import checkpoint
+from famf_lib.training.prediction import evenly
 from famf_lib.training.train import pick_device
 
 CLUSTERS = (2, 4, 8, 16)  # numbers of clusters that FAMF is offered with
@@ -354,9 +355,8 @@ class Explorer:
     @cached_property
     def _drawn(self) -> Int[np.ndarray, "V N"]:
         """The faces of every clip that a model gets, as in ``famf predict``, as positions among all faces."""
-        faces, every = self.spec().evaluation.faces, torch.arange(len(self.clipset), device=self.device)
-        draw = generator(self.device, self.seed, EVALUATION)
-        return sample_faces(self.clipset.offsets.to(self.device), every, faces, draw).cpu().numpy()
+        clipset = self.clipset
+        return (clipset.offsets[:-1, None] + evenly(clipset.counts, self.spec().evaluation.faces)).numpy()
 
     @cached_property
     def _traits(self) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from famf_lib.experiments import parameters as rules
+from famf_lib.experiments import plugins
 from famf_lib.support.errors import Refusal
 from famf_lib.support.files import written_whole
 
@@ -60,7 +61,11 @@ def parameters(path: Path) -> list[Parameter]:
     """
     import papermill
 
-    tagged = [cell for cell in read(path).cells if "parameters" in cell.metadata.get("tags", [])]
+    notebook = read(path)
+    if not notebook.metadata.get("kernelspec", {}).get("name"):
+        expected = "'kernelspec' with the name python3; JupyterLab writes it when it saves the notebook"
+        raise NotebookError(f"{path}: no kernel found in its metadata, expected {expected}.")
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(tagged) != 1 or tagged[0].cell_type != "code":
         found = f"{len(tagged)} cells" if len(tagged) != 1 else "a text cell"
         raise NotebookError(f"{path}: expected exactly one code cell tagged 'parameters', found {found}.")
@@ -103,8 +108,11 @@ def refuse_unknown_parameters() -> None:
     in the first code cell after the one tagged ``parameters``. It compares papermill's cell with what other cells have
     declared so far; where nothing was injected, as in JupyterLab, it checks the values in the parameters cell itself.
 
+    Modules from outside are added as well (see ``famf_lib.experiments.plugins``).
+
     Raises: NotebookError.
     """
+    plugins.load()
     from IPython import get_ipython
 
     if (shell := get_ipython()) is None:

@@ -1,7 +1,10 @@
 """The examples of the contributor page: short, and true. They are taken from the page and run as they stand there."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from unittest.mock import patch
 
 import nbformat
@@ -11,7 +14,7 @@ import torch
 from famf_book import notebooks, report
 from famf_book.pages import pages, table_of_contents
 from famf_lib.data import datasets
-from famf_lib.experiments import results, run_store
+from famf_lib.experiments import plugins, results, run_store
 from famf_lib.experiments.catalogue import FAMF, Experiment
 from famf_lib.models import AGGREGATIONS, FUSIONS
 from famf_lib.support.files import ROOT
@@ -95,6 +98,66 @@ def test_a_dataset_from_outside_is_one_like_the_others(added, tiny, results_fold
     one = Experiment("one", "one row", (FAMF,))
     found = results.run_experiment(one, "eleven", "quick", seeds=[3])
     assert found.data == clipset.fingerprint and list(report.rows(found, {}).index) == [FAMF.label]
+
+
+@pytest.fixture
+def outside(added, tmp_path, monkeypatch):
+    """The fusion and the dataset of the page as a module of the user's, and a function that gives it entry points."""
+    (fusion,), (dataset,) = blocks("add-a-fusion"), blocks("add-a-dataset")
+    (tmp_path / "mine.py").write_text(fusion.partition("row =")[0].partition("FUSIONS[")[0] + dataset)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(points):
+        (tmp_path / "mine-1.dist-info").mkdir(exist_ok=True)
+        (tmp_path / "mine-1.dist-info" / "METADATA").write_text("Name: mine\nVersion: 1\n")
+        (tmp_path / "mine-1.dist-info" / "entry_points.txt").write_text(points)
+        plugins._load.cache_clear()
+        plugins.load()
+
+    yield install
+    plugins._load.cache_clear()
+    sys.modules.pop("mine", None)
+
+
+def test_an_installed_package_adds_its_modules(outside):
+    (points,) = blocks("add-from-outside")
+    named = re.sub(r'"|project.entry-points.', "", points)
+    outside(named)
+    assert FUSIONS["mean-of-tokens"].__module__ == "mine" and "eleven" in datasets.names()
+    for old, new, said in (
+        ("mine:Mean", "mine:eleven", "famf.fusions: mean-of-tokens = 'mine:eleven' found, expected a Fusion"),
+        ("mine:Mean", "mine:Median", "famf.fusions: mean-of-tokens = 'mine:Median' found (AttributeError: "),
+        ("mean-of-tokens", "mlma", "expected another name, because there is a 'mlma' already"),
+    ):
+        with pytest.raises(plugins.PluginError, match=re.escape(said)):
+            outside(named.replace(old, new))
+
+
+def test_a_module_of_the_user_is_known_to_every_command(outside, tiny, results_folder, tmp_path):
+    run(blocks("add-a-fusion")[0])
+    (tmp_path / "mine.py").write_text(blocks("add-a-fusion")[0].partition("row =")[0])
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for name, said in (("mine", "mean-of-tokens"), ("yours", "famf: --plugin: 'yours' found (ModuleNotFoundError: ")):
+        command = [sys.executable, "-m", "famf_book.cli", "--plugin", name, "runs"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert said in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "1 / t)",
+            "1 / t)[:, 1:]",
+            r"Mean.forward: shape \(2, 4, 32\) found for an .* \(2, 5, 32\), expected \(2, 5, 32\)",
+        ),
+        ("(b, t, t), 1", "(b, t), 1", r"Mean.forward: RuntimeError: .* for an input .*, expected shape \(2, 5, 32\)"),
+    ],
+)
+def test_a_fusion_of_another_shape_is_named_before_anything_is_trained(added, tiny, old, new, sentence, monkeypatch):
+    monkeypatch.setattr(run_store, "_make", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=sentence):
+        run(blocks("add-a-fusion")[0].replace(old, new))
 
 
 def test_a_page_stands_in_the_book_and_shows_something(tmp_path, capsys):

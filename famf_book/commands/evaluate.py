@@ -48,7 +48,7 @@ def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
 
     from famf_lib.data import iqiyi_text
     from famf_lib.experiments import run_store, submission
-    from famf_lib.training import checkpoint
+    from famf_lib.training import checkpoint, prediction
     from famf_lib.training.train import pick_device
 
     place, run = pick_device(device), run_store.open_run(what)
@@ -62,6 +62,9 @@ def _rank(what: str, out: Path | None, dataset: str, device: str) -> None:
     noise = ranked.clips - sum(map(len, ranked.truth.values()))
     typer.echo(f"mAP {scores.mean_ap:.4f}, rank-1 {scores.rank_1:.4f}")
     typer.echo(f"{counted(scored, 'person')}, {counted(ranked.clips, 'clip')} ranked, {noise:,} of them noise")
+    evident = prediction.has_evidence(opened, clipset)[split.gallery]
+    if empty := int((~evident).sum()):
+        typer.echo(f"{counted(empty, 'clip')} without a face or a modality of the model: ranked, but without evidence")
     if without := len(split.persons) - scored:
         typer.echo(f"{counted(without, 'person')} without a clip in the gallery, left out")
     if strangers := len(ranked.truth.keys() - ranked.lists.keys()):

@@ -42,7 +42,10 @@ def predict(
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="how many persons per clip, the most probable first")] = 5,
-    out: Annotated[Path | None, typer.Option(help="write the predictions here, as .parquet or .jsonl")] = None,
+    out: Annotated[Path | None, typer.Option(help="write the predictions here, as .parquet, .jsonl or .csv")] = None,
+    faces: Annotated[
+        str, typer.Option(help="faces of each clip to use: a number, evenly spaced, or all; by default as in training")
+    ] = "",
     profile: Profile = "standard",
     device: Device = "auto",
 ) -> None:
@@ -52,12 +55,19 @@ def predict(
     from famf_lib.training import checkpoint, prediction
     from famf_lib.training.train import pick_device
 
+    if faces not in ("", "all") and not (faces.isdecimal() and int(faces)):
+        raise ValueError(f"--faces: {faces!r} found, expected a number of 1 or more, or all")
     place = pick_device(device)
     opened = checkpoint.open(saved_file(run), place)
     clipset, lacking = prediction.fitting(ClipSet.open(clips_folder(clips, profile)), opened.card)
     for name in lacking:
         say(f"{name}: these clips have none, so the model gets zero vectors (Sec. 4.3)")
-    tables = prediction.predict(opened, clipset.to(place), top)
+    used = faces if faces == "all" else int(faces or opened.card.evaluation.faces)
+    say(f"uses {'all' if used == 'all' else f'{used:,} evenly spaced'} faces of each clip")
+    clipset = clipset.to(place)
+    if empty := int((~prediction.has_evidence(opened, clipset)).sum()):
+        say(f"{counted(empty, 'clip')} without a face or a modality of the model: no answer")
+    tables = prediction.predict(opened, clipset, top, used)
     if out is None:
         for table in tables:
             for line in _lines(table):
@@ -80,6 +90,7 @@ def export(
         with writing(out):
             worst = onnx_export.onnx(opened, out)
         typer.echo(f"{out}\nlargest relative difference from PyTorch: {worst:.1e}")
+        typer.echo(onnx_export.description(opened.card))
     elif out.suffix == ".safetensors":
         with writing(out):
             typer.echo(onnx_export.copy(source, out))
@@ -98,8 +109,8 @@ def _lines(table: "pa.Table") -> list[str]:
     """One line per clip: its name, the persons with their probabilities, the weights of its faces."""
     lines = []
     for row in table.to_pylist():
-        persons = (f"{name} {p:.3f}" for name, p in zip(row["persons"], row["probabilities"], strict=True))
+        persons = [f"{name} {p:.3f}" for name, p in zip(row["persons"], row["probabilities"], strict=True)]
         faces = " ".join(f"{weight:.2f}" for weight in row["weights"]) or "none"
-        line = f"{row['name']}: {', '.join(persons)}; weights of its faces: {faces}"
+        line = f"{row['name']}: {', '.join(persons) or 'no answer'}; weights of its faces: {faces}"
         lines.append("".join(c if c.isprintable() else "?" for c in line))  # a name may contain control characters
     return lines

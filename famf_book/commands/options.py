@@ -22,7 +22,8 @@ EXPERIMENTS = (
 DATASETS = ("synthetic", "imfdb", "chimera", "iqiyi")
 GIVEN = ("-p", "--parameter")
 PARAMETERS = {"dataset": "str", "profile": "str", "seeds": "list[int]", "device": "str", "protocol": "str"}
-"""The parameters of an experiment and their types, as its notebook declares them."""
+PARAMETERS["modalities"] = "list[str]"
+"""The parameters of an experiment and their types, as its notebook declares them; modalities only for ``famf run``."""
 
 
 def dataset_names() -> list[str]:
@@ -94,6 +95,15 @@ Protocol = Annotated[
     typer.Option(
         help="how clips are split: given, groups or random; by default as the dataset is usually reported",
         autocompletion=lambda: parameters.PROTOCOLS,
+        callback=check_parameter,
+        show_default=False,
+    ),
+]
+Modalities = Annotated[
+    Any,
+    typer.Option(
+        metavar="NAMES",
+        help="such as audio,gait: used with the face, in place of audio and body",
         callback=check_parameter,
         show_default=False,
     ),

@@ -138,6 +138,26 @@ class Experiment:
         """Whether the experiment can be run on a dataset."""
         return not self.needs_modalities or any(variant.available_modalities(dataset) for variant in self.variants)
 
+    def unused(self, dataset: Dataset) -> list[str]:
+        """The modalities of a dataset that no row uses, without those that other tables of the paper use."""
+        used = {name for variant in self.variants for name in variant.available_modalities(dataset) or ()}
+        return [name for name in dataset.modalities if name not in used.union(*paper.TABLE_2)]
+
+    def with_modalities(self, names: Sequence[str], dataset: Dataset) -> "Experiment":
+        """The same experiment, with other modalities in every row that has those of Table 1.
+
+        Raises:
+            ValueError: the dataset lacks one of them, or no row has those of Table 1.
+        """
+        if absent := [name for name in names if name not in dataset.modalities]:
+            offered = ", ".join(dataset.modalities) or "none"
+            raise ValueError(f"modalities: {absent[0]!r} found, expected some of those of {dataset.name}: {offered}")
+        other = tuple(replace(v, modalities=tuple(names)) if v.modalities == TABLE_1_MODALITIES else v
+                      for v in self.variants)  # fmt: skip
+        if other == self.variants and tuple(names) != TABLE_1_MODALITIES:
+            raise ValueError(f"modalities: the rows of {self.name} have their own, expected another experiment")
+        return replace(self, variants=other)
+
     def paper(self) -> dict[str, float | None]:
         """The paper's value of each row."""
         return {variant.label: variant.paper for variant in self.variants}

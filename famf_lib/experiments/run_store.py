@@ -30,6 +30,7 @@ from pydantic import Field
 
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.splits import Part, Protocol, Split, split
+from famf_lib.experiments import plugins
 from famf_lib.models.aggregation import AGGREGATIONS
 from famf_lib.models.config import Config, ModelConfig
 from famf_lib.models.famf import FAMF
@@ -215,7 +216,16 @@ def get_or_train(
     not depend on the number of cores; ``get_or_train_all`` trains several runs in parallel instead.
     """
     key = run_key(spec, clipset.fingerprint, device)
-    return _stored(key) or _train(spec, key, clipset, device, report)
+    return _stored(key) or _train(_tried(spec, clipset), key, clipset, device, report)
+
+
+def _tried(spec: RunSpec, clipset: ClipSet) -> RunSpec:
+    """The same spec, after a trial of its modules if one of them comes from outside this library."""
+    if added_modules(spec):
+        model = spec.model
+        aggregation = AGGREGATIONS[model.aggregation](clipset.dim, **model.aggregation_options)
+        plugins.check(aggregation, FUSIONS[model.fusion](clipset.dim, **model.fusion_options), clipset.dim)
+    return spec
 
 
 def _train(
@@ -310,7 +320,7 @@ def get_or_train_all(
     keys = [run_key(spec, clipset.fingerprint, device) for spec in specs]
     wanted = dict(zip(keys, specs, strict=True))
     found = {key: run for key in wanted if (run := _stored(key))}
-    if missing := {key: spec for key, spec in wanted.items() if key not in found}:
+    if missing := {key: _tried(spec, clipset) for key, spec in wanted.items() if key not in found}:
         with progress(label, len(missing)) as bar:
             workers = min(len(missing), cores()) if can_parallelise(missing.values(), clipset, device) else 1
             if workers == 1:

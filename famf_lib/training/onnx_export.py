@@ -6,7 +6,8 @@ For B clips of N faces each (B and N are free) the graph has ::
     m (B, D_m) float32              m.present (B,) bool             of each modality m
     → logits (B, C)                 probabilities (B, C)            weights (B, N)
 
-Its metadata are those of the saved model (see ``checkpoint``).
+It uses all faces that it is given. ``prediction.evenly`` chooses those that ``famf predict`` gives a model; with
+the same faces the answers are the same. Its metadata are those of the saved model (see ``checkpoint``).
 """
 
 import logging
@@ -59,6 +60,17 @@ def onnx(opened: SavedModel, path: Path) -> float:
                 f"{path}: differs from PyTorch by {worst:.1e}, expected at most {TOLERANCE:.0e}; not kept"
             )
     return worst
+
+
+def description(card: Card) -> str:
+    """The inputs and outputs of the graph, and the faces that ``famf predict`` would give it."""
+    n, of = card.evaluation.faces, "".join(f", {m} (clips, {card.modality_dims[m]})" for m in card.config.modalities)
+    present = "".join(f", {m}.present (clips,)" for m in card.config.modalities)
+    return (
+        f"inputs: faces (clips, faces, {card.dim}){of} float32; mask (clips, faces){present} bool\n"
+        f"outputs: logits and probabilities (clips, {len(card.persons)}), weights (clips, faces) float32\n"
+        f"famf predict uses {n} of the F faces of a clip: those at (2 i + 1) F // {2 * n}, i = 0 … {n - 1}"
+    )
 
 
 def copy(source: Path, path: Path) -> Path:

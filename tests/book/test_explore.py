@@ -23,7 +23,7 @@ from famf_book.explore import Corruption, Explorer
 from famf_book import answer_drawing
 from famf_lib.data import imported, synthetic
 from famf_lib.data.clipset import Modality
-from famf_lib.data.sampling import EVALUATION, Sampler, generator
+from famf_lib.data.sampling import Sampler
 from famf_lib.support.files import ROOT
 from famf_lib.training import checkpoint, prediction
 
@@ -87,7 +87,7 @@ def test_a_removed_modality_is_one_that_the_clip_lacks(explorer, other):
         model = explorer.model()
         every = torch.arange(len(lacking))
         sampler = Sampler(lacking, every, len(clip.drawn), model.config.modalities)
-        drawn = sampler.draw(generator(torch.device("cpu"), explorer.seed, EVALUATION))
+        drawn = lacking.offsets[:-1, None] + prediction.evenly(lacking.counts, len(clip.drawn))
         with torch.inference_mode():
             matrix = model.attention(sampler.batch(drawn, torch.tensor([clip.clip])))[0]
         np.testing.assert_allclose(answer.attention, matrix.numpy(), rtol=1e-3, atol=1e-6)

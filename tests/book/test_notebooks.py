@@ -56,6 +56,10 @@ def test_one_cell_is_tagged_parameters(tmp_path):
     nbformat.write(notebook, path)
     with pytest.raises(NotebookError, match="found 2 cells"):
         parameters(path)
+    notebook.metadata.clear()
+    nbformat.write(notebook, path)
+    with pytest.raises(NotebookError, match=r"two\.ipynb: no kernel found in its metadata, expected 'kernelspec' with"):
+        parameters(path)
 
 
 @pytest.mark.parametrize("line", ["a = b = 1", "x: int | None = 1", "x: int = len('ab')", "import os", "x: int", "x ="])

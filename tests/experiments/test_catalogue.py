@@ -107,3 +107,16 @@ def test_options_of_a_row_win_over_the_setting():
     assert (own.model.aggregation_options["normalisation"], own.model.features) == ("whole", "raw")
     assert own.training.lr_aggregation == pytest.approx(3 * own.training.lr)
     assert own.training.batch_size == used.training.batch_size // 4
+
+
+def test_a_modality_of_another_name_is_named_and_can_be_taken():
+    walked = replace(SYNTHETIC, modalities=("audio", "gait"))
+    table_1 = EXPERIMENTS["table-1"]
+    assert table_1.unused(walked) == ["gait"] and table_1.unused(SYNTHETIC) == table_1.unused(IMFDB) == []
+    other = table_1.with_modalities(["audio", "gait"], walked)
+    assert other.unused(walked) == [] and {v.modalities for v in other.variants} == {("audio", "gait")}
+    assert [v.label for v in other.variants] == [v.label for v in table_1.variants]
+    with pytest.raises(ValueError, match="modalities: 'gate' found, expected some of those of synthetic: audio, gait"):
+        table_1.with_modalities(["gate"], walked)
+    with pytest.raises(ValueError, match="the rows of table-2 have their own"):
+        EXPERIMENTS["table-2"].with_modalities(["gait"], walked)

@@ -108,7 +108,7 @@ def test_the_command_takes_parameters_as_papermill_does(asked):
     options = ("-d", "imfdb", "--seeds", "1,2", "--profile", "quick")
     for arguments in (("table-1", *given), (*given, "table-1"), ("table-1", *options)):
         famf("run", *arguments)
-    assert asked == [("table-1", "imfdb", "quick", [1, 2], "auto", "")] * 3
+    assert asked == [(EXPERIMENTS["table-1"], "imfdb", "quick", [1, 2], "auto", "")] * 3
 
 
 @pytest.mark.parametrize(

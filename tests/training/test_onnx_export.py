@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from famf_lib.support.files import ROOT
 from famf_lib.training import checkpoint, onnx_export
 from famf_lib.training.checkpoint import Card, SavedModel
 from famf_lib.training.onnx_export import ExportError, onnx
+from famf_lib.training.prediction import predict
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
@@ -101,6 +103,20 @@ def test_inputs_outputs_and_metadata(graph):
     assert str(ROOT).encode() not in content and b".py" not in content, "it names files of this machine"
 
 
+@pytest.mark.parametrize("given", [None, "all"])
+def test_the_answers_are_those_of_predict_for_the_same_faces(given, graph, made_up):
+    clips = made_up(dim=16, persons=2)
+    rows = pa.concat_tables(predict(made(HEARD), clips, 5, given)).to_pylist()
+    audio = clips.modalities["audio"]
+    for v, row in enumerate(rows):
+        own = clips.faces[clips.offsets[v] : clips.offsets[v + 1]].float().numpy()
+        if len(own) and row["persons"]:
+            own = own[[(2 * i + 1) * len(own) // 6 for i in range(3)]] if given is None else own
+            heard = {"audio": audio.vectors[[v]].float().numpy(), "audio.present": audio.present[[v]].numpy()}
+            found = ran(graph, faces=own[None], mask=np.ones((1, len(own)), bool), **heard)
+            np.testing.assert_allclose(np.sort(found["probabilities"][0])[::-1], row["probabilities"], atol=1e-5)
+
+
 def test_a_graph_with_other_numbers_is_not_kept(tmp_path, monkeypatch, graph):
     program = SimpleNamespace(save=lambda path, external_data: path.write_bytes(graph.read_bytes()))
     monkeypatch.setattr(onnx_export, "_graph", lambda opened: program)
@@ -165,7 +181,10 @@ def model(tmp_path):
 def test_the_command_writes_either_format(model, graph, tmp_path):
     done = famf("export", model, tmp_path / "a.onnx")
     assert (tmp_path / "a.onnx").read_bytes() == graph.read_bytes(), "the same model is the same file"
-    first, second = done.stdout.splitlines()
+    first, second, *described = done.stdout.splitlines()
+    inputs = "faces (clips, faces, 16), audio (clips, 7) float32; mask (clips, faces), audio.present (clips,) bool"
+    assert described[0] == f"inputs: {inputs}"
+    assert "3 of the F faces of a clip: those at (2 i + 1) F // 6" in described[2]
     assert first == str(tmp_path / "a.onnx") and second.startswith("largest relative difference from PyTorch: ")
     assert famf("export", model, tmp_path / "b.safetensors").exit_code == 0
     assert (tmp_path / "b.safetensors").read_bytes() == model.read_bytes()
