@@ -5,7 +5,6 @@ and the best mean wins. Learning rates are added below or above, for all rows, u
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from famf_lib.data import datasets
 from famf_lib.data.datasets import Dataset
+from famf_lib.experiments import plugins
 from famf_lib.experiments.catalogue import TABLE_1, Variant, get_experiment, tuned_rows
 from famf_lib.experiments.results import run
 from famf_lib.experiments.settings import BASE, GRID, Choice, Profile, tuning_file
@@ -70,7 +70,8 @@ def tune(dataset: str, profile: Profile, device: str = "auto", experiment: str =
             break
         rates = sorted([*rates, *wider])
     result = {
-        "command": _command(dataset, profile, experiment),
+        "command": f"famf{plugins.option()} tune {dataset} --profile {profile}"
+        + f" --experiment {experiment}" * bool(experiment),
         "data": clipset.fingerprint,
         "grid": {**GRID, "lr": rates},
         "seeds": {"every point": [SCREENING], f"the {FINALISTS} best of a row": list(FINAL)},
@@ -90,12 +91,6 @@ def tune(dataset: str, profile: Profile, device: str = "auto", experiment: str =
     with written_whole(tuning_file(dataset, profile, experiment)) as new:
         new.write_text(json.dumps(result, separators=(",", ":")) + "\n")
     return result
-
-
-def _command(dataset: str, profile: Profile, experiment: str) -> str:
-    modules = os.environ.get("FAMF_PLUGINS")  # what ``famf --plugin`` sets
-    command = f"famf{f' --plugin {modules}' if modules else ''} tune {dataset} --profile {profile}"
-    return command + f" --experiment {experiment}" * bool(experiment)
 
 
 def _lacking(experiment: str, source: Dataset, profile: Profile) -> list[Variant]:
