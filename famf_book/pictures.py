@@ -17,7 +17,7 @@ import pandas as pd
 from IPython.display import SVG
 from jaxtyping import Int
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from PIL import Image, ImageOps
 
 from famf_book import portraits
@@ -128,13 +128,14 @@ def _looks(row: int, clip: str, person: object, own: bool) -> str:
 class Strip:
     """A row of faces that belong together: those of a kind, or of a clip.
 
-    ``text`` is printed above each picture. ``total`` is the number of all faces if only some are given. A picture that
-    is a text becomes a card.
+    ``text`` is printed above each picture; the bar below it takes the share ``bars`` of its width. ``total`` is the
+    number of all faces if only some are given. A picture that is a text becomes a card.
     """
 
     label: str
     pictures: Sequence[Image.Image | str]
     text: Sequence[str] = ()
+    bars: Sequence[float] = ()
     note: str = ""  # small, below the label
     total: int | None = None
 
@@ -183,6 +184,8 @@ def sheet(strips: Sequence[Strip], columns: int = 6, lines: int = 1) -> Figure:
             _place(axes, strip.pictures[i], x, y, wide - GAP, high)
             if strip.text:
                 axes.text(x + (wide - GAP) / 2, y - 0.05, strip.text[i], ha="center", va="bottom", fontsize=9)
+            if strip.bars:
+                axes.add_patch(Rectangle((x, y + high), strip.bars[i] * (wide - GAP), 0.05, color="C0", linewidth=0))
         if more := max(strip.total or 0, len(strip.pictures)) - n:
             last = top + up + (max(n, 1) - 1) // columns * (high + GAP + up) + high / 2
             at = MARGIN + LABEL + ((n - 1) % columns + 1) * wide + 0.03 if n else WIDTH - MARGIN - MORE

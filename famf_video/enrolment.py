@@ -20,8 +20,9 @@ from famf_lib.support import rasters
 from famf_lib.support.progress import progress
 from famf_lib.support.wording import counted
 from famf_lib.training import checkpoint, evaluation, train
+from famf_lib.training.checkpoint import SavedModel
 from famf_lib.training.evaluation import EvaluationConfig
-from famf_video import labels, stills
+from famf_video import labels, similarity, stills
 from famf_video.clips import FPS, Clip, Stages, extract_clips, remarks, stack_modalities
 from famf_video.contained import ContainedVideo, describe
 
@@ -37,24 +38,26 @@ class EnrolmentError(ValueError):
 class Enrolled:
     """A saved model, and the result of a trial training: ``right`` of ``tried`` held-out clips named correctly.
 
-    ``tried`` is 0 if no person has two videos, or enough pictures for two clips.
+    ``tried`` is 0 if no person has two videos, or enough pictures for two clips, and if persons were added to a model.
+    ``calibration`` is that of the threshold, None for fewer than ``similarity.LEAST`` persons or if persons were added.
     """
 
     file: Path
     persons: int
     clips: int
     faces: int
-    right: int
-    tried: int
+    right: int = 0
+    tried: int = 0
+    calibration: similarity.Calibration | None = None
 
 
-def files_of(folder: Path, say: Callable[[str], None] = lambda sentence: None) -> dict[str, list[Path]]:
+def files_of(folder: Path, say: Callable[[str], None] = lambda sentence: None, least: int = 2) -> dict[str, list[Path]]:
     """Lists the videos and pictures of each person, by the name of the person's folder.
 
     ``say`` receives sentences about the other files, and about persons who have nothing else.
 
     Raises:
-        EnrolmentError: fewer than two persons have any.
+        EnrolmentError: fewer than ``least`` persons have any.
     """
     if not folder.is_dir():
         raise EnrolmentError(f"{folder}: no such folder found, expected one that has a folder for each person")
@@ -77,9 +80,9 @@ def files_of(folder: Path, say: Callable[[str], None] = lambda sentence: None) -
         said.append(f"{nothing}, so the model will not know them")
     if loose:
         said.append(f"{counted(len(loose), 'file')} outside the persons' folders left out, for example {loose[0].name}")
-    if len(found) < 2:
-        listed = ", ".join(found) or "nobody"
-        too_few = f"readable videos or pictures of {listed} found, expected a folder for each of two or more persons"
+    if len(found) < least:
+        listed, more = ", ".join(found) or "nobody", "two or more persons" if least > 1 else "a person"
+        too_few = f"readable videos or pictures of {listed} found, expected a folder for each of {more}"
         raise EnrolmentError(f"{folder}: {'; '.join([too_few, *said])}")
     for sentence in said:
         say(f"{folder}: {sentence}")
@@ -87,7 +90,12 @@ def files_of(folder: Path, say: Callable[[str], None] = lambda sentence: None) -
 
 
 def gather(
-    folder: Path, stages: Stages, *, fps: float = FPS, say: Callable[[str], None] = lambda sentence: None
+    folder: Path,
+    stages: Stages,
+    *,
+    fps: float = FPS,
+    say: Callable[[str], None] = lambda sentence: None,
+    least: int = 2,
 ) -> ClipSet:
     """Collects the faces of persons as a ClipSet: the main person of each video, and the largest face of each picture.
 
@@ -95,9 +103,9 @@ def gather(
     file that cannot be used; it stops none of the others.
 
     Raises:
-        EnrolmentError: faces of fewer than two persons are found.
+        EnrolmentError: faces of fewer than ``least`` persons are found.
     """
-    files = files_of(folder, say)
+    files = files_of(folder, say, least)
     rows, clips = [], []
     with progress("looking at faces", sum(map(len, files.values()))) as bar:
         done = 0
@@ -122,9 +130,9 @@ def gather(
                     rows.append((f"{person}/{source} {number}", person, group))
                     clips.append(piece)
     persons = sorted({person for _, person, _ in rows})
-    if len(persons) < 2:
-        listed = ", ".join(persons) or "nobody"
-        raise EnrolmentError(f"{folder}: faces of {listed} found, expected faces of two or more persons")
+    if len(persons) < least:
+        listed, more = ", ".join(persons) or "nobody", "two or more persons" if least > 1 else "a person"
+        raise EnrolmentError(f"{folder}: faces of {listed} found, expected faces of {more}")
     if lost := sorted(set(files) - set(persons)):
         say(f"{folder}: no face of {', '.join(lost)} found, so the model will not know them")
     table = pd.DataFrame(rows, columns=["name", "person", "group"]).assign(split=None)
@@ -153,8 +161,9 @@ def as_clipset(clips: list[Clip], table: pd.DataFrame, stages: Stages) -> ClipSe
 def enroll(clipset: ClipSet, out: Path, *, hidden: int | None = None, seed: int = 1) -> Enrolled:
     """Trains AttentionVLAD and MLMA on all clips, and writes the saved model whole or not at all.
 
-    The settings are those tuned for FAMF on real faces (``settings``), with more epochs if there are few clips. If
-    persons have two or more groups, a trial training first holds out some of the groups to test on them.
+    The model also has the centroid of each person, and a threshold (see ``similarity``). The settings are those tuned
+    for FAMF on real faces (``settings``), with more epochs if there are few clips. If persons have two or more groups,
+    a trial training first holds out some of the groups to test on them.
 
     Raises:
         ValueError: the clips cannot be trained on.
@@ -183,6 +192,8 @@ def enroll(clipset: ClipSet, out: Path, *, hidden: int | None = None, seed: int 
             right, tried = int((logits.argmax(dim=1) == held_out.gallery_classes).sum()), len(held_out.gallery)
         start = 1 if held_out else 0
         trained = _train(model, base.training, clipset, whole, seed, lambda part: bar.to(start + part))
+    vectors = similarity.descriptors(clipset)
+    calibration = similarity.calibrate(vectors, clipset.labels, clipset.clips["group"].tolist())
     card = checkpoint.Card(
         config=model,
         dim=clipset.dim,
@@ -193,9 +204,28 @@ def enroll(clipset: ClipSet, out: Path, *, hidden: int | None = None, seed: int 
         run=f"enrolled {clipset.fingerprint[:16]}",
         data=clipset.fingerprint,
         embedder=clipset.info.get("embedder"),
+        known=checkpoint.Known(persons=persons, threshold=calibration and calibration.threshold),
     )
-    checkpoint.save(out, trained, card)
-    return Enrolled(out, len(persons), len(clipset), len(clipset.faces), right, tried)
+    checkpoint.save(out, trained, card, similarity.centroids(vectors, clipset.labels))
+    return Enrolled(out, len(persons), len(clipset), len(clipset.faces), right, tried, calibration)
+
+
+def add(clipset: ClipSet, opened: SavedModel, out: Path) -> Enrolled:
+    """Writes a model that also knows the persons of a ClipSet, by their centroids; nothing is trained.
+
+    Raises:
+        EnrolmentError: the model was not enrolled, or knows somebody of that name.
+    """
+    known = opened.card.known
+    if known is None or opened.centroids is None:
+        raise EnrolmentError(f"--to: run {opened.card.run!r} found, expected a model that famf enroll wrote")
+    if twice := sorted(set(known.persons) & set(clipset.persons)):
+        raise EnrolmentError(f"--to: it knows {twice[0]} already, expected other persons")
+    new = similarity.centroids(similarity.descriptors(clipset), clipset.labels)
+    more = known.model_copy(update={"persons": (*known.persons, *clipset.persons)})
+    card = opened.card.model_copy(update={"known": more})
+    checkpoint.save(out, opened.model, card, torch.cat([opened.centroids, new]))
+    return Enrolled(out, len(more.persons), len(clipset), len(clipset.faces))
 
 
 def _train(

@@ -1,6 +1,6 @@
-"""Identification: who is in a video, according to a saved model, and which faces decided it."""
+"""Identification: who is in a video or a picture, according to a saved model, and which faces decided it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from jaxtyping import Float
 
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.sampling import Batch
+from famf_lib.support import rasters
 from famf_lib.training import prediction
 from famf_lib.training.checkpoint import SavedModel
+from famf_video import similarity, stills
 from famf_video.clips import FPS, Clip, Stages, extract_clips
 from famf_video.contained import ContainedVideo
 from famf_video.enrolment import as_clipset
-from famf_video.video import Video
+from famf_video.video import Frame, Video
 
 
 class IdentificationError(ValueError):
@@ -25,9 +27,13 @@ class IdentificationError(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's prediction for one clip of a video.
+    """Who is in one clip of a video, or in a picture.
 
-    ``persons`` and ``probabilities`` by falling probability; ``weights`` of the faces in order of time (Fig. 3).
+    ``persons`` and ``probabilities`` are those of the classifier, by falling probability, and ``weights`` those of the
+    faces, in order of time (Fig. 3). All are empty if there is no face. ``likely`` is the most similar person, and
+    ``score`` the similarity (see ``similarity``). If the model also uses other modalities, which similarity does not,
+    the most probable person takes the place of all whom the model was trained on. If it was not enrolled, ``likely`` is
+    the most probable person, and ``score`` the probability.
     """
 
     name: str
@@ -35,6 +41,25 @@ class Answer:
     persons: tuple[str, ...]
     probabilities: tuple[float, ...]
     weights: Float[np.ndarray, " F"]
+    likely: str | None
+    score: float
+    threshold: float | None
+
+    @property
+    def person(self) -> str | None:
+        """The name, None for somebody unknown or if there is no face."""
+        return self.likely if self.threshold is None or self.score >= self.threshold else None
+
+
+class Still(Video):
+    """A picture, as a video of one frame."""
+
+    def __init__(self, path: Path | str):
+        self.path, self.picture = Path(path), rasters.rgb(Path(path))
+        self.damaged, self.unheard, self.has_sound = 0, 0, False
+
+    def numbered(self, numbers: Collection[int]) -> Iterator[Frame]:
+        yield from [Frame(0, 0.0, self.picture)] if numbers else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,30 +78,60 @@ def identify(
     stages: Stages,
     *,
     top: int = 5,
+    threshold: float | None = None,
     fps: float = FPS,
     everybody: bool = False,
     report: Callable[[float], None] = lambda seconds: None,
 ) -> Identified:
-    """Extracts the clips of a video and predicts, on the CPU, who is in them.
+    """Extracts the clips of a video, or the largest face of a picture, and says, on the CPU, who is in them.
+
+    Args:
+        threshold: the score below which somebody is unknown; by default that of the model, if it was enrolled.
 
     Raises:
-        ValueError: the file is no video, shows no face, or the model needs vectors of another network.
+        ValueError: the file is neither, or the model needs vectors of another network.
     """
     check(opened, stages)
-    video = ContainedVideo(path)
-    clips = extract_clips(video, stages, fps=fps, everybody=everybody, report=report)
-    if not len(clips[0].faces):
-        raise IdentificationError(f"{path}: no face found, expected at least one")
-    names = [path.name if n == 1 else f"{path.name}#{n}" for n in range(1, len(clips) + 1)]
+    video: Video
+    if Path(path).suffix.lower() in rasters.ENDINGS:
+        video, clips = Still(Path(path)), [stills.clip_from_pictures([Path(path)], stages)]
+    else:
+        video = ContainedVideo(path)
+        clips = extract_clips(video, stages, fps=fps, everybody=everybody, report=report)
+    names = [video.path.name if n == 1 else f"{video.path.name}#{n}" for n in range(1, len(clips) + 1)]
     table = pd.DataFrame({"name": names}).assign(person=None, split=None, group=None)
     table = table.astype({column: "str" for column in ("person", "split", "group")})
     clipset, lacking = prediction.fitting(as_clipset(clips, table, stages), opened.card)
     rows = [row for batch in prediction.predict(opened, clipset, top) for row in batch.to_pylist()]
-    answers = [
-        Answer(row["name"], clip, tuple(row["persons"]), tuple(row["probabilities"]), np.array(row["weights"]))
-        for clip, row in zip(clips, rows, strict=True)
-    ]
+    if threshold is None and opened.card.known is not None:
+        threshold = opened.card.known.threshold
+    answers = []
+    for row, clip, decided in zip(rows, clips, decide(opened, clipset, rows), strict=True):
+        given = (tuple(row[of]) if len(clip.faces) else () for of in ("persons", "probabilities"))
+        answers.append(Answer(row["name"], clip, *given, np.array(row["weights"]), *decided, threshold))
     return Identified(video, answers, clipset, lacking)
+
+
+def decide(opened: SavedModel, clipset: ClipSet, rows: Sequence[dict]) -> list[tuple[str | None, float]]:
+    """Who each clip most likely shows, and the score (see ``Answer``); None without a face.
+
+    ``rows`` are those of ``prediction.predict`` for the clips.
+    """
+    known, likely = opened.card.known, []
+    similar = similarity.similarities(similarity.descriptors(clipset), opened.centroids) if known else None
+    for n, (row, faces) in enumerate(zip(rows, clipset.counts.tolist(), strict=True)):
+        if not faces:
+            likely.append((None, 0.0))
+        elif known is None:
+            likely.append((row["persons"][0], row["probabilities"][0]))
+        else:
+            to = dict(zip(known.persons, similar[n].tolist(), strict=True))
+            candidates: Sequence[str] = known.persons
+            if opened.card.config.modalities:
+                candidates = [row["persons"][0], *(name for name in candidates if name not in opened.card.persons)]
+            best = max(candidates, key=to.__getitem__)
+            likely.append((best, to[best]))
+    return likely
 
 
 def check(opened: SavedModel, stages: Stages) -> None:

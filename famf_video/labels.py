@@ -37,8 +37,10 @@ class Label:
     split: str | None = None
 
 
-def videos(given: Sequence[Path], say: Callable[[str], None] = lambda sentence: None) -> list[Path]:
-    """Replaces each folder by all videos in it, at any depth, sorted by name.
+def videos(
+    given: Sequence[Path], say: Callable[[str], None] = lambda sentence: None, endings: Sequence[str] = ENDINGS
+) -> list[Path]:
+    """Replaces each folder by all videos (files with one of ``endings``) in it, at any depth, sorted by name.
 
     ``say`` receives one sentence about the other files of each folder.
 
@@ -49,7 +51,7 @@ def videos(given: Sequence[Path], say: Callable[[str], None] = lambda sentence: 
     for path in given:
         inside = [path]
         if path.is_dir():
-            inside, others = split_by_ending(path, ENDINGS)
+            inside, others = split_by_ending(path, endings)
             if not inside:
                 raise LabelsError(f"{path}: no video in it, " + (left_out(others) if others else f"expected {VIDEOS}"))
             if others:

@@ -1,8 +1,8 @@
 """A trained model in one file: its weights, its configuration, the names of its persons, and its origin.
 
-The file is in safetensors format, and reading it runs no code. Its tensors are the state of the model; its metadata are
-``format`` and one JSON entry for each field of ``Card``. Memory is allocated only after the sizes in the file's header
-agree with the configuration.
+The file is in safetensors format, and reading it runs no code. Its tensors are the state of the model, and the
+centroids of known persons if it has some; its metadata are ``format`` and one JSON entry for each field of ``Card``.
+Memory is allocated only after the sizes in the file's header agree with the configuration.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
+from jaxtyping import Float32
 from pydantic import Field, model_validator
 from safetensors import safe_open
 from safetensors.torch import save as as_bytes
@@ -23,6 +24,7 @@ from famf_lib.training.evaluation import EvaluationConfig
 
 FORMAT = "famf-model-1"
 MODALITIES = 100  # the paper has 4
+CENTROIDS = "centroids"
 LENGTH = 300  # characters of an error message: a damaged file may hold long text
 
 Size = Annotated[int, Field(ge=1)]
@@ -30,6 +32,13 @@ Size = Annotated[int, Field(ge=1)]
 
 class SavedModelError(ValueError):
     """The file is not a saved model, or it contradicts itself."""
+
+
+class Known(Config):
+    """Persons that clips are compared with, one centroid each, and the threshold (see ``famf_video.similarity``)."""
+
+    persons: Annotated[tuple[str, ...], Field(min_length=1)]
+    threshold: float | None = Field(allow_inf_nan=False)
 
 
 class Card(Config):
@@ -45,6 +54,7 @@ class Card(Config):
         run: the key of the training run.
         data: the fingerprint of the ClipSet that it was trained on.
         embedder: the checksum of the network that computed the face vectors, if known.
+        known: the persons of the centroids, for an enrolled model.
     """
 
     config: ModelConfig
@@ -56,6 +66,7 @@ class Card(Config):
     run: str
     data: str
     embedder: str | None = None
+    known: Known | None = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "Card":
@@ -77,15 +88,17 @@ class Card(Config):
 
 @dataclass(frozen=True, eq=False)
 class SavedModel:
-    """An opened model in evaluation mode, and its card."""
+    """An opened model in evaluation mode, its card, and one centroid for each of the persons in ``card.known``."""
 
     model: FAMF
     card: Card
+    centroids: Float32[Tensor, "P D"] | None = None
 
 
-def save(path: Path, model: FAMF, card: Card) -> Path:
+def save(path: Path, model: FAMF, card: Card, centroids: Float32[Tensor, "P D"] | None = None) -> Path:
     """Writes the file atomically."""
-    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    state = model.state_dict() | ({} if centroids is None else {CENTROIDS: centroids})
+    state = {name: tensor.contiguous().cpu() for name, tensor in state.items()}
     with written_whole(path) as new:
         new.write_bytes(as_bytes(state, card.metadata()))  # safetensors' own writer reports a full disk in another way
     return Path(path)
@@ -102,12 +115,13 @@ def open(path: Path | str, device: torch.device | str = "cpu") -> SavedModel:
             card = _card(file.metadata() or {})
             model = _skeleton(card)
             state = _state(file, model, card)
+            centroids = state.pop(CENTROIDS, None)
     except SavedModelError as error:
         raise SavedModelError(f"{path}: {error}") from None
     except Exception as error:  # safetensors raises various errors for damaged files
         raise SavedModelError(f"{path}: this is not a saved model ({_plain(error)})") from error
     model.to_empty(device=device).load_state_dict(state)
-    return SavedModel(model.eval(), card)
+    return SavedModel(model.eval(), card, centroids)
 
 
 def _card(metadata: dict[str, str]) -> Card:
@@ -141,12 +155,14 @@ def _skeleton(card: Card) -> FAMF:
 def _state(file: safe_open, model: FAMF, card: Card) -> dict[str, Tensor]:
     """The tensors of the file, checked to have the shapes and types that the model expects."""
     expected, found = model.state_dict(), set(file.keys())
+    if card.known:
+        expected[CENTROIDS] = torch.empty(len(card.known.persons), card.dim, device="meta")
     if missing := [name for name in expected if name not in found]:
         raise SavedModelError(f"tensor {missing[0]!r} is missing, expected one for each of the model's {len(expected)}")
     if extra := sorted(found - set(expected)):
         raise SavedModelError(f"tensor {_plain(extra[0])!r} found, expected only the model's {len(expected)}")
     shapes = {name: tuple(file.get_slice(name).get_shape()) for name in expected}
-    bias = shapes[list(expected)[-1]]  # of the classifier's last layer: (C,)
+    bias = shapes[list(model.state_dict())[-1]]  # of the classifier's last layer: (C,)
     if bias != (len(card.persons),):
         raise SavedModelError(f"persons: {len(card.persons)} names found, expected one for each of {bias} classes")
     state = {}

@@ -159,7 +159,7 @@ def test_tab_completes_names_and_values(store):
         (store / file).touch()
     expected = {
         "famf run ": list(EXPERIMENTS),
-        "famf run table-1 -p ": [*declared, "protocol"],
+        "famf run table-1 -p ": [*declared, "protocol", "modalities"],
         "famf run table-1 -p dataset ": datasets.names(),
         "famf run table-1 -p seeds 1,2 -p profile s": ["standard"],
         "famf tune m": ["mine"],

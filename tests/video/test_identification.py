@@ -1,5 +1,6 @@
 """Enrolling persons and finding them in videos: with a detector and an embedder that see colours, and real ones."""
 
+import json
 import re
 import warnings
 from dataclasses import replace
@@ -30,13 +31,14 @@ from famf_lib.models.config import ModelConfig
 from famf_lib.training import checkpoint, prediction
 from famf_lib.training.prediction import PredictionError
 from famf_lib.training.train import TrainingConfig
-from famf_video import enrolment, identification, registry, stills
+from famf_video import enrolment, identification, registry, similarity, stills
 from famf_video.alignment import TEMPLATE
 from famf_video.detection import Detections
 from famf_video.enrolment import EnrolmentError, enroll, gather
 from famf_video.identification import IdentificationError, identify
 
 COLOURS = {"Ann": RED, "Božena": GREEN, "<陳>": BLUE}
+ORANGE = (230, 110, 20)  # somebody else
 SIDE = 60
 
 
@@ -194,8 +196,83 @@ def test_enrolled_persons_are_found_again_in_videos_that_were_not_seen(folder, t
     for seed, person in enumerate(COLOURS):
         found = identify(film(tmp_path / f"{seed}.mp4", person, seed=7 + seed), opened, stages(), fps=10.0)
         (answer,) = found.answers
-        assert answer.persons[0] == person and sum(answer.probabilities) == pytest.approx(1, abs=1e-5)
+        assert answer.person == answer.persons[0] == person and len(answer.persons) == 3
         assert len(answer.weights) == len(answer.clip.faces) == 20
+
+
+def test_a_threshold_is_chosen_on_persons_left_out():
+    draw = np.random.default_rng(3)
+    looks, labels = draw.normal(size=(5, 11)), np.repeat(np.arange(5), 12)
+    vectors = looks[labels] + 0.9 * draw.normal(size=(60, 11))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    videos = [f"{person}/{n // 4 % 3}" for n, person in enumerate(labels)]
+
+    def similar(vector, persons):
+        mean = persons.mean(axis=0)
+        return (
+            ((vector - mean) @ (persons - mean).T)
+            / np.linalg.norm(vector - mean)
+            / np.linalg.norm(persons - mean, axis=1)
+        )
+
+    means = np.stack([vectors[labels == person].mean(axis=0) for person in range(5)])
+    strangers, known = [], []
+    for n, person in enumerate(labels):
+        strangers.append(similar(vectors[n], np.delete(means, person, axis=0)).max())
+        other = means.copy()
+        other[person] = vectors[[m for m in range(60) if labels[m] == person and videos[m] != videos[n]]].mean(axis=0)
+        known.append(similar(vectors[n], other)[person])
+    found = similarity.calibrate(torch.tensor(vectors).float(), torch.tensor(labels), videos)
+    bound = np.mean(strangers) + 2.1318 * np.sqrt(6 / 5) * np.std(strangers, ddof=1)  # 95 % of Student's t, 4 degrees
+    assert found.threshold == pytest.approx(bound, abs=1e-4) and found.strangers == found.known == 60
+    assert found.named == (np.array(strangers) >= bound).sum()
+    assert 0 < found.missed == (np.array(known) < found.threshold).sum() < 60
+    two = torch.tensor(vectors[labels < 2]).float(), torch.tensor(labels[labels < 2]), videos[:24]
+    assert similarity.calibrate(*two) is None
+
+
+@pytest.fixture
+def coloured(monkeypatch):
+    """The commands use the detector and embedder of colours."""
+    monkeypatch.setattr("famf_video.detection.detector", lambda *_: Detector())
+    monkeypatch.setattr("famf_video.embedding.ArcFace", lambda *_, **__: Embedder())
+    monkeypatch.setattr(registry, "find", Path)
+
+
+def famf(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_strangers_are_unknown_and_can_be_added_without_a_training(folder, tmp_path, quick, coloured, monkeypatch):
+    model, more = tmp_path / "model.safetensors", tmp_path / "more.safetensors"
+    done = famf("enroll", folder, "--out", model, "--fps", 10)
+    known = checkpoint.open(model).card.known
+    assert f"threshold {known.threshold:.3f}: 0 of 10 clips get a name with their person left out, " in done.stdout
+    asked = tmp_path / "asked"
+    for name, colour in (("Dee", ORANGE), ("Ann", RED)):
+        (asked / name).mkdir(parents=True)
+        Image.fromarray(coloured_faces.picture([(0.85 * np.array(colour), 30, 20, SIDE)], 0)).save(
+            asked / name / f"{name}.png"
+        )
+    (asked / "broken.mp4").write_bytes(b"no video at all")
+    done = famf("identify", asked, film(tmp_path / "v.mp4", "Božena", seed=9), "--model", model, "--json")
+    assert done.exit_code == 1 and "broken.mp4: cannot be opened" in done.stderr and "1 of 4 files" in done.stderr
+    ann, dee, film_of = json.loads(done.stdout)
+    assert ann["person"] == "Ann" and film_of["person"] == "Božena" and film_of["clip"] == "v.mp4"
+    assert ann["score"] > dee["score"] and len(film_of["faces"]) == 10 and ann["threshold"] == known.threshold
+    between = (ann["score"] + dee["score"]) / 2
+    done = famf("identify", asked / "Dee", asked / "Ann" / "Ann.png", "--model", model, "--threshold", between)
+    first, second = done.stdout.splitlines()
+    assert first == f"Dee.png: unknown (closest to Ann, score {dee['score']:.3f}, below {between:.3f}); 1 face"
+    assert second.startswith(f"Ann.png: Ann, score {ann['score']:.3f} (at least {between:.3f}); classifier: ")
+
+    monkeypatch.setattr(enrolment, "_train", lambda *_: pytest.fail("trained"))
+    said = famf("enroll", asked, "--to", model, "--out", more).exception
+    assert str(said) == "--to: it knows Ann already, expected other persons"
+    (asked / "Ann" / "Ann.png").rename(tmp_path / "Ann.png")
+    assert famf("enroll", asked, "--to", model, "--out", more).exit_code == 0
+    done = famf("identify", asked / "Dee", tmp_path / "Ann.png", "--model", more)
+    assert [line.split(", score")[0] for line in done.stdout.splitlines()] == ["Dee.png: Dee", "Ann.png: Ann"]
 
 
 def test_few_faces_are_enrolled_without_a_warning(tmp_path, quick):
@@ -209,22 +286,19 @@ def test_few_faces_are_enrolled_without_a_warning(tmp_path, quick):
     assert made.persons == 2 and made.faces == 10
 
 
-def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, quick, monkeypatch):
+def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, quick, coloured):
     pytest.importorskip("onnx", reason="the extra extract is not installed")
     pytest.importorskip("onnxruntime", reason="the extra extract is not installed")
     mean = ("ReduceMean", ["x"], ["y"], {"axes": [2, 3], "keepdims": 0})
     head = network(tmp_path / "head.onnx", [mean], [("x", ["n", 3, 13, 11])], [("y", ["n", 3])])
-    monkeypatch.setattr("famf_video.detection.detector", lambda *_: Detector())
-    monkeypatch.setattr("famf_video.embedding.ArcFace", lambda *_, **__: Embedder())
-    monkeypatch.setattr(registry, "find", Path)
     model, video = str(tmp_path / "model.safetensors"), str(film(tmp_path / "v.mp4", "Ann", seed=9))
     done = CliRunner().invoke(app, ["enroll", str(folder), "--out", model, "--head", str(head)])
     assert done.exit_code == 0, done.output
     assert checkpoint.open(model).card.modality_dims == {"head": 3}
-    done = CliRunner().invoke(app, ["identify", video, "--run", model, "--head", str(head)])
-    assert done.stdout.startswith("v.mp4: Ann") and "gets zeros" not in done.output, done.output
+    done = CliRunner().invoke(app, ["identify", video, "--model", model, "--head", str(head)])
+    assert done.stdout.startswith("v.mp4: ") and "Ann" in done.stdout and "gets zeros" not in done.output, done.output
     done = CliRunner().invoke(app, ["identify", video, "--run", model])
-    assert done.exit_code == 0 and "head: no vector of it for this video, so the model gets zeros" in done.output
+    assert done.exit_code == 0 and "v.mp4: head: no vector of it, so the model gets zeros" in done.output
 
 
 @pytest.fixture
@@ -276,8 +350,10 @@ def test_a_run_knows_the_network_of_its_clips(made_up):
 
 def test_a_video_without_a_face_and_no_video(model, tmp_path):
     dark = video_files.write(tmp_path / "dark.mp4", [np.zeros((64, 96, 3), np.uint8)] * 20)
-    with pytest.raises(IdentificationError, match=r"dark\.mp4: no face found, expected at least one"):
-        identify(dark, model, stages())
+    Image.new("RGB", (90, 90)).save(tmp_path / "dark.png")
+    for path in (dark, tmp_path / "dark.png"):
+        (answer,) = identify(path, model, stages()).answers
+        assert answer.person is None and answer.persons == answer.probabilities == () and not len(answer.weights)
     with pytest.raises(ValueError, match=r"m\.safetensors: "):
         identify(tmp_path / "m.safetensors", model, stages())
 
@@ -288,8 +364,9 @@ def test_the_faces_of_the_sheet_are_those_of_the_video(model, tmp_path):
     path = video_files.write(tmp_path / "v.mp4", [picture("Ann", light, 10 + n) for n, light in enumerate(lights)])
     found = identify(path, model, stages(), fps=25.0)
     answer = found.answers[0]
-    faces = answer_page.chosen(answer.weights, 7)
+    faces = answer_page.chosen(answer, 7)
     assert len(faces) == 7 and answer.weights[faces[0]] == answer.weights.min()
+    assert np.diff(np.sort(answer.clip.times[faces])).min() >= np.ptp(answer.clip.times) / 14
     assert answer.weights[faces[-1]] == answer.weights.max() and (np.diff(answer.weights[faces]) >= 0).all()
     (shown,) = answer_page.crops(found.video, found.answers, 7)
     for face, cut in zip(faces, shown, strict=True):
@@ -300,17 +377,20 @@ def test_the_faces_of_the_sheet_are_those_of_the_video(model, tmp_path):
 def test_a_page_needs_nothing_else_and_escapes_names(model, tmp_path):
     path = film(tmp_path / "<b>&.mp4", "<陳>")
     found = identify(path, model, stages(), fps=5.0)
+    picture_of = tmp_path / "Ann.png"
+    Image.fromarray(picture("Ann")).save(picture_of)
+    found = [found, identify(picture_of, model, stages())]
     page = answer_page.write(found, tmp_path / "page.html").read_text()
     assert "<陳>" not in page and "&lt;陳&gt;" in page and "<b>&.mp4" not in page
     outside = re.sub(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+", "", page)
-    assert "http" not in outside and 'src=""' in outside and "names one of them, whoever" in page
-    assert all(f"{p:.1%}" in page for p in found.answers[0].probabilities)
-    sheet = answer_page.write(found, tmp_path / "sheet.png")
-    assert Image.open(sheet).width > 800
+    assert "http" not in outside and 'src=""' in outside and "a stranger can get one" in page
+    assert all(f"{p:.1%}" in page for one in found for p in one.answers[0].probabilities) and "Ann.png?" in page
+    one, both = (Image.open(answer_page.write(found[:n], tmp_path / f"{n}.png")) for n in (1, 2))
+    assert one.width > 800 and both.height > one.height + 100
 
 
 def test_where_the_answer_cannot_be_written_is_said_first(model, tmp_path):
-    command = ["identify", str(tmp_path / "v.mp4"), "--run", str(tmp_path / "m.safetensors"), "--out"]
+    command = ["identify", str(tmp_path / "v.mp4"), "--model", str(tmp_path / "m.safetensors"), "--out"]
     for out, said in (("a.pdf", r"a\.pdf: ends in '\.pdf', expected \.html or \.png"), ("x.html", "a folder found")):
         (tmp_path / "x.html").mkdir(exist_ok=True)
         done = CliRunner().invoke(app, [*command, str(tmp_path / out)])
@@ -339,5 +419,5 @@ def test_actors_are_enrolled_by_pictures_and_found_in_a_video(tmp_path, monkeypa
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     first, second = done.stdout.splitlines()[:2]
-    assert first.startswith(f"v.mp4: {persons[2]} ") and second.startswith(f"v.mp4#2: {persons[3]} ")
+    assert first.startswith(f"v.mp4: {persons[2]}, ") and second.startswith(f"v.mp4#2: {persons[3]}, ")
     assert "data:image/svg+xml" in page.read_text()
