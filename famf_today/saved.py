@@ -7,9 +7,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from famf_lib.data.clipset import ClipSet
+from famf_lib.data.splits import Split
 from famf_lib.models.aggregation import AGGREGATIONS, Count, normalise
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
+from famf_today import recipe, study
 from famf_today.aggregations import NormMean, Power
 from famf_today.heads import MarginHead
 
@@ -66,3 +69,10 @@ def as_famf(heads: list[MarginHead], power: float) -> FAMF:
     last.weight.copy_(torch.cat([head.scale / len(heads) * normalise(head.directions) for head in heads], dim=1))
     last.bias.zero_()
     return model.eval()
+
+
+def train(clipset: ClipSet, split: Split, seed: int) -> FAMF:
+    """Trains the recipe on the faces of the training clips, at its tuned point for real faces, as a FAMF model."""
+    how = recipe.Recipe(**study.chosen("imfdb", "standard")[study.RECIPE])
+    heads = recipe.fit(how, clipset, split, seed)
+    return as_famf(list(heads.face.values()), how.clip_power)

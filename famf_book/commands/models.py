@@ -100,6 +100,7 @@ def export(
 
 def saved_file(run: str) -> Path:
     """The file of a saved model, given that file or a run."""
+    import famf_today.saved  # noqa: F401 (the aggregation of famf enroll --classifier margin)
     from famf_lib.experiments import run_store
 
     return Path(run) if Path(run).is_file() else run_store.open_run(run).file
