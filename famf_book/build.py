@@ -33,7 +33,7 @@ from famf_lib.support.untrusted import read_json
 from famf_lib.support.wording import lasting, plain
 
 RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline")
-PACKAGES = ("famf_lib", "famf_book", "famf_video")
+PACKAGES = ("famf_lib", "famf_today", "famf_book", "famf_video")
 # No notebook uses these (a test checks it), so a change of theirs makes no page out of date.
 NOT_USED = ("famf_book.cli", "famf_book.commands", "famf_book.extensions", __name__)
 EVERY = 30.0  # seconds between two lines about the pages that are being executed

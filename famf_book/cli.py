@@ -142,6 +142,7 @@ def tune(
     dataset: Dataset,
     profile: Profile = "standard",
     device: Device = "auto",
+    experiment: Annotated[str, typer.Option(help="only its rows that are not tuned yet; they are added")] = "",
     yes: Yes = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -149,13 +150,14 @@ def tune(
     from famf_lib.data import datasets
     from famf_lib.experiments import settings, tuning
 
-    asked = [(datasets.get(dataset), profile, tuning.first_runs(dataset, profile))]
+    asked = [(datasets.get(dataset), profile, tuning.first_runs(dataset, profile, experiment))]
     before_training(f"tuning on {dataset}", asked, device, yes, dry_run)
-    result = tuning.tune(dataset, profile, device)
-    chosen = {label: row["chosen"] for label, row in result["rows"].items()} | {"one shared choice": result["shared"]}
+    result = tuning.tune(dataset, profile, device, experiment)
+    chosen = {label: row["chosen"] for label, row in result["rows"].items()}
+    chosen |= {"one shared choice": result["shared"]} if "shared" in result else {}
     for label, choice in chosen.items():
         show(f"{label}: " + ", ".join(f"{name} {value}" for name, value in choice.items()))
-    show(settings.tuning_file(dataset, profile))
+    show(settings.tuning_file(dataset, profile, experiment))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

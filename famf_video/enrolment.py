@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,17 +17,20 @@ from famf_lib.data.splits import Split, SplitError, split
 from famf_lib.experiments import run_store, settings
 from famf_lib.experiments.catalogue import FAMF
 from famf_lib.models.config import ModelConfig
+from famf_lib.models.famf import FAMF as FAMFModel
 from famf_lib.support import rasters
 from famf_lib.support.progress import progress
 from famf_lib.support.wording import counted
 from famf_lib.training import checkpoint, evaluation, train
 from famf_lib.training.checkpoint import SavedModel
 from famf_lib.training.evaluation import EvaluationConfig
+from famf_today import saved
 from famf_video import labels, similarity, stills
 from famf_video.clips import FPS, Clip, Stages, extract_clips, remarks, stack_modalities
 from famf_video.contained import ContainedVideo, describe
 
 PIECE = 12  # the most faces in a clip for training: longer clips are cut into several
+Classifier = Literal["famf", "margin"]
 STEPS = 240  # the least number of optimiser steps: few clips give few steps per epoch
 
 
@@ -158,8 +162,12 @@ def as_clipset(clips: list[Clip], table: pd.DataFrame, stages: Stages) -> ClipSe
     )
 
 
-def enroll(clipset: ClipSet, out: Path, *, hidden: int | None = None, seed: int = 1) -> Enrolled:
-    """Trains AttentionVLAD and MLMA on all clips, and writes the saved model whole or not at all.
+def enroll(
+    clipset: ClipSet, out: Path, *, classifier: Classifier = "famf", hidden: int | None = None, seed: int = 1
+) -> Enrolled:
+    """Trains a classifier on all clips, and writes the saved model whole or not at all.
+
+    ``famf`` is AttentionVLAD and MLMA; ``margin`` is the recipe of ``famf_today``, for the face alone.
 
     The model also has the centroid of each person, and a threshold (see ``similarity``). The settings are those tuned
     for FAMF on real faces (``settings``), with more epochs if there are few clips. If persons have two or more groups,
@@ -184,20 +192,26 @@ def enroll(clipset: ClipSet, out: Path, *, hidden: int | None = None, seed: int 
     except SplitError:
         held_out = None
     right = tried = 0
+
+    def train_on(parts: Split, report: Callable[[float], None]) -> FAMFModel:
+        if classifier == "margin":
+            return saved.train(clipset, parts, seed)
+        return _train(model, base.training, clipset, parts, seed, report)
+
     with run_store.threads(1), progress("training", 2 if held_out else 1) as bar:
         if held_out:
-            trial = _train(model, base.training, clipset, held_out, seed, bar.to)
+            trial = train_on(held_out, bar.to)
             batches = evaluation.logits_of(trial, base.training.faces, clipset, held_out.gallery, seed)
             logits = torch.cat([found for _, found in batches])
             right, tried = int((logits.argmax(dim=1) == held_out.gallery_classes).sum()), len(held_out.gallery)
         start = 1 if held_out else 0
-        trained = _train(model, base.training, clipset, whole, seed, lambda part: bar.to(start + part))
+        trained = train_on(whole, lambda part: bar.to(start + part))
     vectors = similarity.descriptors(clipset)
     calibration = similarity.calibrate(vectors, clipset.labels, clipset.clips["group"].tolist())
     card = checkpoint.Card(
-        config=model,
+        config=trained.config,
         dim=clipset.dim,
-        modality_dims={name: clipset.modalities[name].vectors.shape[1] for name in model.modalities},
+        modality_dims={name: clipset.modalities[name].vectors.shape[1] for name in trained.config.modalities},
         persons=persons,
         evaluation=EvaluationConfig(faces=base.training.faces),
         seed=seed,

@@ -121,6 +121,7 @@ def export(
 
 def saved_file(run: str) -> Path:
     """The file of a saved model, given that file or a run."""
+    import famf_today.saved  # noqa: F401 (the aggregation of famf enroll --classifier margin)
     from famf_lib.experiments.run_table import find_run
 
     return Path(run) if Path(run).is_file() else find_run(run).file

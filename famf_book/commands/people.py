@@ -28,6 +28,9 @@ def enroll(
     text: Text = "",
     fps: Fps = 5.0,
     min_face: MinFace = 40,
+    classifier: Annotated[
+        str, typer.Option(help="famf, or margin: better on real faces, for the face alone (“What one would do today”)")
+    ] = "famf",
     seed: Annotated[int, typer.Option(min=SEEDS[0], max=SEEDS[-1], help="of the training")] = 1,
 ) -> None:
     """Train a classifier of the persons in a folder of videos and pictures, for famf identify.
@@ -40,6 +43,10 @@ def enroll(
 
     if out.suffix != ".safetensors" or out.is_dir():
         raise ValueError(f"--out: {out} found, expected a file that ends in .safetensors")
+    if classifier not in ("famf", "margin"):
+        raise ValueError(f"--classifier: {classifier!r} found, expected famf or margin")
+    if classifier == "margin" and (used := [one for one in (head, body, speaker, text) if one]):
+        raise ValueError(f"--classifier margin: a model for {used[0]!r} found, expected the face alone")
     least = 2 if to is None else 1
     enrolment.files_of(folder, least=least)
     opened = None if to is None else checkpoint.open(to)
@@ -48,7 +55,11 @@ def enroll(
         identification.check(opened, stages)
     clipset = enrolment.gather(folder, stages, fps=fps, say=say, least=least)
     with writing(out):
-        made = enrolment.enroll(clipset, out, seed=seed) if opened is None else enrolment.add(clipset, opened, out)
+        made = (
+            enrolment.enroll(clipset, out, classifier=classifier, seed=seed)
+            if opened is None
+            else enrolment.add(clipset, opened, out)
+        )
     if made.tried:
         show(f"trial on held-out clips: {made.right} of {made.tried} assigned to the right person")
     elif opened is None:

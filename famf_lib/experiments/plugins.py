@@ -34,6 +34,18 @@ def load() -> None:
     _load(os.environ.get(VARIABLE, ""))
 
 
+def option() -> str:
+    """The option of ``famf`` that adds the modules of ``FAMF_PLUGINS``, with a space before it; empty for none."""
+    modules = filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(",")))
+    return "".join(f" --plugin {name}" for name in modules)
+
+
+def known_to_workers(kind: type) -> bool:
+    """Whether a class is of this library, or of a package in ``FAMF_PLUGINS``, which worker processes import too."""
+    packages = {name.strip().partition(".")[0] for name in os.environ.get(VARIABLE, "").split(",")}
+    return kind.__module__.partition(".")[0] in {"famf_lib", *packages}
+
+
 @cache
 def _load(modules: str) -> None:
     for name in filter(None, map(str.strip, modules.split(","))):

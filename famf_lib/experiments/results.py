@@ -13,7 +13,7 @@ import torch
 
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
-from famf_lib.experiments import settings
+from famf_lib.experiments import plugins, settings
 from famf_lib.experiments.catalogue import SIMPLE, Experiment, get_experiment, specs
 from famf_lib.experiments.parameters import Profile, SettingName
 from famf_lib.experiments.probes import FIFTHS, _place, ask_all
@@ -189,7 +189,7 @@ def attention_share(results: Results, label: str, row: str, column: str) -> tupl
 
 def command(experiment: str, dataset: str, profile: str, seeds: Sequence[int], protocol: str = "") -> str:
     """The command that repeats the runs of an experiment."""
-    words = ["famf run", experiment, f"-p dataset {dataset}", f"-p profile {profile}"]
+    words = [f"famf{plugins.option()} run", experiment, f"-p dataset {dataset}", f"-p profile {profile}"]
     words += [f"-p seeds {','.join(map(str, seeds))}"] + [f"-p protocol {protocol}"] * bool(protocol)
     return " ".join(words)
 

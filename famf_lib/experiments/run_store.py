@@ -219,6 +219,7 @@ def get_or_train(
     ``report`` is called with epoch and loss after each epoch. On a CPU a run uses one thread, so that its numbers do
     not depend on the number of cores; ``get_or_train_all`` trains several runs in parallel instead.
     """
+    plugins.load()  # in a worker process
     key = run_key(spec, clipset.fingerprint, device)
     return _stored(key, spec) or _train(_tried(spec, clipset), key, clipset, device, report)
 
@@ -435,10 +436,11 @@ def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
 def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:
     """Whether worker processes on this machine can do the runs.
 
-    They need a CPU, clips that lie on disk, and modules of this library: a worker does not know any others.
+    They need a CPU, clips that lie on disk, and modules that they know: those of this library and of plugins.
     """
     alone = device.type == "cpu" and world_size() == 1
-    return alone and clipset.folder is not None and not any(map(added_modules, specs))
+    added = {module for spec in specs for module in added_modules(spec)}
+    return alone and clipset.folder is not None and all(map(plugins.known_to_workers, added))
 
 
 def _worker(spec: RunSpec, folder: Path, device: str) -> None:

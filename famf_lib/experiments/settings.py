@@ -96,19 +96,25 @@ class RowSettings:
         return self.own.get(label, self.common)
 
 
-def tuning_file(dataset: str, profile: Profile) -> Path:
-    """The file that records what was tuned (see ``tuning``)."""
-    return RESULTS / f"tuning-{dataset}-{profile}.json"
+def tuning_file(dataset: str, profile: Profile, experiment: str = "") -> Path:
+    """The file that records what was tuned (see ``tuning``), for all rows or for the further rows of an experiment."""
+    return RESULTS / f"tuning-{dataset}-{profile}{'+' * bool(experiment)}{experiment}.json"
 
 
 def tuned(dataset: str, profile: Profile) -> dict | None:
     """What was tuned on a dataset in a profile, as recorded; None if nothing was.
 
-    The profile ``quick`` is a preview of ``standard``: it uses what was tuned there if it has nothing of its own.
+    The profile ``quick`` is a preview of ``standard``: it uses what was tuned there if it has nothing of its own. Rows
+    that were tuned later have records of their own, which add to it and change nothing.
     """
     files = [tuning_file(dataset, profile)] + [tuning_file(dataset, "standard")] * (profile == "quick")
     found = next((file for file in files if file.is_file()), None)
-    return None if found is None else json.loads(found.read_text())
+    if found is None:
+        return None
+    record = json.loads(found.read_text())
+    for later in sorted(RESULTS.glob(f"{found.stem}+*.json")):
+        record["rows"] = json.loads(later.read_text())["rows"] | record["rows"]
+    return record
 
 
 def row_settings(dataset: str, profile: str, setting: str = DECIDING) -> RowSettings:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from famf_lib.data import datasets
-from famf_lib.experiments.catalogue import TABLE_1, Variant, tuned_rows
+from famf_lib.data.datasets import Dataset
+from famf_lib.experiments import plugins
+from famf_lib.experiments.catalogue import TABLE_1, Variant, get_experiment, tuned_rows
 from famf_lib.experiments.results import run
 from famf_lib.experiments.run_store import RunSpec
 from famf_lib.experiments.settings import BASE, GRID, Choice, Profile, tuning_file
@@ -31,15 +33,19 @@ WIDENINGS = 3  # so often, at most, the grid gets a rate at either end
 Point = tuple[str, Choice]  # a row's label and its choice
 
 
-def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]:
+def tune(dataset: str, profile: Profile, device: str = "auto", experiment: str = "") -> dict[str, Any]:
     """Trains every row of the book's experiments at every point of the grid on the tuning part, and records the choice.
 
     The shared choice is the point with the highest mAP over the rows of Table 1 with the seed of the screening.
-    Returns what was recorded.
+    With an ``experiment``, only those of its rows are tuned that the dataset's record lacks. They get a record of their
+    own, by the same rules, and the shared choice stays. Returns what was recorded.
+
+    Raises:
+        ValueError: the dataset has no record, or its record has every row of the experiment.
     """
     source = datasets.get(dataset)
     clipset, where = datasets.load(dataset, profile), pick_device(device)
-    rows = {v.label: v for v in tuned_rows(source)}
+    rows = {v.label: v for v in (_lacking(experiment, source, profile) if experiment else tuned_rows(source))}
     scores: dict[Point, dict[int, float]] = {}
 
     def train(points: list[Point], seed: int, what: str) -> None:
@@ -58,18 +64,19 @@ def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]
         for seed in FINAL:
             train(best, seed, f"the best {FINALISTS} points of each row")
         chosen = {label: best_of(scores, label) for label in rows}
-        shared = best_shared(scores, [v for v in TABLE_1 if v.label in rows])
-        used = {choice.lr for choice in (shared, *chosen.values())}
+        shared = None if experiment else best_shared(scores, [v for v in TABLE_1 if v.label in rows])
+        used = {choice.lr for choice in (*chosen.values(), *([shared] if shared else []))}
         wider = [rates[0] / STEP] * (rates[0] in used) + [rates[-1] * STEP] * (rates[-1] in used)
         if not wider or not left:
             break
         rates = sorted([*rates, *wider])
     result = {
-        "command": f"famf tune {dataset} --profile {profile}",
+        "command": f"famf{plugins.option()} tune {dataset} --profile {profile}"
+        + f" --experiment {experiment}" * bool(experiment),
         "data": clipset.fingerprint,
         "grid": {**GRID, "lr": rates},
         "seeds": {"every point": [SCREENING], f"the {FINALISTS} best of a row": list(FINAL)},
-        "shared": shared.model_dump(),
+        **({"shared": shared.model_dump()} if shared else {}),
         "rows": {
             label: {
                 "chosen": chosen[label].model_dump(),
@@ -82,17 +89,31 @@ def tune(dataset: str, profile: Profile, device: str = "auto") -> dict[str, Any]
         },
         "origin": provenance.origin(ROOT),
     }
-    with written_whole(tuning_file(dataset, profile)) as new:
+    with written_whole(tuning_file(dataset, profile, experiment)) as new:
         new.write_text(json.dumps(result, separators=(",", ":")) + "\n")
     return result
 
 
-def first_runs(dataset: str, profile: Profile) -> list[RunSpec]:
+def first_runs(dataset: str, profile: Profile, experiment: str = "") -> list[RunSpec]:
     """As many runs as ``tune`` makes if it need not widen the grid; which points are the best is not known yet."""
     source, grid = datasets.get(dataset), list(points(sorted(GRID["lr"])))
     every = [(choice, SCREENING) for choice in grid] + [(choice, seed) for choice in grid[:FINALISTS] for seed in FINAL]
-    rows = [] if source.absence() else tuned_rows(source)
+    if source.absence():
+        return []
+    rows = _lacking(experiment, source, profile) if experiment else tuned_rows(source)
     return [row.spec(source, BASE[profile].at(c), seed, part="tune") for row in rows for c, seed in every]
+
+
+def _lacking(experiment: str, source: Dataset, profile: Profile) -> list[Variant]:
+    """The rows of an experiment that have a setting of their own and are not in the dataset's record."""
+    file = tuning_file(source.name, profile)
+    if not file.is_file():
+        raise ValueError(f"{file}: no such record found, expected one: tune {source.name} without an experiment first")
+    known = json.loads(file.read_text())["rows"]
+    wanted = [v for v in get_experiment(experiment).variants if v.tuned_as is None and v.label not in known]
+    if not (found := [v for v in wanted if v.available_modalities(source) is not None]):
+        raise ValueError(f"experiment: all rows of {experiment} are in {file}, expected one with further rows")
+    return found
 
 
 def points(rates: list[float]) -> Iterator[Choice]:

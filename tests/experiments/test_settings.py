@@ -145,6 +145,23 @@ def test_tuning_gives_every_row_the_same_budget_and_takes_its_best_point(results
     assert row_settings("synthetic", "quick").choice(FAMF.label) == Choice(**result["rows"][FAMF.label]["chosen"])
 
 
+def test_rows_are_added_to_what_was_tuned_and_change_nothing(results_folder, store, monkeypatch, level):
+    recorded(results_folder, profile="quick", **{FAMF.label: PRINTED})
+    before = settings.tuning_file("synthetic", "quick").read_bytes()
+    trained = level(lambda row, choice, seed: float(choice.lr == 0.001))
+    result = tuning.tune("synthetic", "quick", "cpu", "graded-weights")
+    further = {v.label for v in EXPERIMENTS["graded-weights"].variants} - {FAMF.label}
+    assert set(result["rows"]) == {row for row, *_ in trained} == further
+    assert settings.tuning_file("synthetic", "quick").read_bytes() == before
+    own = row_settings("synthetic", "quick")
+    assert own.choice(FAMF.label) == PRINTED and own.common == SHARED
+    assert {own.choice(label).lr for label in further} == {0.001}
+    with pytest.raises(ValueError, match="no such record found"):
+        tuning.tune("synthetic", "standard", "cpu", "graded-weights")
+    with pytest.raises(ValueError, match="all rows of faces are in"):
+        tuning.tune("synthetic", "quick", "cpu", "faces")
+
+
 @pytest.mark.parametrize(("best", "rates"), [(0.064, 6), (0.0000625, 6), (0.001, 4), (1e9, 4 + tuning.WIDENINGS)])
 def test_the_grid_grows_until_no_chosen_rate_lies_at_its_end(best, rates, results_folder, store, monkeypatch, level):
     monkeypatch.setattr(tuning, "tuned_rows", lambda source: [BASELINE, FAMF])

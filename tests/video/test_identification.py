@@ -188,10 +188,12 @@ def test_the_largest_face_of_a_picture_counts_and_a_tight_crop_is_given_room(tmp
     np.testing.assert_allclose(clip.boxes, [[0, 0, SIDE, SIDE]])  # in pixels of the picture as it is
 
 
-def test_enrolled_persons_are_found_again_in_videos_that_were_not_seen(folder, tmp_path, quick):
-    made = enroll(gather(folder, stages(), fps=10.0), tmp_path / "model.safetensors")
+@pytest.mark.parametrize("classifier", ["famf", "margin"])
+def test_enrolled_persons_are_found_again_in_videos_that_were_not_seen(folder, tmp_path, quick, classifier):
+    made = enroll(gather(folder, stages(), fps=10.0), tmp_path / "model.safetensors", classifier=classifier)
     assert made.persons == 3 and made.tried >= 3 and made.right == made.tried
     opened = checkpoint.open(made.file)
+    assert opened.card.config.fusion == {"famf": "mlma", "margin": "concat"}[classifier]
     assert opened.card.embedder == "colours" and list(opened.card.persons) == sorted(COLOURS)
     for seed, person in enumerate(COLOURS):
         found = identify(film(tmp_path / f"{seed}.mp4", person, seed=7 + seed), opened, stages(), fps=10.0)
