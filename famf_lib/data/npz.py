@@ -1,5 +1,6 @@
 """Reads the arrays of a user's ``.npz`` file without running code from it, and checks their shapes and types."""
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -53,7 +54,12 @@ def _array(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     with warnings.catch_warnings(action="ignore"):  # of headers by old versions
         with file.zip.open(member) as stream:
             check_array(stream, member.file_size)
-        return file[name]
+        array = file[name]
+    if array.dtype.kind == "U" and array.nbytes:
+        codes = np.ascontiguousarray(array, array.dtype.newbyteorder("=")).view(np.uint32)
+        if (codes > sys.maxunicode).any() or ((codes >= 0xD800) & (codes < 0xE000)).any():
+            raise ValueError("text that is no Unicode")
+    return array
 
 
 def read_rows(path: Path, error: type[ValueError], fields: dict[str, tuple[str, int]]) -> dict[str, np.ndarray]:
