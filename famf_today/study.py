@@ -74,7 +74,7 @@ decay towards the identity, noise on the vectors, mixed faces.
 
 @dataclass(frozen=True)
 class Measured:
-    """AP of each person (S, P), the seconds of a training, the number of parameters, and a step's memory in bytes."""
+    """AP of each person (S, P), seconds of a training on one core, parameters, and the bytes of a step."""
 
     ap: np.ndarray
     seconds: float
@@ -148,18 +148,18 @@ def _make(one: Job, data: Path | ClipSet) -> None:
     clipset = data if isinstance(data, ClipSet) else opened(data)
     source, point, seed = datasets.get(one["dataset"]), one["point"], one["seed"]
     parts = split(clipset, source.protocol, seed, one["part"])
-    begin = time.monotonic()
+    begin = time.process_time()
     with threads(1):
         if one["row"] == FAMF_WITH_HEAD:
             used = row_settings(one["dataset"], one["profile"])
             own = used.base.at(used.choice(FAMF.label).model_copy(update={"lr": point["lr"]}))
             spec = FAMF.spec(source, own, seed, part=one["part"])
             model = famf_with_head.fit(spec, clipset, parts, margin=point["margin"], scale=point["scale"], hidden=True)
-            seconds, scores = time.monotonic() - begin, famf_with_head.rank(model, spec, clipset, parts)
+            seconds, scores = time.process_time() - begin, famf_with_head.rank(model, spec, clipset, parts)
         else:
             how = Recipe(**({"modalities": modalities_of(one["dataset"])} | point | one["changes"]))
             model = recipe.fit(how, clipset, parts, seed)
-            seconds, scores = time.monotonic() - begin, recipe.rank(model, how, clipset, parts)
+            seconds, scores = time.process_time() - begin, recipe.rank(model, how, clipset, parts)
     found = {
         "ap": [None if np.isnan(v) else round(float(v), 5) for v in scores.ap],
         "rank_1": scores.rank_1,
