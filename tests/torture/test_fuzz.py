@@ -1,9 +1,8 @@
-"""Any change of any file gives what the file says, or one sentence with the file; never another error, and no code."""
+"""Any change of any file gives what the file says, or one sentence with the file; never another error."""
 
 import json
 import pickle
 import shutil
-import sys
 import time
 import warnings
 
@@ -143,15 +142,6 @@ def changed(path, content, rng):
         (change_table if path.suffix == ".parquet" else change_arrays)(path, rng)
     else:
         path.write_bytes(change_bytes(content, rng))
-
-
-def watch(event, given):
-    if watching and event in ("exec", "compile", "pickle.find_class", "os.system", "os.exec", "os.fork"):
-        ran.append((event, str(given)[:99]))
-
-
-watching, ran = [], []
-sys.addaudithook(watch)
 
 
 def test_any_change_of_any_file(base, scale, count, capfd):
