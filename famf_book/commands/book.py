@@ -1,6 +1,9 @@
 """``famf book``: builds the book, and tells the build which data and results each page depends on."""
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -78,8 +81,28 @@ def _data_key(name: str, profile: str) -> str:
     return dataset.absence() or dataset.key(profile)
 
 
+@contextmanager
+def _plugin(page) -> Iterator[None]:
+    """The modules of the chapter on today, for its page of Table 1's protocol."""
+    from famf_lib.experiments import plugins
+
+    before = os.environ.get(plugins.VARIABLE, "")
+    if page.notebook.stem == "since":
+        os.environ[plugins.VARIABLE] = f"{before},famf_today.plugin"
+        plugins.load()
+    try:
+        yield
+    finally:
+        os.environ[plugins.VARIABLE] = before
+
+
 def _data(page) -> list[dict]:
     """The data that a page was made from, or what its recording says about them."""
+    with _plugin(page):
+        return _data_of(page)
+
+
+def _data_of(page) -> list[dict]:
     from famf_lib.data import datasets
     from famf_lib.experiments import results
 
@@ -96,6 +119,11 @@ def _data(page) -> list[dict]:
 
 def _prepare(page) -> None:
     """Makes the runs that a page shows, with progress, on every core; the page then only reads them."""
+    with _plugin(page):
+        _prepare_runs(page)
+
+
+def _prepare_runs(page) -> None:
     from famf_lib.data import datasets
     from famf_lib.evidence.ledger import CLAIMS
     from famf_lib.experiments import results
