@@ -1,7 +1,9 @@
 """``famf book``: builds the book, and tells the build which data and results each page depends on."""
 
 import hashlib
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
@@ -85,8 +87,28 @@ def _data_key(name: str, profile: str) -> str:
     return dataset.absence() or dataset.key(profile)
 
 
+@contextmanager
+def _plugin(pages: list) -> Iterator[None]:
+    """Loads the modules of the chapter on today if its page of Table 1's protocol is among the pages."""
+    from famf_lib.experiments import plugins
+
+    before = os.environ.get(plugins.VARIABLE, "")
+    if any(page.notebook.stem == "since" for page in pages):
+        os.environ[plugins.VARIABLE] = f"{before},famf_today.plugin"
+        plugins.load()
+    try:
+        yield
+    finally:
+        os.environ[plugins.VARIABLE] = before
+
+
 def _data(page) -> list[dict]:
     """The data that a page was made from, or what its recording says about them."""
+    with _plugin([page]):
+        return _data_of(page)
+
+
+def _data_of(page) -> list[dict]:
     from famf_lib.data import datasets
     from famf_lib.experiments import results
 
@@ -103,6 +125,11 @@ def _data(page) -> list[dict]:
 
 def _prepare(pages: list, device: str, yes: bool, dry_run: bool) -> None:
     """Makes the runs that pages show, with progress, on every core; the pages then only read them."""
+    with _plugin(pages):
+        _prepare_runs(pages, device, yes, dry_run)
+
+
+def _prepare_runs(pages: list, device: str, yes: bool, dry_run: bool) -> None:
     from famf_lib.data import datasets
     from famf_lib.experiments import conditions, plan, results
 

@@ -14,10 +14,10 @@ import torch
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import plugins, settings
-from famf_lib.experiments.catalogue import SIMPLE, Experiment, get_experiment, specs
+from famf_lib.experiments.catalogue import EXPERIMENTS, SIMPLE, Experiment, get_experiment, specs
 from famf_lib.experiments.parameters import Profile, SettingName
 from famf_lib.experiments.probes import FIFTHS, _place, ask_all
-from famf_lib.experiments.run_store import Run, RunSpec, get_or_train_all
+from famf_lib.experiments.run_store import Run, RunSpec, from_outside, get_or_train_all
 from famf_lib.experiments.settings import DECIDING, TITLES, row_settings
 from famf_lib.support import provenance
 from famf_lib.support.errors import Refusal
@@ -189,7 +189,9 @@ def attention_share(results: Results, label: str, row: str, column: str) -> tupl
 
 def command(experiment: str, dataset: str, profile: str, seeds: Sequence[int], protocol: str = "") -> str:
     """The command that repeats the runs of an experiment."""
-    words = [f"famf{plugins.option()} run", experiment, f"-p dataset {dataset}", f"-p profile {profile}"]
+    rows = EXPERIMENTS[experiment].variants if experiment in EXPERIMENTS else ()
+    option = plugins.option() if any(from_outside(*row.modules) for row in rows) else ""
+    words = [f"famf{option} run", experiment, f"-p dataset {dataset}", f"-p profile {profile}"]
     words += [f"-p seeds {','.join(map(str, seeds))}"] + [f"-p protocol {protocol}"] * bool(protocol)
     return " ".join(words)
 

@@ -13,6 +13,7 @@ and the number of processes where several train together. ::
 import hashlib
 import json
 import math
+import os
 import shutil
 import sys
 import warnings
@@ -133,7 +134,12 @@ def _code() -> str:
 
 def added_modules(spec: RunSpec) -> list[type]:
     """The aggregation and fusion of a run that were added from outside this library."""
-    used = (AGGREGATIONS[spec.model.aggregation], FUSIONS[spec.model.fusion])
+    return from_outside(spec.model.aggregation, spec.model.fusion)
+
+
+def from_outside(aggregation: str, fusion: str) -> list[type]:
+    """The classes of these names that were added from outside this library."""
+    used = (AGGREGATIONS[aggregation], FUSIONS[fusion])
     return [module for module in used if not module.__module__.startswith("famf_lib.")]
 
 
@@ -405,7 +411,8 @@ def get_or_train_all(
 
                     found[key] = _train(spec, key, clipset, device, report)
             else:
-                tasks = [delayed(_worker)(spec, clipset.folder, device.type) for spec in missing.values()]
+                given = (clipset.folder, device.type, os.environ.get(plugins.VARIABLE, ""))
+                tasks = [delayed(_worker)(spec, *given) for spec in missing.values()]
                 for done in in_parallel(tasks, workers):
                     bar.to(done)
                 found |= {key: get_or_train(spec, clipset, device) for key, spec in missing.items()}
@@ -443,7 +450,8 @@ def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.de
     return alone and clipset.folder is not None and all(map(plugins.known_to_workers, added))
 
 
-def _worker(spec: RunSpec, folder: Path, device: str) -> None:
+def _worker(spec: RunSpec, folder: Path, device: str, modules: str) -> None:
+    os.environ[plugins.VARIABLE] = modules  # the process may be older than the variable
     get_or_train(spec, opened(folder), torch.device(device))
 
 
