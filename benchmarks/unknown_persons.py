@@ -75,7 +75,7 @@ def decided(file: Path, clipset: ClipSet, rows: np.ndarray, who: np.ndarray) -> 
     opened, clips = checkpoint.open(file), subset(clipset, rows)
     said = [row for batch in prediction.predict(opened, clips, 1) for row in batch.to_pylist()]
     named = zip(identification.decide(opened, clips, said), said, who[rows], strict=True)
-    return np.array([(name == right, score, row["persons"][0] == right) for (name, score), row, right in named]).T
+    return np.array([(name == right, score, row["persons"][:1] == [right]) for (name, score), row, right in named]).T
 
 
 def shares(own: np.ndarray, others: np.ndarray, threshold: float) -> dict[str, float]:

@@ -23,6 +23,7 @@ from famf_video.video import Video
 
 ENDINGS = (".html", ".png")
 COLUMNS, LINES = 6, 2  # of the faces shown for a clip
+APART = 0.5  # seconds
 MARGIN = 0.25  # shown around a face, as a fraction of its box
 SAID = (
     '<p class="said">Above each face are its time in the video and its weight in the model; the bar below it compares '
@@ -44,10 +45,10 @@ figure { margin: 1.5rem 0 } svg, img { max-width: 100%; height: auto } .said { c
 def chosen(answer: Answer, number: int) -> Int[np.ndarray, " n"]:
     """Selects up to ``number`` faces, by rising weight: the largest and the smallest weights in turn.
 
-    Faces that are close in time look alike, so two of them are at least half a ``number``-th of the clip apart.
+    Faces that are close in time look alike, so two of them are ``APART`` seconds apart, more in a long clip.
     """
     times, rising = answer.clip.times, np.argsort(answer.weights, kind="stable")
-    apart = np.ptp(times) / (2 * number) if len(times) else 0.0
+    apart = max(np.ptp(times) / (2 * number), APART) if len(times) and np.ptp(times) else 0.0
     kept: list[int] = []
     for face in np.stack([rising[::-1], rising], axis=1).flatten()[: len(rising)].tolist():
         if len(kept) < number and all(abs(times[face] - times[other]) >= apart for other in kept):
@@ -93,7 +94,7 @@ def _title(answer: Answer) -> str:
 
 
 def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    return f"{int(seconds) // 60}:{seconds % 60:04.1f}"
 
 
 def check_writable(out: Path) -> None:

@@ -58,9 +58,8 @@ def similarities(vectors: Float[Tensor, "V D"], persons: Float[Tensor, "P D"]) -
 def calibrate(vectors: Float[Tensor, "V D"], labels: Int64[Tensor, " V"], videos: Sequence[str]) -> Calibration | None:
     """Chooses a threshold by the scores of clips whose persons are left out; None for fewer than ``LEAST`` persons.
 
-    It is the bound of a one-sided prediction interval for the score of a stranger, with Student's t for P persons, since
-    the clips of one person are not independent: the fewer persons, the higher. ``videos`` says which video each clip is
-    from.
+    It is the bound of a one-sided prediction interval for the score of a stranger. Clips of one person are not
+    independent, so Student's t is that of P persons: the fewer, the higher. ``videos`` says which video a clip is from.
     """
     persons = centroids(vectors, labels)
     if len(persons) < LEAST:

@@ -115,6 +115,19 @@ def test_import(record):
     assert content["seconds"]["import"] > 0 and content["peak memory, MiB"]["import"] > 50
 
 
+def test_unknown_persons(script, record, made_up, monkeypatch):
+    """At a small size it writes what its page reads, and every clip has one of three answers."""
+    unknown = script("unknown_persons")
+    monkeypatch.setattr(unknown.datasets, "load", lambda name: made_up(persons=9, clips=9, noise=0))
+    monkeypatch.setattr(unknown.enrolment, "STEPS", 20)
+    (row,) = record("unknown_persons")["rows"]
+    assert row.keys() == json.loads((RECORDS / "unknown-persons-cpu.json").read_text())["rows"][0].keys()
+    for kind in ("without a threshold", "calibrated", "added, calibrated"):
+        found = [row[kind][f"known, {answer}"] for answer in ("named right", "named wrong", "missed")]
+        assert sum(found) == pytest.approx(1, abs=1e-3) and min(found) >= 0
+    assert row["without a threshold"]["strangers named"] == 1 > row["calibrated"]["strangers named"]
+
+
 def test_saturation_trains_as_the_library_does(script):
     """The printed variant gives the losses of ``train.train``; the others differ from it in what they change."""
     saturation = script("saturation")
@@ -198,6 +211,6 @@ def test_the_full_size_benchmark_writes_what_its_page_reads(script, tiny, monkey
 def test_make_runs_every_benchmark():
     others = {"common", "peak", "fused_residual_sums"}  # used by benchmarks
     others |= {"calibrate_synthetic", "calibrate_chimera", "imfdb_shape", "full_size", "saturation"}  # run on their own
-    others |= {"extraction", "imfdb_embedding"}  # need data and models
+    others |= {"extraction", "imfdb_embedding", "unknown_persons"}  # need data and models
     line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS ="))
     assert set(line.split()[2:]) | others == {path.stem for path in BENCHMARKS.glob("*.py")} | {"full_size"}

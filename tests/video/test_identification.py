@@ -362,13 +362,13 @@ def test_a_video_without_a_face_and_no_video(model, tmp_path):
 
 def test_the_faces_of_the_sheet_are_those_of_the_video(model, tmp_path):
     """Each picture shown is cut from the frame of its face: the colour tells the person, the light the frame."""
-    lights = np.linspace(0.7, 1, 25)
+    lights = np.linspace(0.7, 1, 75)
     path = video_files.write(tmp_path / "v.mp4", [picture("Ann", light, 10 + n) for n, light in enumerate(lights)])
     found = identify(path, model, stages(), fps=25.0)
     answer = found.answers[0]
     faces = answer_page.chosen(answer, 7)
-    assert len(faces) == 7 and answer.weights[faces[0]] == answer.weights.min()
-    assert np.diff(np.sort(answer.clip.times[faces])).min() >= np.ptp(answer.clip.times) / 14
+    assert 3 <= len(faces) <= 6 and answer.weights[faces[0]] == answer.weights.min()
+    assert np.diff(np.sort(answer.clip.times[faces])).min() >= 0.5
     assert answer.weights[faces[-1]] == answer.weights.max() and (np.diff(answer.weights[faces]) >= 0).all()
     (shown,) = answer_page.crops(found.video, found.answers, 7)
     for face, cut in zip(faces, shown, strict=True):
