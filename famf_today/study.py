@@ -66,8 +66,8 @@ GRIDS = {
 KNOWN = """
 What was known before these runs: a trial of the heads without balanced films, with margin 0.3 and scale 16, on the
 reported part of IMFDB with ten seeds (mAP .829, with a head from clips .837, FAMF .781). The balance of films, the size
-of batches and the numbers of epochs were then found in some eighty trials on the tuning part of IMFDB. Tried there
-without a gain: a start from linear discriminant analysis, several directions per person, nearest neighbours, ensembles,
+of batches and the numbers of epochs were then found in some hundred trials on the tuning parts, most of them on that of
+IMFDB. Tried there without a gain: a start from linear discriminant analysis, several directions per person, nearest neighbours, ensembles,
 decay towards the identity, noise on the vectors, mixed faces.
 """
 
@@ -167,7 +167,9 @@ def _make(one: Job, data: Path | ClipSet) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "memory": _step_memory(model, clipset),
     }
-    with written_whole(_place(one, clipset)) as new:
+    file = _place(one, clipset)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(file) as new:
         new.write_text(json.dumps(found))
 
 

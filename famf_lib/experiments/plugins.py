@@ -12,7 +12,7 @@ A module in ``FAMF_PLUGINS`` (commas between several; set by ``famf --plugin``) 
 import os
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any
 
 from famf_lib.support.errors import Refusal
@@ -60,7 +60,7 @@ def _load(modules: str) -> None:
             _add(point)
 
 
-def _add(point: EntryPoint) -> None:
+def _add(point: Any) -> None:
     from famf_lib.data.datasets import DATASETS, Dataset
     from famf_lib.models import AGGREGATIONS, FUSIONS, Aggregation, Fusion
 
