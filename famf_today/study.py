@@ -6,6 +6,7 @@ four best with two more. What is measured is kept in the store under a hash of e
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ KNOWN = """
 What was known before these runs: a trial of the heads without balanced films, with margin 0.3 and scale 16, on the
 reported part of IMFDB with ten seeds (mAP .829, with a head from clips .837, FAMF .781). The balance of films, the size
 of batches and the numbers of epochs were then found in some hundred trials on the tuning parts, most of them on that of
-IMFDB. Tried there without a gain: a start from linear discriminant analysis, several directions per person, nearest neighbours, ensembles,
-decay towards the identity, noise on the vectors, mixed faces.
+IMFDB. Tried there without a gain: a start from linear discriminant analysis, several directions per person, nearest
+neighbours, ensembles, decay towards the identity, noise on the vectors, mixed faces.
 """
 
 
@@ -125,11 +126,12 @@ def job(dataset: str, profile: Profile, row: str, point: dict[str, float], seed:
 def measure(jobs: Sequence[Job], clipset: ClipSet, label: str) -> list[dict[str, Any]]:
     """Reads each measurement from the store or makes it, on all cores: ap, rank_1, seconds, parameters, memory."""
     places = [_place(one, clipset) for one in jobs]
-    missing = [one for one, place in zip(jobs, places, strict=True) if not place.exists()]
+    missing = [(one, clipset.folder or clipset, place, store()) for one, place in zip(jobs, places, strict=True)]
+    missing = [given for given in missing if not given[2].exists()]
     if missing:
         workers = min(len(missing), provenance.cores()) if clipset.folder else 1
         with progress(label, len(missing)) as bar:
-            for done in in_parallel([delayed(_make)(one, clipset.folder or clipset) for one in missing], workers):
+            for done in in_parallel([delayed(_make)(*given) for given in missing], workers):
                 bar.to(done)
     return [json.loads(place.read_text()) for place in places]
 
@@ -144,7 +146,8 @@ def _place(one: Job, clipset: ClipSet) -> Path:
     return store() / "today" / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]}.json"
 
 
-def _make(one: Job, data: Path | ClipSet) -> None:
+def _make(one: Job, data: Path | ClipSet, place: Path, used: Path) -> None:
+    os.environ["FAMF_STORE"] = str(used)  # a worker process may be older than the variable
     clipset = data if isinstance(data, ClipSet) else opened(data)
     source, point, seed = datasets.get(one["dataset"]), one["point"], one["seed"]
     parts = split(clipset, source.protocol, seed, one["part"])
@@ -167,9 +170,8 @@ def _make(one: Job, data: Path | ClipSet) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "memory": _step_memory(model, clipset),
     }
-    file = _place(one, clipset)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(file) as new:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(place) as new:
         new.write_text(json.dumps(found))
 
 
