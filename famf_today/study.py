@@ -67,8 +67,8 @@ KNOWN = """
 What was known before these runs: a trial of the heads without balanced films, with margin 0.3 and scale 16, on the
 reported part of IMFDB with ten seeds (mAP .829, with a head from clips .837, FAMF .781). The balance of films, the size
 of batches and the numbers of epochs were then found in some hundred trials on the tuning parts, most of them on that of
-IMFDB. Tried there without a gain: a start from linear discriminant analysis, several directions per person, nearest neighbours, ensembles,
-decay towards the identity, noise on the vectors, mixed faces.
+IMFDB. Tried there without a gain: a start from linear discriminant analysis, several directions per person, nearest
+neighbours, ensembles, decay towards the identity, noise on the vectors, mixed faces.
 """
 
 
