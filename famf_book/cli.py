@@ -196,7 +196,7 @@ def pdf() -> None:
 @app.command()
 def test() -> None:
     """Run the tests in parallel, one file per process."""
-    _call("pytest", "--numprocesses", "logical", "--maxprocesses", "8", "--dist", "loadfile")
+    _call("pytest", "--numprocesses", "logical", "--maxprocesses", "8", "--dist", "loadfile", "--no-loadscope-reorder")
 
 
 @app.command()

@@ -10,6 +10,11 @@ settings.register_profile("here", deadline=None)  # no test depends on how fast 
 settings.load_profile("here")
 
 
+def pytest_collection_modifyitems(items):
+    """The files with the longest tests come first, so that no worker process waits for another one at the end."""
+    items.sort(key=lambda item: "torture" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
     """The store of the test: no test reads or writes the user's."""
