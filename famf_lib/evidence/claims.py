@@ -1,4 +1,5 @@
-"""The rules that turn an estimate into a verdict. They were fixed before any reported run."""
+"""The rules that turn an estimate into a verdict. They were fixed before the runs under each row's own
+best setting, and after those under the shared one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
