@@ -1,6 +1,6 @@
 """Aggregations from before and after the paper. Each makes one token of a clip: a weighted sum of its faces.
 
-The library is not changed: ``register`` in ``famf_today`` adds them to its table of modules.
+The library is not changed: ``famf_today.plugin`` adds them to its table of modules.
 """
 
 from typing import Annotated

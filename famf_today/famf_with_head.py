@@ -21,30 +21,25 @@ from famf_today.heads import MarginHead
 
 
 class FAMFWithHead(nn.Module):
-    """Aggregate → fuse → cosines with a margin.
+    """Aggregate → fuse → the hidden layers of the classifier → cosines with a margin."""
 
-    Args:
-        hidden: whether the classifier's hidden layers stay in front of the head.
-    """
-
-    def __init__(self, famf: FAMF, margin: float, scale: float, hidden: bool):
+    def __init__(self, famf: FAMF, margin: float, scale: float):
         super().__init__()
         self.config, self.famf = famf.config, famf
-        self.body = famf.classifier[:-1] if hidden else nn.Identity()
-        width = famf.classifier[-1 if hidden else 0].in_features
-        self.head = MarginHead(width, famf.persons, margin, scale, mapped=False)
+        self.body = famf.classifier[:-1]
+        self.head = MarginHead(famf.classifier[-1].in_features, famf.persons, margin, scale, mapped=False)
         famf.classifier = nn.Identity()
 
     def forward(self, batch: Batch, classes: Int64[Tensor, " B"] | None = None) -> Float[Tensor, "B C"]:
         return self.head(self.body(self.famf(batch)), classes)
 
 
-def fit(spec: RunSpec, clipset: ClipSet, split: Split, *, margin: float, scale: float, hidden: bool) -> FAMFWithHead:
+def fit(spec: RunSpec, clipset: ClipSet, split: Split, *, margin: float, scale: float) -> FAMFWithHead:
     """Trains it on the clips of the split as ``train.train`` does (faces, order, rates and epochs), in float32."""
     device, seed, training = clipset.faces.device, spec.seed, spec.training
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
-        model = FAMFWithHead(build(spec.model, clipset, len(split.persons), seed), margin, scale, hidden)
+        model = FAMFWithHead(build(spec.model, clipset, len(split.persons), seed), margin, scale)
     sampler = Sampler(clipset, split.train, training.faces, spec.model.modalities)
     classes = split.train_classes.to(device)
     draw = generator(device, seed, START)

@@ -6,7 +6,6 @@ four best with two more. What is measured is kept in the store under a hash of e
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -126,12 +125,12 @@ def job(dataset: str, profile: Profile, row: str, point: dict[str, float], seed:
 def measure(jobs: Sequence[Job], clipset: ClipSet, label: str) -> list[dict[str, Any]]:
     """Reads each measurement from the store or makes it, on all cores: ap, rank_1, seconds, parameters, memory."""
     places = [_place(one, clipset) for one in jobs]
-    missing = [(one, clipset.folder or clipset, place, store()) for one, place in zip(jobs, places, strict=True)]
-    missing = [given for given in missing if not given[2].exists()]
+    missing = [(one, place) for one, place in zip(jobs, places, strict=True) if not place.exists()]
     if missing:
         workers = min(len(missing), provenance.cores()) if clipset.folder else 1
         with progress(label, len(missing)) as bar:
-            for done in in_parallel([delayed(_make)(*given) for given in missing], workers):
+            tasks = [delayed(_make)(one, place, clipset.folder or clipset) for one, place in missing]
+            for done in in_parallel(tasks, workers):
                 bar.to(done)
     return [json.loads(place.read_text()) for place in places]
 
@@ -146,18 +145,17 @@ def _place(one: Job, clipset: ClipSet) -> Path:
     return store() / "today" / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]}.json"
 
 
-def _make(one: Job, data: Path | ClipSet, place: Path, used: Path) -> None:
-    os.environ["FAMF_STORE"] = str(used)  # a worker process may be older than the variable
+def _make(one: Job, place: Path, data: Path | ClipSet) -> None:
     clipset = data if isinstance(data, ClipSet) else opened(data)
     source, point, seed = datasets.get(one["dataset"]), one["point"], one["seed"]
     parts = split(clipset, source.protocol, seed, one["part"])
     begin = time.process_time()
     with threads(1):
         if one["row"] == FAMF_WITH_HEAD:
-            used = row_settings(one["dataset"], one["profile"])
-            own = used.base.at(used.choice(FAMF.label).model_copy(update={"lr": point["lr"]}))
+            setting = row_settings(one["dataset"], one["profile"])
+            own = setting.base.at(setting.choice(FAMF.label).model_copy(update={"lr": point["lr"]}))
             spec = FAMF.spec(source, own, seed, part=one["part"])
-            model = famf_with_head.fit(spec, clipset, parts, margin=point["margin"], scale=point["scale"], hidden=True)
+            model = famf_with_head.fit(spec, clipset, parts, margin=point["margin"], scale=point["scale"])
             seconds, scores = time.process_time() - begin, famf_with_head.rank(model, spec, clipset, parts)
         else:
             how = Recipe(**({"modalities": modalities_of(one["dataset"])} | point | one["changes"]))
@@ -168,7 +166,7 @@ def _make(one: Job, data: Path | ClipSet, place: Path, used: Path) -> None:
         "rank_1": scores.rank_1,
         "seconds": seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "memory": _step_memory(model, clipset),
+        "memory": 0 if one["changes"].get("trained") == "none" else _step_memory(model, clipset),
     }
     place.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(place) as new:
@@ -182,8 +180,9 @@ def _step_memory(model: nn.Module, clipset: ClipSet) -> int:
     """
     with Allocations() as held:
         if isinstance(model, recipe.Recogniser):
-            model = next(iter(model.face.values()))
-            batch, clips = torch.empty(recipe.BATCH["faces"], clipset.dim), recipe.BATCH["faces"]
+            kind, model = next(iter(model.face.items()))
+            clips = recipe.BATCH[kind]
+            batch = torch.empty(clips, clipset.dim)
         else:
             clips, faces = model.training_shape
             dims = {name: clipset.modalities[name].vectors.shape[1] for name in model.config.modalities}

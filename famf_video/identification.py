@@ -52,14 +52,15 @@ class Answer:
 
 
 class Still(Video):
-    """A picture, as a video of one frame."""
+    """A picture, as a video of one frame. It is read when it is asked for: there may be thousands."""
 
     def __init__(self, path: Path | str):
-        self.path, self.picture = Path(path), rasters.rgb(Path(path))
+        self.path = Path(path)
+        rasters.rgb(self.path)  # a damaged one is refused now
         self.damaged, self.unheard, self.has_sound = 0, 0, False
 
     def numbered(self, numbers: Collection[int]) -> Iterator[Frame]:
-        yield from [Frame(0, 0.0, self.picture)] if numbers else []
+        yield from [Frame(0, 0.0, rasters.rgb(self.path))] if numbers else []
 
 
 @dataclass(frozen=True, eq=False)

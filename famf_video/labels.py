@@ -53,7 +53,8 @@ def videos(
         if path.is_dir():
             inside, others = split_by_ending(path, endings)
             if not inside:
-                raise LabelsError(f"{path}: no video in it, " + (left_out(others) if others else f"expected {VIDEOS}"))
+                said = left_out(others) if others else f"expected {VIDEOS}"
+                raise LabelsError(f"{path}: no file in it that can be read, {said}")
             if others:
                 served = {folder for file in inside for folder in file.parents}
                 bare = sorted(
@@ -63,7 +64,7 @@ def videos(
         found += inside
     twice = [path for path, times in Counter(path.resolve() for path in found).items() if times > 1]
     if twice:
-        raise LabelsError(f"{twice[0]}: named twice, expected every video once")
+        raise LabelsError(f"{twice[0]}: named twice, expected every file once")
     return found
 
 

@@ -45,6 +45,8 @@ def enroll(
         raise ValueError(f"--out: {out} found, expected a file that ends in .safetensors")
     if classifier not in ("famf", "margin"):
         raise ValueError(f"--classifier: {classifier!r} found, expected famf or margin")
+    if classifier != "famf" and to is not None:
+        raise ValueError("--classifier: found with --to, which trains nothing, expected one of them")
     if classifier == "margin" and (used := [one for one in (head, body, speaker, text) if one]):
         raise ValueError(f"--classifier margin: a model for {used[0]!r} found, expected the face alone")
     least = 2 if to is None else 1
@@ -128,7 +130,6 @@ def identify(
     with progress("looking", len(paths)) as bar:
         for number, path in enumerate(paths):
             try:
-                report = lambda time, n=number, name=path.name: bar.to(n, f"{name} {time:.0f} s")  # noqa: E731
                 found = identification.identify(
                     path,
                     opened,
@@ -137,7 +138,7 @@ def identify(
                     threshold=threshold,
                     fps=fps,
                     everybody=tracks == "all",
-                    report=report,
+                    report=lambda time, n=number, name=path.name: bar.to(n, f"{name} {time:.0f} s"),
                 )
                 everything.append(found)
             except Exception as error:

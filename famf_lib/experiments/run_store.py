@@ -411,8 +411,7 @@ def get_or_train_all(
 
                     found[key] = _train(spec, key, clipset, device, report)
             else:
-                given = (clipset.folder, device.type, os.environ.get(plugins.VARIABLE, ""))
-                tasks = [delayed(_worker)(spec, *given) for spec in missing.values()]
+                tasks = [delayed(_worker)(spec, clipset.folder, device.type) for spec in missing.values()]
                 for done in in_parallel(tasks, workers):
                     bar.to(done)
                 found |= {key: get_or_train(spec, clipset, device) for key, spec in missing.items()}
@@ -425,7 +424,8 @@ def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
         # joblib replaces a worker whose memory has grown. Nothing is lost, and no page should show the warning.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given", category=UserWarning)
         if workers > 1:
-            tasks = [(parent.call, (function, *given), named) for function, given, named in tasks]
+            environment = {"FAMF_STORE": str(store()), plugins.VARIABLE: os.environ.get(plugins.VARIABLE, "")}
+            tasks = [(parent.call, (environment, function, *given), named) for function, given, named in tasks]
         try:
             for done, _ in enumerate(Parallel(workers, return_as="generator_unordered")(tasks), start=1):
                 yield done
@@ -450,8 +450,7 @@ def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.de
     return alone and clipset.folder is not None and all(map(plugins.known_to_workers, added))
 
 
-def _worker(spec: RunSpec, folder: Path, device: str, modules: str) -> None:
-    os.environ[plugins.VARIABLE] = modules  # the process may be older than the variable
+def _worker(spec: RunSpec, folder: Path, device: str) -> None:
     get_or_train(spec, opened(folder), torch.device(device))
 
 

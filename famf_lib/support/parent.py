@@ -1,17 +1,21 @@
-"""Ends a worker process when the process that started it has ended, however that was."""
+"""What a worker process has from its parent: the environment, and its end, however the parent ends."""
 
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 LOOK = 1.0  # seconds between two looks
 
 
-def call(function: Callable, *arguments: Any, **named: Any) -> Any:
-    """Calls the function in a worker process, which from then on ends with its parent."""
+def call(environment: Mapping[str, str], function: Callable, *arguments: Any, **named: Any) -> Any:
+    """Calls the function in a worker process, which from then on ends with its parent.
+
+    The worker may be older than a variable, so it gets the parent's ``environment`` with every call.
+    """
+    os.environ.update(environment)
     _watch()
     return function(*arguments, **named)
 

@@ -10,9 +10,9 @@ from functools import partial
 import pytest
 from forked import ended, forked
 from made import tables
-from test_kills import CPU, SPEC, book, write_book
+from test_kills import CPU, SPEC, book, train_, write_book
 
-from famf_book import build, cli, notebooks
+from famf_book import cli, notebooks
 from famf_lib.data import imported
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.tables import import_tables
@@ -70,11 +70,6 @@ def test_import(tmp_path, monkeypatch, scale, count):
         count("full disks", "import --replace", tries=1, refused=bool(words))
 
 
-def train_(folder):
-    train.train = partial(train.train, checkpoint_seconds=0.0)
-    get_or_train(SPEC, ClipSet.open(folder), CPU)
-
-
 def test_run(tmp_path, monkeypatch, scale, count, made_up, capfd):
     """Without room for its checkpoint a run goes on and says so once; without room for its result it says so."""
     clips = ClipSet.open(made_up(audio=3).save(tmp_path / "clips"))
@@ -107,15 +102,12 @@ def test_a_run_without_room_for_its_checkpoint_goes_on(tmp_path, store, made_up,
 
 
 def test_book(tmp_path, scale, count):
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((notebooks, "execute"), (build, "sphinx"), (build, "source_fingerprint")):
-            patch.setattr(module, name, getattr(module, name))
-        for kilobytes in sizes(scale, 60, 400):
-            with disk(tmp_path / "disk", kilobytes) as root:
-                write_book(root)
-                html = root / "_build" / "html"
-                if not said(tmp_path, book, root, "old"):
-                    words = said(tmp_path, book, root, 9999 * "new ")
-                    texts = {path.read_text() for path in html.rglob("*.html")}
-                    assert texts == ({"old"} if words else {9999 * "new "})
-                    count("full disks", "book", tries=1, refused=bool(words))
+    for kilobytes in sizes(scale, 60, 400):
+        with disk(tmp_path / "disk", kilobytes) as root:
+            write_book(root)
+            html = root / "_build" / "html"
+            if not said(tmp_path, book, root, "old"):
+                words = said(tmp_path, book, root, 9999 * "new ")
+                texts = {path.read_text() for path in html.rglob("*.html")}
+                assert texts == ({"old"} if words else {9999 * "new "})
+                count("full disks", "book", tries=1, refused=bool(words))

@@ -117,7 +117,8 @@ def test_run(tmp_path, store, scale, count, made_up):
         assert not epochs or epochs[0] == done + 1, "it began again"
         pd.testing.assert_series_equal(run.ap, whole.ap, check_exact=True)
         assert (run.losses, run.rank_1) == (whole.losses, whole.rank_1)
-        assert files.clear_all(store / "runs") + clear_interrupted() >= 0
+        files.clear_all(store / "runs")
+        clear_interrupted()
         assert left(store / "runs") == [run.key]
 
     kills = every_kill(train_, (clips.folder,), partial(again, store, tmp_path / "none"), check, rounds=3 * scale)

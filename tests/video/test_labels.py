@@ -39,7 +39,7 @@ def test_a_folder_stands_for_its_videos(tmp_path):
     b, a, deep, single = touched(tmp_path, "v/b.mp4", "v/a.MKV", "v/deep/c.webm", "odd.xyz")
     touched(tmp_path, "v/labels.csv", "v/.hidden.mp4", "v/cover.jpg")
     assert labels.videos([single, tmp_path / "v"]) == [single, a, b, deep]
-    with pytest.raises(LabelsError, match=r"a\.MKV: named twice, expected every video once"):
+    with pytest.raises(LabelsError, match=r"a\.MKV: named twice, expected every file once"):
         labels.videos([a, tmp_path / "v"])
 
 
@@ -54,7 +54,8 @@ def test_what_a_folder_holds_besides_is_said(tmp_path):
     labels.videos(videos, said.append)
     assert not said
     with pytest.raises(
-        LabelsError, match=r"cy: no video in it, 2 files .*\(1 \.heic, 1 no ending\), expected videos \(.mp4"
+        LabelsError,
+        match=r"cy: no file in it that can be read, 2 files .*\(1 \.heic, 1 no ending\), expected videos \(.mp4",
     ):
         labels.videos([tmp_path / "v" / "cy"])
 
