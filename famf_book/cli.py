@@ -32,6 +32,7 @@ from famf_book.commands.options import (
 )
 from famf_lib.experiments import parameters, plugins
 from famf_lib.support.files import ROOT, clear_all, models, size_of, sources, store
+from famf_lib.support.wording import sized
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -108,6 +109,8 @@ def run(
     declared, source = get_experiment(experiment), datasets.get(dataset)
     if modalities:
         declared = declared.with_modalities(modalities, source)
+        if absence := source.absence():  # what is recorded has the usual modalities
+            raise datasets.DatasetAbsent(absence)
     if unused := declared.unused(source):
         chosen = ",".join(source.modalities)
         say(f"no row uses {', '.join(unused)} of {dataset}, expected -p modalities {chosen} if one should")
@@ -201,19 +204,24 @@ def test() -> None:
 
 @app.command()
 def clean(
-    runs: Annotated[bool, typer.Option("--runs", help="also remove trained models and generated data")] = False,
+    runs: Annotated[
+        bool, typer.Option("--runs", help="also remove trained models, those in training and generated data")
+    ] = False,
 ) -> None:
-    """Remove the built book and what interrupted commands left behind. Your own data are never touched."""
+    """Remove the built book and what interrupted commands left behind. Your own data are never touched.
+
+    An interrupted training stays, since it can be resumed, unless --runs is given.
+    """
     from famf_lib.experiments.run_store import clear_interrupted
 
     for folder in [ROOT / "_build"] + ([store() / "runs", store() / "clipsets"] if runs else []):
         if folder.exists():
             size = size_of(folder)
             shutil.rmtree(folder)
-            show(f"removed {folder}, {size / 1e6:,.1f} MB")
-    places = [ROOT / "results", models(), store(), *(store() / name for name in ("imported", "clipsets", "runs"))]
-    size = sum(map(clear_all, [*places, *(store() / "runs").glob("*/")])) + clear_interrupted()
-    show(f"removed {size / 1e6:,.1f} MB that interrupted commands had left in {store()}")
+            show(f"removed {folder}, {sized(size)}")
+    places = [ROOT / "results", models(), store(), *store().glob("*/"), *store().glob("*/*/")]
+    size = sum(map(clear_all, places)) + (clear_interrupted() if runs else 0)
+    show(f"removed {sized(size)} that interrupted commands had left")
 
 
 def _own_folder() -> Path:

@@ -193,7 +193,7 @@ def before_training(what: str, asked: list, device: str, yes: bool, dry_run: boo
 
     found = plan(asked, place := pick_device(device), workers)
     if dry_run:
-        typer.echo(f"{what}: {found.sentence()}")
+        show(f"{what}: {found.sentence()}")
         raise typer.Exit()
     if found.runs:
         say(f"{what}: {found.sentence()}")

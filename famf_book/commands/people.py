@@ -151,8 +151,8 @@ def identify(
             for answer in [] if as_json else found.answers:
                 show(plain(_line(answer), None))
     if as_json:
-        answers = [{"file": str(found.video.path)} | _plain(one) for found in everything for one in found.answers]
-        typer.echo(json.dumps(answers, ensure_ascii=False, indent=1))
+        answers = [{"file": str(found.video.path)} | _for_json(one) for found in everything for one in found.answers]
+        typer.echo(json.dumps(answers, indent=1))  # names of files may have any characters
     if out is not None and everything:
         with writing(out):
             (say if as_json else show)(answer_page.write(everything, out))
@@ -174,7 +174,7 @@ def _line(answer: "Answer") -> str:
     return f"{answer.name}: {said}; {counted(len(answer.weights), 'face')}"
 
 
-def _plain(answer: "Answer") -> dict[str, Any]:
+def _for_json(answer: "Answer") -> dict[str, Any]:
     faces = zip(answer.clip.times.tolist(), answer.weights.tolist(), strict=True)
     return {
         "clip": answer.name,

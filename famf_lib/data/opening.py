@@ -21,6 +21,8 @@ class Checked(ClipSet):
 
     def face_columns(self, columns: list[str] | None = None) -> pd.DataFrame:
         try:
+            if isinstance(self.face_table, Path):
+                check_parquet(self.face_table)
             return super().face_columns(columns)
         except Exception as error:  # of many kinds
             found = f"{self.face_table}: it cannot be read ({plain(error, 300)})"

@@ -41,8 +41,10 @@ def option() -> str:
 
 
 def known_to_workers(kind: type) -> bool:
-    """Whether a class is of this library, or of a package in ``FAMF_PLUGINS``, which worker processes import too."""
-    packages = {name.strip().partition(".")[0] for name in os.environ.get(VARIABLE, "").split(",")}
+    """Whether a class is of this library or of a package that workers load too: a plugin or an entry point."""
+    points = [point.value for group in GROUPS for point in entry_points().select(group=group)]
+    named = [*os.environ.get(VARIABLE, "").split(","), *(value.partition(":")[0] for value in points)]
+    packages = {name.strip().partition(".")[0] for name in named}
     return kind.__module__.partition(".")[0] in {"famf_lib", *packages}
 
 

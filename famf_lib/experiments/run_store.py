@@ -436,8 +436,7 @@ def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
         except Exception as error:
             if workers == 1:  # here, not in a worker
                 raise
-            found = next(iter(str(error).splitlines()), "")
-            raise ValueError(f"a worker process failed with {type(error).__name__}: {found}") from error
+            raise ValueError(f"a worker process failed with {type(error).__name__}: {plain(error, 300)}") from error
 
 
 def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:

@@ -132,7 +132,9 @@ def test_clean_never_touches_data_of_the_user(tmp_path):
     left = store / "imported" / ".mine.abcdefgh.famf" / "old"
     for folder in (store / "runs" / "x", store / "runs" / "y.partial", store / "clipsets" / "y", own, left):
         folder.mkdir(parents=True)
-    (store / "runs" / "y.partial" / "checkpoint.pt").write_bytes(bytes(2_500_000))
+    (store / "runs" / "y.partial" / "checkpoint.pt").touch()
+    (store / "runs" / ".z.abcdefgh.famf").mkdir()
+    (store / "runs" / ".z.abcdefgh.famf" / "new").write_bytes(bytes(2_500_000))
     (left / "faces").write_text("the only copy")
     code = (
         "from famf_book import cli; from pathlib import Path;"
@@ -143,8 +145,8 @@ def test_clean_never_touches_data_of_the_user(tmp_path):
     def clean(code):
         return subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
 
-    assert clean(code).stdout == f"removed 2.5 MB that interrupted commands had left in {store}\n"
-    assert os.listdir(store / "runs") == ["x"] and os.listdir(store / "imported") == ["mine"]
+    assert clean(code).stdout == "removed 2 MB that interrupted commands had left\n"
+    assert sorted(os.listdir(store / "runs")) == ["x", "y.partial"] and os.listdir(store / "imported") == ["mine"]
     assert (store / "imported" / "mine" / "faces").read_text() == "the only copy"
     clean(code.replace("False", "True"))
     assert own.exists() and not (store / "runs").exists() and not (store / "clipsets").exists()
