@@ -28,7 +28,7 @@ test: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/famf test
 
-# Kills, races, full disks, damaged files and bombs, many more than in make test: a quarter of an hour.
+# Kills, races, full disks, damaged files and bombs, more than in make test. ROUNDS=4 takes a quarter of an hour.
 torture: $(VENV)/.ready-dev
 	FAMF_TORTURE=$(ROUNDS) FAMF_TORTURE_RECORD=results/torture.json $(BIN)/python -m pytest tests/torture
 

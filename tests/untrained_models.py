@@ -1,4 +1,4 @@
-"""Saved models with random weights, which fit given clips."""
+"""Saved models and modules with random weights."""
 
 import torch
 
@@ -7,6 +7,15 @@ from famf_lib.models.famf import FAMF
 from famf_lib.training.checkpoint import Card, SavedModel
 
 PERSONS = ("Ann", "Bo", "Cy", "Di", "Ed", "Flo", "Gus")
+
+
+def random_module(kind, *given, **options):
+    """A module in double precision whose parameters are all random, those that start at zero too."""
+    torch.manual_seed(0)
+    module = kind(*given, **options).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return module
 
 
 def made(clips, aggregation="attentionvlad", persons=PERSONS, modalities=("audio", "body"), **card):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from untrained_models import random_module
 
 from famf_today.aggregations import NAN, ClusterAggregate, ComponentQuality, NormMean
 
@@ -11,14 +12,6 @@ B, N, D, M, S = 5, 7, 11, 3, 13
 CASES = [(NormMean, {"power": p}) for p in (0.0, 1.0, 3.0)] + [(NAN, {}), (ComponentQuality, {})]
 CASES.append((ClusterAggregate, {"clusters": M, "style": S}))
 of_every_case = pytest.mark.parametrize(("kind", "options"), CASES, ids=lambda v: getattr(v, "__name__", str(v)))
-
-
-def made(kind, options):
-    torch.manual_seed(0)
-    module = kind(D, **options).double()
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return module
 
 
 def clips():
@@ -65,7 +58,7 @@ def token(module, faces):
 
 @of_every_case
 def test_tokens_are_those_of_the_equation_and_masked_faces_change_nothing(kind, options):
-    module, (x, mask) = made(kind, options), clips()
+    module, (x, mask) = random_module(kind, D, **options), clips()
     with torch.no_grad():
         naive = torch.stack(
             [token(module, [f for f, seen in zip(x[b], mask[b], strict=True) if seen]) for b in range(B)]
@@ -78,7 +71,7 @@ def test_tokens_are_those_of_the_equation_and_masked_faces_change_nothing(kind, 
 
 @of_every_case
 def test_gradients_are_those_of_finite_differences(kind, options):
-    module, (x, mask) = made(kind, options), clips()
+    module, (x, mask) = random_module(kind, D, **options), clips()
     names, values = zip(*[("x", x.requires_grad_())] + list(module.named_parameters()), strict=True)
 
     def of(*given):
@@ -90,7 +83,7 @@ def test_gradients_are_those_of_finite_differences(kind, options):
 
 @of_every_case
 def test_weights_of_faces_sum_to_one_and_are_zero_where_masked(kind, options):
-    module, (x, mask) = made(kind, options), clips()
+    module, (x, mask) = random_module(kind, D, **options), clips()
     weights = module.face_weights(x, mask)
     assert weights[~mask].count_nonzero() == 0
     torch.testing.assert_close(weights.sum(dim=1), mask.any(dim=1).double())

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+from untrained_models import random_module
 
 from famf_today.fusions import LowRankFusion, TensorFusion, TokenTransformer
 
@@ -11,14 +12,6 @@ B, K, M, D, H, R = 5, 3, 2, 7, 4, 3
 T = K + M
 CASES = [(TensorFusion, {"hidden": H}), (LowRankFusion, {"rank": R}), (TokenTransformer, {"heads": 1})]
 of_every_case = pytest.mark.parametrize(("kind", "options"), CASES, ids=lambda v: getattr(v, "__name__", ""))
-
-
-def made(kind, options):
-    torch.manual_seed(0)
-    module = kind(D, **options).double()
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return module
 
 
 def tokens():
@@ -62,7 +55,7 @@ def naive(module, clip):
 
 @of_every_case
 def test_tokens_and_gradients_are_those_of_the_equation(kind, options):
-    module, x = made(kind, options), tokens()
+    module, x = random_module(kind, D, **options), tokens()
     with torch.no_grad():
         torch.testing.assert_close(module(x), torch.stack([naive(module, clip) for clip in x]))
     shape = module.attention(x).shape
@@ -77,7 +70,7 @@ def test_tokens_and_gradients_are_those_of_the_equation(kind, options):
 
 
 def test_what_is_absent_gets_no_attention_and_stays_absent():
-    module, x = made(TokenTransformer, {"heads": 1}), tokens()
+    module, x = random_module(TokenTransformer, D, heads=1), tokens()
     assert module.attention(x)[1, :, -1].count_nonzero() == 0
     assert module(x)[1, -1].count_nonzero() == 0 and module(x)[2].count_nonzero() == 0
     module(x).sum().backward()
