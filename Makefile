@@ -14,6 +14,9 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet
 BENCHMARKS = aggregation_kernels cluster_memory metric batched_seeds precision import_iqiyi
 
+# Images for containers set this. Every process would then compile PyTorch's modules again, which takes it 12 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: book pdf test torture lab videos bench clean
 
 book: $(VENV)/.ready

@@ -149,7 +149,7 @@ def test_any_change_of_any_file(base, scale, count, capfd):
     for kind, (path, read) in base.items():
         content, began, refused = path.read_bytes(), time.monotonic(), 0
         read(path)
-        number = FILES * (4 * scale if scale > 1 else 1) // (10 if kind == "pickle" else 1)
+        number = FILES * (5 * scale if scale > 1 else 1) // (10 if kind == "pickle" else 1)
         for n in range(number):
             changed(path, content, rng)
             try:
