@@ -33,6 +33,7 @@ from famf_lib.training import train as single
 from famf_lib.training.train import SingleProcess, Trained, TrainingConfig, world_size
 
 T = TypeVar("T")
+STEP_TIMEOUT = timedelta(minutes=10)  # gloo does not notice a process that is lost in the middle of a message
 REQUEST_TIMEOUT = timedelta(days=7)  # the first process may generate data or compute probes between two trainings
 CONNECTION_ERRORS = ("peer", "timed out", "gloo", "nccl", "socket", "broken pipe")  # words in their messages
 
@@ -157,7 +158,7 @@ class BatchNorm(nn.BatchNorm1d):
 def _join() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=STEP_TIMEOUT)
     _requests.append(dist.new_group(backend="gloo", timeout=REQUEST_TIMEOUT))
     dist.barrier(group=_requests[0])  # the first process holds the addresses and must not end before all have joined
 
