@@ -10,6 +10,8 @@ A module in ``FAMF_PLUGINS`` (commas between several; set by ``famf --plugin``) 
 """
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -32,6 +34,22 @@ def load() -> None:
         PluginError: a module cannot be imported, or what it provides is of another kind, or its name is taken.
     """
     _load(os.environ.get(VARIABLE, ""))
+
+
+@contextmanager
+def also(modules: Iterable[str]) -> Iterator[None]:
+    """Loads further modules, and adds them to ``FAMF_PLUGINS`` for a while, for the processes that start meanwhile.
+
+    Raises:
+        PluginError: as ``load``.
+    """
+    before = os.environ.get(VARIABLE, "")
+    os.environ[VARIABLE] = ",".join(filter(None, (before, *dict.fromkeys(modules))))
+    try:
+        load()
+        yield
+    finally:
+        os.environ[VARIABLE] = before
 
 
 def option() -> str:
