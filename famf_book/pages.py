@@ -51,8 +51,8 @@ class BookError(NotebookError):
 class Page:
     """A page made from a notebook. ``parameters`` are the values given to it; ``values`` adds its defaults.
 
-    ``under`` is the page that it is placed under where ``_toc.yml`` does not name it. ``plugins`` and ``runs`` are as in
-    ``book/pages.yml``.
+    ``plugins`` and ``runs`` are those of ``book/pages.yml``. ``under`` is the page that it is placed under where
+    ``_toc.yml`` does not name it.
     """
 
     name: str

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ import torch
 from famf_book import notebooks
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
+from famf_lib.data.opening import opened
 from famf_lib.experiments.catalogue import SIMPLE, get_experiment, specs
 from famf_lib.experiments.parameters import Profile
 from famf_lib.experiments.probes import ask
@@ -117,8 +117,8 @@ def sweep(
     options = {"retries": RETRIES} | ({"resources": {"GPU": 1}} if device == "cuda" else {})
     runs = []
     for task in tasks:
-        clips = task.clipset.folder, task.clipset.fingerprint
-        runs.append(client.submit(_run, task.spec, sorted(task.probes), *clips, device, store(), **options))
+        given = task.spec, sorted(task.probes), task.clipset.folder, device, store()
+        runs.append(client.submit(_run, *given, **options))
     futures = list(runs)
     for (dataset, name), out in (executed or {}).items():
         needed = {
@@ -184,13 +184,11 @@ def _await_worker(client: "Client", minutes: float | None, say: Say) -> None:
 # --- on a worker -----------------------------------------------------------------------------------------------------
 
 
-def _run(
-    spec: RunSpec, probes: Sequence[str], folder: Path, fingerprint: str, device: str, place: Path
-) -> tuple[str, float]:
+def _run(spec: RunSpec, probes: Sequence[str], folder: Path, device: str, place: Path) -> tuple[str, float]:
     """Makes a run, with the answers to its probes, in the store; returns its key and mAP."""
     _check_worker(place)
     where = pick_device(device)
-    clipset = _opened(folder, fingerprint, where)
+    clipset = opened(folder, where)
     with threads(1 if where.type == "cpu" else None):
         run = get_or_train(spec, clipset, where)
         for name in probes:
@@ -211,11 +209,6 @@ def _check_worker(place: Path) -> None:
         raise SweepError(f"worker {worker.address}: {counted(found, 'thread')} found, expected --nthreads 1")
     if store() != place:
         raise SweepError(f"worker {worker.address}: its store is {store()}, expected FAMF_STORE to be {place}")
-
-
-@lru_cache(maxsize=1)
-def _opened(folder: Path, fingerprint: str, device: torch.device) -> ClipSet:
-    return ClipSet.open(folder).to(device)
 
 
 # --- the cluster -----------------------------------------------------------------------------------------------------

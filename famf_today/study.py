@@ -21,11 +21,12 @@ from torch import nn
 
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
+from famf_lib.data.opening import opened
 from famf_lib.data.splits import Part, split
 from famf_lib.experiments import settings
 from famf_lib.experiments.catalogue import FAMF, TABLE_1_MODALITIES
 from famf_lib.experiments.parameters import Profile
-from famf_lib.experiments.run_store import DECIDING_MODULES, in_parallel, opened, threads
+from famf_lib.experiments.run_store import DECIDING_MODULES, in_parallel, threads
 from famf_lib.experiments.settings import row_settings
 from famf_lib.experiments.tuning import FINAL, FINALISTS, SCREENING
 from famf_lib.support import provenance

@@ -160,9 +160,9 @@ def clips_folder(dataset: str, profile: str) -> Path:
 
 def open_clips(dataset: str, profile: str) -> "ClipSet":
     """Opens the ClipSet that a user names (see ``clips_folder``)."""
-    from famf_lib.data import imported
+    from famf_lib.data.opening import opened
 
-    return imported.open_folder(clips_folder(dataset, profile))
+    return opened(clips_folder(dataset, profile))
 
 
 def say(sentence: object) -> None:

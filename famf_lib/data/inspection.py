@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from famf_lib.data import clipset as features
 from famf_lib.data.clipset import CHECKSUMS, FILES, PIECE, ClipSet, sha256
-from famf_lib.data.opening import opened
+from famf_lib.data.opening import checked
 from famf_lib.support.wording import counted, plain
 
 WIDTH, LABEL = 80, 13  # characters of a line, and of its label
@@ -90,7 +90,7 @@ def faults(folder: Path) -> list[str]:
     if missing:
         return found
     try:
-        clipset = opened(folder)
+        clipset = checked(folder)
         clipset.face_columns()
         ClipSet.build(  # raises an error if the contents contradict each other
             clipset.faces,

@@ -44,7 +44,7 @@ def also(modules: Iterable[str]) -> Iterator[None]:
         PluginError: as ``load``.
     """
     before = os.environ.get(VARIABLE, "")
-    os.environ[VARIABLE] = ",".join(filter(None, (before, *dict.fromkeys(modules))))
+    os.environ[VARIABLE] = ",".join(dict.fromkeys(filter(None, (*before.split(","), *modules))))
     try:
         load()
         yield

@@ -19,6 +19,7 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
 from famf_lib.data.clipset import ClipSet, Modality
+from famf_lib.data.opening import opened
 from famf_lib.data.sampling import EVALUATION, Sampler, generator
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import traits
@@ -29,7 +30,6 @@ from famf_lib.experiments.run_store import (
     cores,
     get_or_train,
     in_parallel,
-    opened,
     threads,
 )
 from famf_lib.models.famf import FAMF

@@ -34,6 +34,7 @@ from joblib import Parallel, delayed
 from pydantic import Field
 
 from famf_lib.data.clipset import ClipSet
+from famf_lib.data.opening import opened
 from famf_lib.data.splits import Part, Protocol, Split, split
 from famf_lib.experiments import plugins
 from famf_lib.models.aggregation import AGGREGATIONS
@@ -451,9 +452,3 @@ def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.de
 
 def _worker(spec: RunSpec, folder: Path, device: str) -> None:
     get_or_train(spec, opened(folder), torch.device(device))
-
-
-@cache
-def opened(folder: Path) -> ClipSet:
-    """The ClipSet in a folder; a worker process opens it once."""
-    return ClipSet.open(folder)
