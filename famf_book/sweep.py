@@ -30,7 +30,7 @@ from famf_lib.experiments.run_store import RunSpec, cores, get_or_train, threads
 from famf_lib.experiments.settings import row_settings
 from famf_lib.support.files import ROOT, store
 from famf_lib.support.progress import progress
-from famf_lib.support.wording import counted
+from famf_lib.support.wording import counted, first_line
 from famf_lib.training.train import pick_device
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _finish(futures: Sequence, client: "Client", minutes: float | None, say: Say
             time.sleep(POLL)
     if bad := [future for future in futures if future.status != "finished"]:
         error = bad[0].exception() if bad[0].status == "error" else "the scheduler was lost"
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = error if isinstance(error, str) else first_line(error)
         raise SweepError(f"{len(bad)} of {len(futures)} tasks failed, the others are done; the first: {reason}")
 
 

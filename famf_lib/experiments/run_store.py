@@ -47,7 +47,7 @@ from famf_lib.support.fingerprint import class_fingerprint, source_fingerprint
 from famf_lib.support.progress import progress
 from famf_lib.support.provenance import cores
 from famf_lib.support.untrusted import check_archive, check_parquet, read_json
-from famf_lib.support.wording import plain
+from famf_lib.support.wording import named, plain
 from famf_lib.training import checkpoint, evaluation, resume, train
 from famf_lib.training.evaluation import EvaluationConfig
 from famf_lib.training.train import TrainingConfig, world_size
@@ -463,7 +463,7 @@ def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
         except Exception as error:
             if workers == 1:  # here, not in a worker
                 raise
-            raise ValueError(f"a worker process failed with {type(error).__name__}: {plain(error, 300)}") from error
+            raise ValueError(f"a worker process failed with {named(error)}") from error
 
 
 def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:
