@@ -23,6 +23,7 @@ from famf_book import notebooks
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.opening import opened
+from famf_lib.experiments import plugins
 from famf_lib.experiments.catalogue import SIMPLE, get_experiment, specs
 from famf_lib.experiments.parameters import Profile
 from famf_lib.experiments.probes import ask
@@ -114,11 +115,12 @@ def sweep(
     Raises:
         SweepError: tasks failed (the others are done), or there is no worker.
     """
+    here = store(), os.environ.get(plugins.VARIABLE, "")
     options = {"retries": RETRIES} | ({"resources": {"GPU": 1}} if device == "cuda" else {})
     runs = []
     for task in tasks:
-        given = task.spec, sorted(task.probes), task.clipset.folder, device, store()
-        runs.append(client.submit(_run, *given, **options))
+        given = task.spec, sorted(task.probes), task.clipset.folder, device
+        runs.append(client.submit(_run, *given, *here, **options))
     futures = list(runs)
     for (dataset, name), out in (executed or {}).items():
         needed = {
@@ -128,7 +130,7 @@ def sweep(
         }
         seeds = list(dict.fromkeys(needed.values()))
         given = {"dataset": dataset, "profile": profile, "seeds": seeds, "device": device}
-        futures.append(client.submit(_page, name, out, given, store(), list(needed), **options))
+        futures.append(client.submit(_page, name, out, given, *here, list(needed), **options))
     try:
         _finish(futures, client, wait, say)
         made = client.gather(runs)
@@ -184,9 +186,11 @@ def _await_worker(client: "Client", minutes: float | None, say: Say) -> None:
 # --- on a worker -----------------------------------------------------------------------------------------------------
 
 
-def _run(spec: RunSpec, probes: Sequence[str], folder: Path, device: str, place: Path) -> tuple[str, float]:
+def _run(
+    spec: RunSpec, probes: Sequence[str], folder: Path, device: str, place: Path, modules: str
+) -> tuple[str, float]:
     """Makes a run, with the answers to its probes, in the store; returns its key and mAP."""
-    _check_worker(place)
+    _set_up(place, modules)
     where = pick_device(device)
     clipset = opened(folder, where)
     with threads(1 if where.type == "cpu" else None):
@@ -196,12 +200,13 @@ def _run(spec: RunSpec, probes: Sequence[str], folder: Path, device: str, place:
     return run.key, run.mean_ap
 
 
-def _page(experiment: str, out: Path, parameters: dict[str, Any], place: Path, runs: Sequence) -> None:
-    _check_worker(place)
+def _page(experiment: str, out: Path, parameters: dict[str, Any], place: Path, modules: str, runs: Sequence) -> None:
+    _set_up(place, modules)
     notebooks.execute(ROOT / "book" / f"{experiment}.ipynb", out, parameters, watched=False)
 
 
-def _check_worker(place: Path) -> None:
+def _set_up(place: Path, modules: str) -> None:
+    """Refuses a worker that cannot do the tasks, and loads the plug-ins of the sweep."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -209,6 +214,8 @@ def _check_worker(place: Path) -> None:
         raise SweepError(f"worker {worker.address}: {counted(found, 'thread')} found, expected --nthreads 1")
     if store() != place:
         raise SweepError(f"worker {worker.address}: its store is {store()}, expected FAMF_STORE to be {place}")
+    os.environ[plugins.VARIABLE] = modules  # for the kernels of notebooks, too
+    plugins.load()
 
 
 # --- the cluster -----------------------------------------------------------------------------------------------------

@@ -197,7 +197,9 @@ def test_without_workers_it_says_what_it_waits_for_and_ends_when_asked(kept, sch
     assert done.stderr.count("famf: no worker at tcp://127.0.0.1") > 1
 
 
-def test_after_the_only_worker_died_it_says_so_and_ends_when_asked(kept, scheduler, tmp_path, monkeypatch):
+def test_a_worker_elsewhere_gets_the_plug_ins_and_once_it_died_the_sweep_ends_when_asked(
+    kept, scheduler, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sweep, "EVERY", 0.2)
     command = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", scheduler, "--no-nanny"]
     tasks = sweep.grid(["attention"], ["mine"], "quick", [1])
@@ -205,10 +207,14 @@ def test_after_the_only_worker_died_it_says_so_and_ends_when_asked(kept, schedul
     said = []
     try:
         with sweep.cluster(str(scheduler), device="cpu") as (client, kind):
+            monkeypatch.setenv("FAMF_PLUGINS", "famf_today.plugin")  # the worker is older
+            sweep.sweep(tasks[:1], client, kind)
+            there = client.run(lambda: (os.environ["FAMF_PLUGINS"], "famf_today.plugin" in sys.modules))
+            assert list(there.values()) == [("famf_today.plugin", True)]
             worker.kill()
             worker.wait()
             with pytest.raises(ValueError, match="^--wait: no worker at tcp://"):
-                sweep.sweep(tasks, client, kind, wait=0.01, say=said.append)
+                sweep.sweep(tasks[1:], client, kind, wait=0.01, say=said.append)
     finally:
         worker.kill()
     assert said
