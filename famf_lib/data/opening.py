@@ -37,13 +37,13 @@ def opened(folder: Path, device: torch.device | str = "cpu") -> ClipSet:
     Raises:
         ClipSetError: there is no ClipSet in the folder, or it is damaged.
     """
-    arrays = Path(folder) / FILES[0]
-    at = Path(folder), arrays.stat().st_mtime_ns if arrays.exists() else 0
+    files = (Path(folder) / name for name in FILES)
+    at = Path(folder), tuple(file.stat().st_mtime_ns for file in files if file.exists())
     return _opened(*at) if torch.device(device).type == "cpu" else _moved(*at, torch.device(device))
 
 
 @lru_cache(maxsize=4)
-def _opened(folder: Path, changed: int) -> ClipSet:
+def _opened(folder: Path, changed: tuple[int, ...]) -> ClipSet:
     try:
         return checked(folder)
     except ClipSetError as error:
@@ -51,7 +51,7 @@ def _opened(folder: Path, changed: int) -> ClipSet:
 
 
 @lru_cache(maxsize=1)  # at full size it is 4 GB
-def _moved(folder: Path, changed: int, device: torch.device) -> ClipSet:
+def _moved(folder: Path, changed: tuple[int, ...], device: torch.device) -> ClipSet:
     return _opened(folder, changed).to(device)
 
 

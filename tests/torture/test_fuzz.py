@@ -18,7 +18,7 @@ from mutations import change_arrays, change_bytes, change_json, change_safetenso
 from famf_book import build, notebooks
 from famf_book.pages import Page
 from famf_lib.data import chimera, imfdb, inspection, iqiyi_text, pickles
-from famf_lib.data.opening import opened
+from famf_lib.data.opening import checked
 from famf_lib.data.tables import build as build_tables
 from famf_lib.experiments import results, run_store, settings, submission
 from famf_lib.experiments.probes import _place, _read, ask
@@ -45,11 +45,11 @@ def base(tmp_path_factory, made_up):
     kinds = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAMF_STORE", str(base / "store"))
-        clips = opened(made_up(audio=3).save(base / "set"))
+        clips = checked(made_up(audio=3).save(base / "set"))
         clips.checksums  # noqa: B018
 
         def read_set(path):
-            found = opened(path.parent)
+            found = checked(path.parent)
             inspection.summary(found, str(found.info.get("title")))
             found.face_columns()
             return found.persons, found.labels, list(found.counts)
