@@ -394,12 +394,6 @@ def test_what_is_no_table_is_refused(content, tmp_path):
     refused(tmp_path / "mine.npz", "it cannot be read as an .npz file (")
 
 
-def test_a_column_that_stands_twice_is_refused(tmp_path):
-    columns = [pa.array(["x"]), pa.array([1]), pa.array([[1.0]]), pa.array([2])]
-    written(tmp_path, faces=pa.Table.from_arrays(columns, ["clip", "frame", "embedding", "frame"]))
-    refused(tmp_path, "'frame' occurs twice among the columns")
-
-
 def told(source, **changed):
     """The sentences that an import of the changed clips says, and what came of it."""
     said = []

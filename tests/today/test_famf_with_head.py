@@ -6,7 +6,7 @@ from torch import nn
 
 from famf_lib.data.splits import split
 from famf_lib.experiments.run_store import RunSpec
-from famf_lib.training import evaluation, train
+from famf_lib.training import train
 from famf_today import famf_with_head
 from famf_today.famf_with_head import FAMFWithHead
 
@@ -44,6 +44,3 @@ def test_with_the_plain_head_it_is_trained_to_the_numbers_of_train(fusion, made_
     expected = train.train(spec.model, spec.training, clips, parts, spec.seed).model
     found.famf.classifier = nn.Sequential(*found.body, found.head.last)
     torch.testing.assert_close(found.famf.state_dict(), expected.state_dict(), rtol=0, atol=0)
-    scores = evaluation.evaluate(expected, spec.evaluation, clips, parts, spec.seed)
-    found.famf.classifier = nn.Identity()
-    torch.testing.assert_close(famf_with_head.rank(found, spec, clips, parts).ap, scores.ap, equal_nan=True)
