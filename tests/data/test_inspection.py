@@ -185,3 +185,5 @@ def test_what_is_exported_is_imported_under_another_name(options, tmp_path):
     assert imported.open("again").fingerprint == fingerprint
     assert "--replace" in str(famf("data", "import", "table", tmp_path / "tables", "--name", "again").exception)
     assert famf("data", "import", "table", tmp_path / "tables", "--name", "again", "--replace").exit_code == 0
+    for name, said in (("again", "an import 'again' already"), ("imfdb", "'imfdb' is a dataset of the book")):
+        assert said in str(famf("data", "import", "iqiyi", tmp_path, "--name", name).exception)
