@@ -13,14 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from joblib import cpu_count
+from tqdm import tqdm
 
 from famf_book import generated, notebooks
 from famf_book.extensions import launch_buttons
@@ -30,13 +31,12 @@ from famf_lib.support.files import ROOT, written_whole
 from famf_lib.support.fingerprint import source_fingerprint
 from famf_lib.support.progress import progress
 from famf_lib.support.untrusted import read_json
-from famf_lib.support.wording import lasting, plain
+from famf_lib.support.wording import plain
 
 RENDERERS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline")
 PACKAGES = ("famf_lib", "famf_today", "famf_book", "famf_video")
 # No notebook uses these (a test checks it), so a change of theirs makes no page out of date.
 NOT_USED = ("famf_book.cli", "famf_book.commands", "famf_book.extensions", __name__)
-EVERY = 30.0  # seconds between two lines about the pages that are being executed
 CRASH = re.compile(r"[\w.]*(Error|Exception): \S")  # the last line of a traceback
 RECORD = {"key": dict, "seconds": float, "when": str, "parameters": dict, "versions": dict, "hardware": dict}
 VOLATILE = ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled", "trusted", "language_info", "kernelspec")
@@ -142,21 +142,20 @@ def _executed(
     """Executes pages in parallel, one kernel per core, and returns their records. Drawing takes most of the time and
     uses one thread."""
     side_by_side = min(len(outdated), cpu_count())
-    with ThreadPoolExecutor(max(side_by_side, 1)) as pool, notebooks.unwatched(side_by_side > 1):
+    several = side_by_side > 1
+    watched = progress("executing", len(outdated)) if several else nullcontext()  # a single page shows its own progress
+    with ThreadPoolExecutor(max(side_by_side, 1)) as pool, watched as bar, notebooks.unwatched(several):
         futures = {
-            pool.submit(_execute, root, page, key, data, timeout, watched=side_by_side == 1): name
+            pool.submit(_execute, root, page, key, data, timeout, watched=not several): name
             for name, (page, key) in outdated.items()
         }
+        records: dict[str, dict[str, Any]] = {}
         try:
-            begin, left = time.monotonic(), set(futures)
-            while left:
-                done, left = wait(left, EVERY, FIRST_EXCEPTION)
-                for future in done:
-                    future.result()  # raises what its page raised
-                if left and not sys.stdout.isatty():
-                    names, passed = ", ".join(futures[one] for one in left), lasting(time.monotonic() - begin)
-                    _say("executing", f"{len(left)} of {len(futures)} are left after {passed}: {names}")
-            return {futures[future]: future.result() for future in futures}
+            for future in as_completed(futures):
+                records[futures[future]] = future.result()  # raises what its page raised
+                if bar is not None:
+                    bar.to(len(records), ", ".join(name for name in outdated if name not in records))
+            return {name: records[name] for name in outdated}
         except BaseException:
             pool.shutdown(cancel_futures=True)  # pages that are being executed are finished
             raise
@@ -298,4 +297,5 @@ def _hash(content: Any) -> str:
 
 
 def _say(what: str, happens: str) -> None:
-    print(f"{what:<24} {happens}", flush=True)
+    tqdm.write(f"{what:<24} {happens}")  # above the bar of a terminal
+    sys.stdout.flush()

@@ -32,7 +32,7 @@ from famf_book.commands.options import (
 )
 from famf_lib.experiments import parameters, plugins
 from famf_lib.support.files import ROOT, clear_all, models, size_of, sources, store
-from famf_lib.support.wording import sized
+from famf_lib.support.wording import first_line, sized
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -265,7 +265,7 @@ def main() -> None:
 
 def _of_the_system(error: OSError) -> str:
     """The error message for a file or folder that the system refuses; the system's own words if it names none."""
-    said = os.strerror(error.errno) if error.errno else next(iter(str(error).splitlines()), type(error).__name__)
+    said = os.strerror(error.errno) if error.errno else first_line(error)
     if not isinstance(error.filename, str | bytes):
         return said
     where = os.fsdecode(error.filename)

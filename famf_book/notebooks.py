@@ -28,7 +28,7 @@ from famf_lib.experiments import parameters as rules
 from famf_lib.experiments import plugins
 from famf_lib.support.errors import Refusal
 from famf_lib.support.files import written_whole
-from famf_lib.support.wording import plain
+from famf_lib.support.wording import first_line, plain
 
 INJECTED = "# Parameters\n"  # the first line of the cell in which papermill puts the given values
 INJECTED_TAG = "injected-parameters"
@@ -261,7 +261,7 @@ def read(path: Path) -> Any:
     except FileNotFoundError:
         raise NotebookError(f"{path}: there is no such notebook.") from None
     except Exception as error:  # of any kind: nbformat converts old formats without checking their content
-        reason = plain(next(iter(str(error).splitlines()), type(error).__name__), 300)
+        reason = first_line(error, 300)
         raise NotebookError(f"{path}: this is not a Jupyter notebook: {reason}") from None
     return notebook
 

@@ -8,6 +8,8 @@
       notebook: table-1.ipynb
       parameters: {dataset: imfdb}     # override those of the whole book
       title: "Table 1 on real faces"   # replaces the notebook's first heading
+      plugins: [my_package.rows]       # modules to load before the runs of the page are made
+      runs: my_package.grids           # a module whose wanted(profile, seeds) gives runs that the notebook itself makes
 
 A page is published as ``book/<page>``, and that is its name in ``_toc.yml``. Where one notebook makes several pages,
 its labels must differ from page to page: write ``{{page}}`` into them, in text cells and in the metadata of cells, as
@@ -49,7 +51,8 @@ class BookError(NotebookError):
 class Page:
     """A page made from a notebook. ``parameters`` are the values given to it; ``values`` adds its defaults.
 
-    ``under`` is the page that it is placed under where ``_toc.yml`` does not name it.
+    ``plugins`` and ``runs`` are those of ``book/pages.yml``. ``under`` is the page that it is placed under where
+    ``_toc.yml`` does not name it.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Page:
     parameters: dict[str, Any]
     values: dict[str, Any]
     title: str | None = None
+    plugins: tuple[str, ...] = ()
+    runs: str | None = None
     under: str | None = None
 
 
@@ -86,7 +91,7 @@ def pages(root: Path, parameters: dict[str, Any], further: Sequence[Further] = (
         if not str(name).replace("-", "").replace("_", "").isalnum():
             raise BookError(f"book/pages.yml: a page is named with letters, digits, '-' and '_', found {name!r}.")
         name, entry = str(name), {"notebook": entry} if isinstance(entry, str) else entry
-        known = {"notebook": str, "parameters": dict, "title": str}
+        known = {"notebook": str, "parameters": dict, "title": str, "plugins": list, "runs": str}
         if not isinstance(entry, dict) or "notebook" not in entry:
             raise BookError(f"book/pages.yml, page {name!r}: expected a mapping with 'notebook', found {entry!r}.")
         for key, value in entry.items():
@@ -105,7 +110,8 @@ def pages(root: Path, parameters: dict[str, Any], further: Sequence[Further] = (
             given = notebooks.check(path, given | entry.get("parameters", {}))
         except NotebookError as error:
             raise NotebookError(f"page {name!r}: {error}") from None
-        made.append(Page(name, path, given, declared | given, entry.get("title")))
+        more = entry.get("title"), tuple(entry.get("plugins", ())), entry.get("runs")
+        made.append(Page(name, path, given, declared | given, *more))
     if unknown := sorted(parameters.keys() - declared_anywhere):
         known = ", ".join(sorted(declared_anywhere))
         raise BookError(f"no notebook of the book has a parameter {unknown[0]!r}; there are: {known}.")

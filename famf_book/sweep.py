@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ import torch
 from famf_book import notebooks
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
+from famf_lib.data.opening import opened
+from famf_lib.experiments import plugins
 from famf_lib.experiments.catalogue import SIMPLE, get_experiment, specs
 from famf_lib.experiments.parameters import Profile
 from famf_lib.experiments.probes import ask
@@ -30,7 +31,7 @@ from famf_lib.experiments.run_store import RunSpec, cores, get_or_train, threads
 from famf_lib.experiments.settings import row_settings
 from famf_lib.support.files import ROOT, store
 from famf_lib.support.progress import progress
-from famf_lib.support.wording import counted
+from famf_lib.support.wording import counted, first_line
 from famf_lib.training.train import pick_device
 
 if TYPE_CHECKING:
@@ -114,11 +115,12 @@ def sweep(
     Raises:
         SweepError: tasks failed (the others are done), or there is no worker.
     """
+    here = store(), os.environ.get(plugins.VARIABLE, "")
     options = {"retries": RETRIES} | ({"resources": {"GPU": 1}} if device == "cuda" else {})
     runs = []
     for task in tasks:
-        clips = task.clipset.folder, task.clipset.fingerprint
-        runs.append(client.submit(_run, task.spec, sorted(task.probes), *clips, device, store(), **options))
+        given = task.spec, sorted(task.probes), task.clipset.folder, device
+        runs.append(client.submit(_run, *given, *here, **options))
     futures = list(runs)
     for (dataset, name), out in (executed or {}).items():
         needed = {
@@ -128,7 +130,7 @@ def sweep(
         }
         seeds = list(dict.fromkeys(needed.values()))
         given = {"dataset": dataset, "profile": profile, "seeds": seeds, "device": device}
-        futures.append(client.submit(_page, name, out, given, store(), list(needed), **options))
+        futures.append(client.submit(_page, name, out, given, *here, list(needed), **options))
     try:
         _finish(futures, client, wait, say)
         made = client.gather(runs)
@@ -154,7 +156,7 @@ def _finish(futures: Sequence, client: "Client", minutes: float | None, say: Say
             time.sleep(POLL)
     if bad := [future for future in futures if future.status != "finished"]:
         error = bad[0].exception() if bad[0].status == "error" else "the scheduler was lost"
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = error if isinstance(error, str) else first_line(error)
         raise SweepError(f"{len(bad)} of {len(futures)} tasks failed, the others are done; the first: {reason}")
 
 
@@ -185,12 +187,12 @@ def _await_worker(client: "Client", minutes: float | None, say: Say) -> None:
 
 
 def _run(
-    spec: RunSpec, probes: Sequence[str], folder: Path, fingerprint: str, device: str, place: Path
+    spec: RunSpec, probes: Sequence[str], folder: Path, device: str, place: Path, modules: str
 ) -> tuple[str, float]:
     """Makes a run, with the answers to its probes, in the store; returns its key and mAP."""
-    _check_worker(place)
+    _set_up(place, modules)
     where = pick_device(device)
-    clipset = _opened(folder, fingerprint, where)
+    clipset = opened(folder, where)
     with threads(1 if where.type == "cpu" else None):
         run = get_or_train(spec, clipset, where)
         for name in probes:
@@ -198,12 +200,13 @@ def _run(
     return run.key, run.mean_ap
 
 
-def _page(experiment: str, out: Path, parameters: dict[str, Any], place: Path, runs: Sequence) -> None:
-    _check_worker(place)
+def _page(experiment: str, out: Path, parameters: dict[str, Any], place: Path, modules: str, runs: Sequence) -> None:
+    _set_up(place, modules)
     notebooks.execute(ROOT / "book" / f"{experiment}.ipynb", out, parameters, watched=False)
 
 
-def _check_worker(place: Path) -> None:
+def _set_up(place: Path, modules: str) -> None:
+    """Refuses a worker that cannot do the tasks, and loads the plug-ins of the sweep."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -211,11 +214,8 @@ def _check_worker(place: Path) -> None:
         raise SweepError(f"worker {worker.address}: {counted(found, 'thread')} found, expected --nthreads 1")
     if store() != place:
         raise SweepError(f"worker {worker.address}: its store is {store()}, expected FAMF_STORE to be {place}")
-
-
-@lru_cache(maxsize=1)
-def _opened(folder: Path, fingerprint: str, device: torch.device) -> ClipSet:
-    return ClipSet.open(folder).to(device)
+    os.environ[plugins.VARIABLE] = modules  # for the kernels of notebooks, too
+    plugins.load()
 
 
 # --- the cluster -----------------------------------------------------------------------------------------------------

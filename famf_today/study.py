@@ -7,8 +7,9 @@ four best with two more. What is measured is kept in the store under a hash of e
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from torch import nn
 
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
+from famf_lib.data.opening import opened
 from famf_lib.data.splits import Part, split
 from famf_lib.experiments import settings
 from famf_lib.experiments.catalogue import FAMF, TABLE_1_MODALITIES
 from famf_lib.experiments.parameters import Profile
-from famf_lib.experiments.run_store import DECIDING_MODULES, in_parallel, opened, threads
+from famf_lib.experiments.run_store import DECIDING_MODULES, in_parallel, threads
 from famf_lib.experiments.settings import row_settings
-from famf_lib.experiments.tuning import FINAL, FINALISTS, SCREENING
+from famf_lib.experiments.tuning import FINAL, FINALISTS, SCREENING, best_of, finalists
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT, store, written_whole
 from famf_lib.support.fingerprint import source_fingerprint
@@ -135,13 +137,17 @@ def measure(jobs: Sequence[Job], clipset: ClipSet, label: str) -> list[dict[str,
     return [json.loads(place.read_text()) for place in places]
 
 
+@cache
+def _code() -> str:
+    return source_fingerprint(*DECIDING, *DECIDING_MODULES)
+
+
 def _place(one: Job, clipset: ClipSet) -> Path:
-    code = source_fingerprint(*DECIDING, *DECIDING_MODULES)
     own = (
         row_settings(one["dataset"], one["profile"]).of(FAMF.label).model_dump() if one["row"] == FAMF_WITH_HEAD else {}
     )
     what = {name: one[name] for name in ("point", "changes", "seed", "part")} | {"famf": own}
-    what |= {"data": clipset.fingerprint, "quality": clipset.checksums, "torch": torch.__version__, "code": code}
+    what |= {"data": clipset.fingerprint, "quality": clipset.checksums, "torch": torch.__version__, "code": _code()}
     return store() / "today" / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]}.json"
 
 
@@ -194,20 +200,19 @@ def _step_memory(model: nn.Module, clipset: ClipSet) -> int:
 
 def tune(dataset: str, profile: Profile) -> dict[str, Any]:
     """Chooses the point of each grid on the tuning part, and records every point that was tried."""
-    clipset, scores = datasets.load(dataset, profile), {}
+    clipset = datasets.load(dataset, profile)
+    scores: dict[tuple[str, int], dict[int, float]] = {}  # row and point → seed → mAP
 
-    def train(wanted: Iterable[tuple[str, int]], seed: int, what: str) -> None:
-        wanted = list(wanted)
+    def train(wanted: Sequence[tuple[str, int]], seed: int, what: str) -> None:
         jobs = [job(dataset, profile, row, points[row][n], seed, "tune") for row, n in wanted]
         for key, found in zip(wanted, measure(jobs, clipset, f"tuning {dataset}, {what}"), strict=True):
-            scores.setdefault(key, []).append(float(np.nanmean(np.array(found["ap"], dtype=float))))
+            scores.setdefault(key, {})[seed] = float(np.nanmean(np.array(found["ap"], dtype=float)))
 
     points = {row: [dict(zip(grid, v, strict=True)) for v in product(*grid.values())] for row, grid in GRIDS.items()}
     train([(row, n) for row in points for n in range(len(points[row]))], SCREENING, "every point")
-    of = {row: sorted((key for key in scores if key[0] == row), key=lambda key: -scores[key][0]) for row in points}
-    best = {row: keys[:FINALISTS] for row, keys in of.items()}
+    best = [point for row in points for point in finalists(scores, row)]
     for seed in FINAL:
-        train([key for keys in best.values() for key in keys], seed, f"the best {FINALISTS} points")
+        train(best, seed, f"the best {FINALISTS} points")
     result = {
         "command": f"python -m famf_today.study tune {dataset} {profile}",
         "data": clipset.fingerprint,
@@ -215,9 +220,10 @@ def tune(dataset: str, profile: Profile) -> dict[str, Any]:
         "rows": {
             row: {
                 "grid": GRIDS[row],
-                "chosen": points[row][max(best[row], key=lambda key: np.mean(scores[key]))[1]],
+                "chosen": points[row][best_of(scores, row)],
                 "tried": [
-                    point | {"mAP": [round(v, 5) for v in scores[row, n]]} for n, point in enumerate(points[row])
+                    point | {"mAP": [round(v, 5) for v in scores[row, n].values()]}
+                    for n, point in enumerate(points[row])
                 ],
             }
             for row in points

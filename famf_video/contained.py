@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from famf_lib.support.files import ROOT
+from famf_lib.support.wording import named
 from famf_video.onnx import require
 from famf_video.video import Frame, Video, VideoError
 
@@ -78,12 +79,8 @@ _idle: list[subprocess.Popen] = []
 
 def describe(path: Path, error: Exception) -> str:
     """One sentence on what is wrong with a video: the message of an error of ours, or the name of any other."""
-    reason = " ".join(str(error).split()) if isinstance(error, ValueError) else f"it fails ({_named(error)})"
+    reason = " ".join(str(error).split()) if isinstance(error, ValueError) else f"it fails ({named(error)})"
     return reason if str(path) in reason else f"{path}: {reason}"
-
-
-def _named(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _start() -> subprocess.Popen:
@@ -126,7 +123,7 @@ def serve() -> None:
             except BrokenPipeError:
                 return
             except Exception as error:
-                answer = "fault", f"{path}: it cannot be decoded ({_named(error)}), expected a video"
+                answer = "fault", f"{path}: it cannot be decoded ({named(error)}), expected a video"
             pickle.dump(answer, answers)
             answers.flush()
 

@@ -162,9 +162,7 @@ def as_clipset(clips: list[Clip], table: pd.DataFrame, stages: Stages) -> ClipSe
     )
 
 
-def enroll(
-    clipset: ClipSet, out: Path, *, classifier: Classifier = "famf", hidden: int | None = None, seed: int = 1
-) -> Enrolled:
+def enroll(clipset: ClipSet, out: Path, *, classifier: Classifier = "famf", seed: int = 1) -> Enrolled:
     """Trains a classifier on all clips, and writes the saved model whole or not at all.
 
     ``famf`` is AttentionVLAD and MLMA; ``margin`` is the recipe of ``famf_today``, for the face alone.
@@ -181,7 +179,7 @@ def enroll(
         aggregation_options={"normalisation": base.normalisation},
         modalities=tuple(clipset.modalities),
         features=base.features,
-        hidden=hidden or base.hidden,
+        hidden=base.hidden,
     )
     persons = clipset.persons
     everything = torch.arange(len(clipset))

@@ -56,7 +56,6 @@ class Still(Video):
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
-        rasters.rgb(self.path)  # a damaged one is refused now
         self.damaged, self.unheard, self.has_sound = 0, 0, False
 
     def numbered(self, numbers: Collection[int]) -> Iterator[Frame]:
@@ -95,7 +94,8 @@ def identify(
     check(opened, stages)
     video: Video
     if Path(path).suffix.lower() in rasters.ENDINGS:
-        video, clips = Still(Path(path)), [stills.clip_from_pictures([Path(path)], stages)]
+        face = stills.largest_face(rasters.rgb(Path(path)), stages)
+        video, clips = Still(path), [Clip.of_rows([(0, 0.0, *face)] if face else [], stages.embedder.dim)]
     else:
         video = ContainedVideo(path)
         clips = extract_clips(video, stages, fps=fps, everybody=everybody, report=report)

@@ -16,6 +16,7 @@ from scipy.stats import t
 from torch import Tensor
 
 from famf_lib.data.clipset import ClipSet
+from famf_today.recipe import Faces
 
 ALLOWED = 0.05  # the probability that a clip of one more person reaches the threshold
 LEAST = 3  # persons: with one left out, two remain whose mean can be subtracted
@@ -38,10 +39,8 @@ class Calibration:
 
 def descriptors(clipset: ClipSet) -> Float[Tensor, "V D"]:
     """The vector of each clip, of unit norm: the sum of x |x| over its faces x; zeros without a face."""
-    faces = clipset.faces.float()
-    clip_of_face = torch.repeat_interleave(torch.arange(len(clipset)), clipset.counts)
-    total = torch.zeros(len(clipset), clipset.dim).index_add_(0, clip_of_face, faces * faces.norm(dim=1, keepdim=True))
-    return F.normalize(total, dim=1)
+    faces = Faces.of(clipset, torch.arange(len(clipset)))
+    return faces.means(faces.quality.square())
 
 
 def centroids(vectors: Float[Tensor, "V D"], labels: Int64[Tensor, " V"]) -> Float[Tensor, "P D"]:

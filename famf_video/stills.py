@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from famf_lib.support import rasters
 from famf_video.alignment import align
@@ -24,22 +25,28 @@ def clip_from_pictures(
     rows = []
     for number, path in enumerate(paths):
         try:
-            picture = rasters.rgb(path)
+            face = largest_face(rasters.rgb(path), stages)
         except rasters.RasterError as error:
             say(f"{path}: cannot be read as a picture ({error}), so it is left out")
             continue
-        margin, found = 0, stages.detector.detect(picture)
-        if not len(found):
-            margin = int(MARGIN * max(picture.shape[:2]))
-            picture = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), "edge")
-            found = stages.detector.detect(picture)
-        if not len(found):
+        if face is None:
             say(f"{path}: no face found, so it is left out")
-            continue
-        largest = int((found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1).argmax())
-        points, score = found.points[largest : largest + 1], found.scores[largest : largest + 1]
-        face = align(picture, points)
-        vector = to_float16(stages.embedder.embed(face), "embedder")[0]
-        box = found.boxes[largest] - margin
-        rows.append((number, 0.0, box, points[0] - margin, score[0], quality(face, points, score)[0], vector))
+        else:
+            rows.append((number, 0.0, *face))
     return Clip.of_rows(rows, stages.embedder.dim)
+
+
+def largest_face(picture: UInt8[np.ndarray, "H W 3"], stages: Stages) -> tuple | None:
+    """The largest face of a picture, as box, points, score, quality and vector; None if it shows none."""
+    margin, found = 0, stages.detector.detect(picture)
+    if not len(found):
+        margin = int(MARGIN * max(picture.shape[:2]))
+        picture = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), "edge")
+        found = stages.detector.detect(picture)
+    if not len(found):
+        return None
+    largest = int((found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1).argmax())
+    points, score = found.points[largest : largest + 1], found.scores[largest : largest + 1]
+    face = align(picture, points)
+    vector = to_float16(stages.embedder.embed(face), "embedder")[0]
+    return found.boxes[largest] - margin, points[0] - margin, score[0], quality(face, points, score)[0], vector

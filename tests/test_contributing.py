@@ -5,9 +5,10 @@ import subprocess
 import sys
 from unittest.mock import patch
 
-import nbformat
 import pytest
 import torch
+from made_notebooks import tagged, write
+from nbformat.v4 import new_markdown_cell
 
 from famf_book import notebooks, report
 from famf_book.pages import pages, table_of_contents
@@ -165,11 +166,7 @@ def test_a_page_stands_in_the_book_and_shows_something(tmp_path, capsys):
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_static", "figures"))
     for name in ("_toc.yml", "_config.yml"):
         shutil.copy(ROOT / name, tmp_path / name)
-    new = nbformat.v4
-    cells = [new.new_code_cell(declared, metadata={"tags": ["parameters"]}), new.new_code_cell(shows)]
-    cells.insert(0, new.new_markdown_cell(heading))
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new.new_notebook(cells=cells, metadata=kernel), tmp_path / "book" / "about.ipynb")
+    write(tmp_path / "book" / "about.ipynb", new_markdown_cell(heading), tagged(declared), shows)
     with (tmp_path / "book" / "pages.yml").open("a") as listed:
         listed.write(entry)
     with (tmp_path / "_toc.yml").open("a") as contents:

@@ -1,10 +1,9 @@
 """``famf book``: builds the book, and tells the build which data and results each page depends on."""
 
 import hashlib
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -87,28 +86,8 @@ def _data_key(name: str, profile: str) -> str:
     return dataset.absence() or dataset.key(profile)
 
 
-@contextmanager
-def _plugin(pages: list) -> Iterator[None]:
-    """Loads the modules of the chapter on today if its page of Table 1's protocol is among the pages."""
-    from famf_lib.experiments import plugins
-
-    before = os.environ.get(plugins.VARIABLE, "")
-    if any(page.notebook.stem == "since" for page in pages):
-        os.environ[plugins.VARIABLE] = f"{before},famf_today.plugin"
-        plugins.load()
-    try:
-        yield
-    finally:
-        os.environ[plugins.VARIABLE] = before
-
-
 def _data(page) -> list[dict]:
     """The data that a page was made from, or what its recording says about them."""
-    with _plugin([page]):
-        return _data_of(page)
-
-
-def _data_of(page) -> list[dict]:
     from famf_lib.data import datasets
     from famf_lib.experiments import results
 
@@ -125,30 +104,25 @@ def _data_of(page) -> list[dict]:
 
 def _prepare(pages: list, device: str, yes: bool, dry_run: bool) -> None:
     """Makes the runs that pages show, with progress, on every core; the pages then only read them."""
-    with _plugin(pages):
-        _prepare_runs(pages, device, yes, dry_run)
-
-
-def _prepare_runs(pages: list, device: str, yes: bool, dry_run: bool) -> None:
     from famf_lib.data import datasets
-    from famf_lib.experiments import conditions, plan, results
+    from famf_lib.experiments import plan, plugins, results
 
-    needed = [one for page in pages for one in _needed(page)]
-    asked = []
-    for experiment, dataset, values in needed:
-        source, given = datasets.get(dataset), (values["profile"], values["seeds"], values.get("protocol", ""))
-        asked.append((source, values["profile"], plan.wanted(experiment, source, *given)))
-    for page in pages:
-        if page.notebook.stem == "when":  # it trains its own runs, on generated clips
-            values = page.values
-            points = conditions.wanted(conditions.SIZES[values["profile"]], values["seeds"])
-            asked += [(source, values["profile"], of_it) for source, of_it in points]
-    names = ", ".join(page.name for page in pages) if len(pages) < 4 else counted(len(pages), "page")
-    before_training(names or "no page", asked, device, yes, dry_run)
-    for experiment, dataset, values in needed:
-        seeds = values["seeds"] or experiment.seeds
-        given = values["profile"], seeds, values["device"], values.get("protocol", "")
-        results.run_settings(experiment.name, dataset, *given)
+    with plugins.also(name for page in pages for name in page.plugins):
+        needed = [one for page in pages for one in _needed(page)]
+        asked = []
+        for experiment, dataset, values in needed:
+            source, given = datasets.get(dataset), (values["profile"], values["seeds"], values.get("protocol", ""))
+            asked.append((source, values["profile"], plan.wanted(experiment, source, *given)))
+        for page in pages:
+            if page.runs:
+                own = import_module(page.runs).wanted(page.values["profile"], page.values["seeds"])
+                asked += [(source, page.values["profile"], of_it) for source, of_it in own]
+        names = ", ".join(page.name for page in pages) if len(pages) < 4 else counted(len(pages), "page")
+        before_training(names or "no page", asked, device, yes, dry_run)
+        for experiment, dataset, values in needed:
+            seeds = values["seeds"] or experiment.seeds
+            given = values["profile"], seeds, values["device"], values.get("protocol", "")
+            results.run_settings(experiment.name, dataset, *given)
 
 
 def _needed(page) -> Iterator[tuple]:

@@ -156,15 +156,20 @@ def import_iqiyi(
     folder: Annotated[Path, typer.Argument(help="folder of the official files; data/README.md describes it")],
     name: Annotated[str, typer.Option(help="name of the import")] = "iqiyi",
     faults: Annotated[str, typer.Option(help="stop (at the first fault) or skip (and count the faults)")] = "stop",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="replace an earlier import of that name, as is always done for iqiyi")
+    ] = False,
 ) -> None:
     """Import the official files of iQIYI-VID-2019, and report where they differ from the published description."""
     from typing import get_args
 
-    from famf_lib.data import inspection, iqiyi
+    from famf_lib.data import datasets, inspection, iqiyi
     from famf_lib.data.iqiyi_text import Faults
 
     if faults not in get_args(Faults):
         raise ValueError(f"--faults: {faults!r} is not known, expected one of {', '.join(get_args(Faults))}")
+    if name != iqiyi.NAME:
+        datasets.check_free(name, replace)
     clipset, found = iqiyi.import_folder(folder, name, faults)
     show(found.report())
     show(inspection.summary(clipset, iqiyi.TITLE))

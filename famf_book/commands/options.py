@@ -3,9 +3,12 @@
 Nothing heavy is imported, so that tab completion is immediate; see ``famf --install-completion``.
 """
 
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +21,7 @@ from famf_lib.support.wording import plain
 
 if TYPE_CHECKING:
     from famf_lib.data.clipset import ClipSet
+    from famf_video.clips import Stages
 
 # Written out, since the import of the library takes seconds. A test compares them with the library.
 EXPERIMENTS = (
@@ -130,16 +134,68 @@ Parameter = Annotated[
     ),
 ]
 
-# The models that famf extract, famf enroll and famf identify use.
 EMBEDDER = "face-recognition network of the ArcFace kind: a name that famf models list shows, or an ONNX file"
-Detector = Annotated[str, typer.Option(help="face detector: mtcnn, a folder with its three files, or an SCRFD file")]
-Embedder = Annotated[str, typer.Option(help=EMBEDDER)]
-Head = Annotated[str, typer.Option(metavar="MODEL", help="ONNX network for images of heads")]
-Body = Annotated[str, typer.Option(metavar="MODEL", help="ONNX network for images of bodies")]
-Speaker = Annotated[str, typer.Option(metavar="MODEL", help="ONNX network for voices")]
-Text = Annotated[str, typer.Option(metavar="FOLDER", help="sentence-transformers model for text in the picture")]
 Fps = Annotated[float, typer.Option(min=0.01, max=1_000_000, help="frames per second to analyse")]
-MinFace = Annotated[int, typer.Option(min=12, max=4096, help="side of the smallest face to detect, in pixels")]
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models for ``famf extract``, ``famf enroll`` and ``famf identify``, as their options name them."""
+
+    detector: Annotated[
+        str, typer.Option(help="face detector: mtcnn, a folder with its three files, or an SCRFD file")
+    ] = "mtcnn"
+    embedder: Annotated[str, typer.Option(help=EMBEDDER)] = "mobilefacenet128"
+    head: Annotated[str, typer.Option(metavar="MODEL", help="ONNX network for images of heads")] = ""
+    body: Annotated[str, typer.Option(metavar="MODEL", help="ONNX network for images of bodies")] = ""
+    speaker: Annotated[str, typer.Option(metavar="MODEL", help="ONNX network for voices")] = ""
+    text: Annotated[str, typer.Option(metavar="FOLDER", help="sentence-transformers model for text in the picture")] = (
+        ""
+    )
+    min_face: Annotated[int, typer.Option(min=12, max=4096, help="side of the smallest face to detect, in pixels")] = 40
+
+    def open(self) -> "Stages":
+        """Opens them."""
+        from famf_video import clips, detection, registry
+        from famf_video.embedding import ArcFace
+        from famf_video.regions import OnnxImages
+        from famf_video.speech import OnnxSpeaker
+        from famf_video.text import RapidOcr, SentenceTransformers
+
+        return clips.Stages(
+            detection.detector(self.detector, self.min_face),
+            ArcFace(registry.find(self.embedder)),
+            OnnxImages(registry.find(self.head)) if self.head else None,
+            OnnxImages(registry.find(self.body)) if self.body else None,
+            OnnxSpeaker(registry.find(self.speaker)) if self.speaker else None,
+            RapidOcr() if self.text else None,
+            SentenceTransformers(self.text) if self.text else None,
+        )
+
+
+def with_models(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of ``Models``; it receives them as its argument ``models``."""
+    own, shared = inspect.signature(command), inspect.signature(Models).parameters
+
+    @wraps(command)
+    def called(**values: Any) -> None:
+        command(models=Models(**{name: values.pop(name) for name in shared}), **values)
+
+    every = [one for one in own.parameters.values() if one.name != "models"] + list(shared.values())
+    called.__annotations__ = {one.name: one.annotation for one in every}
+    called.__signature__ = own.replace(parameters=[one.replace(kind=one.KEYWORD_ONLY) for one in every])
+    return called
+
+
+def check_tracks(value: str) -> str:
+    if value not in ("main", "all"):
+        raise ValueError(f"--tracks: {value!r} found, expected main or all")
+    return value
+
+
+Tracks = Annotated[
+    str, typer.Option(help="main: the main person of each video; all: the others as well", callback=check_tracks)
+]
 
 
 def clips_folder(dataset: str, profile: str) -> Path:
@@ -160,9 +216,9 @@ def clips_folder(dataset: str, profile: str) -> Path:
 
 def open_clips(dataset: str, profile: str) -> "ClipSet":
     """Opens the ClipSet that a user names (see ``clips_folder``)."""
-    from famf_lib.data import imported
+    from famf_lib.data.opening import opened
 
-    return imported.open_folder(clips_folder(dataset, profile))
+    return opened(clips_folder(dataset, profile))
 
 
 def say(sentence: object) -> None:

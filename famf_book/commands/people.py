@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from famf_book.commands.options import Body, Detector, Embedder, Fps, Head, MinFace, Speaker, Text, say, show, writing
+from famf_book.commands.options import Fps, Models, Tracks, say, show, with_models, writing
 from famf_lib.experiments.parameters import SEEDS
 from famf_lib.support.wording import counted, plain
 
@@ -14,20 +14,15 @@ if TYPE_CHECKING:
     from famf_video.identification import Answer
 
 
+@with_models
 def enroll(
     folder: Annotated[Path, typer.Argument(help="one folder per person, with videos or pictures of the face")],
     out: Annotated[Path, typer.Option(metavar="MODEL", help="the file to write, .safetensors")],
+    models: Models,
     to: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="add the persons to this model, without training it anew")
     ] = None,
-    detector: Detector = "mtcnn",
-    embedder: Embedder = "mobilefacenet128",
-    head: Head = "",
-    body: Body = "",
-    speaker: Speaker = "",
-    text: Text = "",
     fps: Fps = 5.0,
-    min_face: MinFace = 40,
     classifier: Annotated[
         str, typer.Option(help="famf, or margin: better on real faces, for the face alone (“What one would do today”)")
     ] = "famf",
@@ -37,7 +32,6 @@ def enroll(
 
     No data leave this machine. Ask the persons first: book/responsible-use.md says why.
     """
-    from famf_book.commands.extract import models_of
     from famf_lib.training import checkpoint
     from famf_video import enrolment, identification
 
@@ -47,12 +41,12 @@ def enroll(
         raise ValueError(f"--classifier: {classifier!r} found, expected famf or margin")
     if classifier != "famf" and to is not None:
         raise ValueError("--classifier: found with --to, which trains nothing, expected one of them")
-    if classifier == "margin" and (used := [one for one in (head, body, speaker, text) if one]):
-        raise ValueError(f"--classifier margin: a model for {used[0]!r} found, expected the face alone")
+    if classifier == "margin" and (used := models.head or models.body or models.speaker or models.text):
+        raise ValueError(f"--classifier margin: a model for {used!r} found, expected the face alone")
     least = 2 if to is None else 1
     enrolment.files_of(folder, least=least)
     opened = None if to is None else checkpoint.open(to)
-    stages = models_of(detector, embedder, head, body, speaker, text, min_face)
+    stages = models.open()
     if opened is not None:
         identification.check(opened, stages)
     clipset = enrolment.gather(folder, stages, fps=fps, say=say, least=least)
@@ -77,12 +71,14 @@ def enroll(
     )
 
 
+@with_models
 def identify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="videos, pictures, or folders of them")],
     model: Annotated[
         str,
         typer.Option("--model", "--run", help="the file of a saved model, or a run: its key or the beginning of it"),
     ],
+    models: Models,
     out: Annotated[Path | None, typer.Option(help="write the faces with their weights, as .html or .png")] = None,
     top: Annotated[int, typer.Option(min=1, help="number of persons to name, the most probable first")] = 5,
     threshold: Annotated[
@@ -91,22 +87,14 @@ def identify(
     as_json: Annotated[
         bool, typer.Option("--json", help="print the answers as JSON, with the weight of each face")
     ] = False,
-    tracks: Annotated[str, typer.Option(help="main: the main person; all: the others as well")] = "main",
-    detector: Detector = "mtcnn",
-    embedder: Embedder = "mobilefacenet128",
-    head: Head = "",
-    body: Body = "",
-    speaker: Speaker = "",
-    text: Text = "",
+    tracks: Tracks = "main",
     fps: Fps = 5.0,
-    min_face: MinFace = 40,
 ) -> None:
     """Say which of the persons that a model knows is in a video or picture, and show the faces that decided it.
 
     No data leave this machine. An answer can be wrong: book/responsible-use.md says how often.
     """
     from famf_book import answer_page
-    from famf_book.commands.extract import models_of
     from famf_book.commands.models import saved_file
     from famf_lib.support import rasters
     from famf_lib.support.progress import progress
@@ -114,13 +102,11 @@ def identify(
     from famf_video import clips, identification, labels
     from famf_video.contained import describe
 
-    if tracks not in ("main", "all"):
-        raise ValueError(f"--tracks: {tracks!r} found, expected main or all")
     if out is not None:
         answer_page.check_writable(out)
     paths = labels.videos(files, say, (*labels.ENDINGS, *rasters.ENDINGS))
     opened = checkpoint.open(saved_file(model))
-    stages = models_of(detector, embedder, head, body, speaker, text, min_face)
+    stages = models.open()
     identification.check(opened, stages)
     if opened.card.embedder is None:
         say("the model does not say which network its face vectors come from: another one gives a meaningless answer")

@@ -107,18 +107,27 @@ def load(name: str, profile: str = "standard") -> ClipSet:
     return get(name).load(profile)
 
 
+def check_free(name: str, replacing: bool = False) -> None:
+    """Refuses a name that a new import cannot have.
+
+    Raises:
+        ImportedError: a dataset of the book has the name, or another import has it and is not to be replaced.
+    """
+    if name in (*DATASETS, iqiyi.NAME):
+        raise imported.ImportedError(f"name: {name!r} is a dataset of the book, expected another name")
+    if name in imported.names() and not replacing:
+        expected = "expected another name, or --replace"
+        raise imported.ImportedError(f"name: there is an import {name!r} already, {expected}")
+
+
 @contextmanager
 def importing(name: str, replacing: bool = False) -> Iterator[Path]:
     """The folder for a new import of that name, which no other process imports meanwhile.
 
     Raises:
-        ImportedError: a dataset of the book has the name, another import has it and is not to be replaced, or another
-            process is importing it.
+        ImportedError: as ``check_free``, or another process is importing it.
     """
-    if name in (*DATASETS, iqiyi.NAME):
-        raise imported.ImportedError(f"name: {name!r} is a dataset of the book, expected another name")
+    check_free(name, replacing)
     with imported.importing(name) as folder:
-        if name in imported.names() and not replacing:
-            expected = "expected another name, or --replace"
-            raise imported.ImportedError(f"name: there is an import {name!r} already, {expected}")
+        check_free(name, replacing)  # another process may have made it
         yield folder

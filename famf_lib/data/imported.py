@@ -3,12 +3,11 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from famf_lib.data.clipset import ClipSet, ClipSetError
+from famf_lib.data.clipset import ClipSet
 from famf_lib.data.opening import opened
 from famf_lib.data.splits import Protocol
 from famf_lib.support.files import clear_unfinished, store
@@ -60,27 +59,12 @@ def names() -> list[str]:
 
 
 def open(name: str) -> ClipSet:
-    """Opens an import; the same object is returned again unless the import has changed.
+    """Opens an import.
 
     Raises:
         ClipSetError: there is no import of that name, or it is damaged.
     """
-    folder = place(name)
-    arrays = folder / "arrays.safetensors"
-    return open_folder(folder, arrays.stat().st_mtime_ns if arrays.exists() else 0)
-
-
-@lru_cache(maxsize=4)
-def open_folder(folder: Path, changed: int = 0) -> ClipSet:
-    """Opens a ClipSet of the store; ``changed`` says when its files did.
-
-    Raises:
-        ClipSetError: it is damaged.
-    """
-    try:
-        return opened(folder)
-    except ClipSetError as error:
-        raise ClipSetError(f"{error}; famf data verify tells what is damaged") from error
+    return opened(place(name))
 
 
 def protocol(clipset: ClipSet) -> Protocol:

@@ -12,8 +12,8 @@ from jaxtyping import Float32
 
 from famf_lib.data import clipset as features
 from famf_lib.data.clipset import CHECKSUMS, FILES, PIECE, ClipSet, sha256
-from famf_lib.data.opening import opened
-from famf_lib.support.wording import counted, plain
+from famf_lib.data.opening import checked
+from famf_lib.support.wording import counted, first_line, plain
 
 WIDTH, LABEL = 80, 13  # characters of a line, and of its label
 MODALITIES = 6  # modalities with a line of their own
@@ -90,7 +90,7 @@ def faults(folder: Path) -> list[str]:
     if missing:
         return found
     try:
-        clipset = opened(folder)
+        clipset = checked(folder)
         clipset.face_columns()
         ClipSet.build(  # raises an error if the contents contradict each other
             clipset.faces,
@@ -101,7 +101,7 @@ def faults(folder: Path) -> list[str]:
         )
         fingerprint = features.content_fingerprint(clipset)
     except Exception as error:  # anything that a reader may raise on a damaged file
-        first = plain(next(iter(str(error).splitlines()), "") or type(error).__name__)
+        first = first_line(error)
         return [*found, first if first.startswith(str(folder)) else f"{folder}: {first}"]
     if fingerprint != clipset.fingerprint:
         expected = f"{clipset.fingerprint} as saved"

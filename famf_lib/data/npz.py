@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from famf_lib.support.untrusted import check_archive, check_array
-from famf_lib.support.wording import listed, plain
+from famf_lib.support.wording import first_line, listed, plain
 
 KINDS = {"U": "text", "iu": "integers", "f": "floats", "b": "booleans", "Ubiuf": "text, numbers or booleans"}
 """Groups of NumPy's kinds of types, and their names in error messages."""
@@ -26,7 +26,8 @@ def read(path: Path, error: type[ValueError], names: Sequence[str] = ()) -> dict
         loaded = np.load(path, allow_pickle=False)  # unpickling object arrays could run code: NumPy refuses them
     except Exception as why:
         expected = f"an .npz file with {', '.join(names) or 'plain arrays'}"
-        raise error(plain(f"{path}: it cannot be read as an .npz file ({brief(why)}), expected {expected}")) from why
+        found = f"it cannot be read as an .npz file ({first_line(why, 200)})"
+        raise error(plain(f"{path}: {found}, expected {expected}")) from why
     arrays = {}
     with loaded as file:
         members = Counter(file.files)
@@ -39,7 +40,8 @@ def read(path: Path, error: type[ValueError], names: Sequence[str] = ()) -> dict
             try:
                 arrays[name] = _array(file, name)
             except Exception as why:
-                found = "holds Python objects" if "Object arrays" in str(why) else f"cannot be read ({brief(why)})"
+                said = first_line(why, 200)
+                found = "holds Python objects" if "Object arrays" in said else f"cannot be read ({said})"
                 raise error(plain(f"{path}: the array {name} {found}, expected {KINDS['Ubiuf']}")) from why
     return arrays
 
@@ -86,8 +88,3 @@ def check(
         raise error(f"{path}: the shape of {name} is {array.shape}, expected {expected}")
     if array.dtype.kind not in kinds or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
         raise error(f"{path}: {name} is {array.dtype}, expected {KINDS[kinds]}")
-
-
-def brief(why: Exception) -> str:
-    """The first line of an error's message, cut to 200 characters."""
-    return plain(next(iter(str(why)[:2000].splitlines()), "") or type(why).__name__, 200)

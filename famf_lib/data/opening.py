@@ -3,10 +3,12 @@
 ``ClipSet.open`` trusts its files, and decides the keys of stored runs.
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
+import torch
 from safetensors import safe_open
 
 from famf_lib.data.clipset import CHECKSUMS, CLIP_COLUMNS, FILES, FORMAT, SPLITS, ClipSet, ClipSetError
@@ -29,7 +31,31 @@ class Checked(ClipSet):
             raise ClipSetError(f"{found}, expected one row per face") from error
 
 
-def opened(folder: Path) -> ClipSet:
+def opened(folder: Path, device: torch.device | str = "cpu") -> ClipSet:
+    """Opens the folder of a ClipSet (see ``checked``); the same object is returned again unless its files have changed.
+
+    Raises:
+        ClipSetError: there is no ClipSet in the folder, or it is damaged.
+    """
+    files = (Path(folder) / name for name in FILES)
+    at = Path(folder), tuple(file.stat().st_mtime_ns for file in files if file.exists())
+    return _opened(*at) if torch.device(device).type == "cpu" else _moved(*at, torch.device(device))
+
+
+@lru_cache(maxsize=4)
+def _opened(folder: Path, changed: tuple[int, ...]) -> ClipSet:
+    try:
+        return checked(folder)
+    except ClipSetError as error:
+        raise ClipSetError(f"{error}; famf data verify tells what is damaged") from error
+
+
+@lru_cache(maxsize=1)  # at full size it is 4 GB
+def _moved(folder: Path, changed: tuple[int, ...], device: torch.device) -> ClipSet:
+    return _opened(folder, changed).to(device)
+
+
+def checked(folder: Path) -> ClipSet:
     """Opens the folder of a ClipSet by memory map, and checks everything but the numbers in it.
 
     Raises:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from famf_lib.data import npz
 from famf_lib.support.untrusted import check_parquet
-from famf_lib.support.wording import listed, plain
+from famf_lib.support.wording import first_line, listed, plain
 
 PIECE = 8_192  # rows: 16 MB of vectors of 512 numbers in float32
 BUFFER = 1 << 20  # bytes: a column is read through a buffer, since a row group can be as large as the file
@@ -103,7 +103,8 @@ class ParquetTable(Table):
         except (TableError, GeneratorExit):
             raise
         except Exception as error:
-            raise TableError(f"{self.path}: it cannot be read ({npz.brief(error)}), expected a Parquet file") from error
+            found = f"it cannot be read ({first_line(error, 200)})"
+            raise TableError(f"{self.path}: {found}, expected a Parquet file") from error
 
 
 def _wide(types: dict[str, pa.DataType]) -> list[str]:
@@ -158,7 +159,8 @@ class NpzTable(Table):
             try:
                 table[column] = _arrow(array, present)
             except Exception as error:  # such as text that is no Unicode
-                raise self.fault(column, f"cannot be read ({npz.brief(error)}), expected text or numbers") from error
+                found = f"cannot be read ({first_line(error, 200)})"
+                raise self.fault(column, f"{found}, expected text or numbers") from error
         self._table = pa.table(table)
         self.types = dict(zip(self._table.column_names, self._table.schema.types, strict=True))
 

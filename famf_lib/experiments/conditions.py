@@ -167,7 +167,8 @@ def spec(
     return RunSpec(model=model, training=training, evaluation=EvaluationConfig(faces=training.faces), seed=seed)
 
 
-def wanted(size: Size, seeds: Sequence[int]) -> list[tuple[Dataset, list[RunSpec]]]:
+def wanted(profile: str, seeds: Sequence[int]) -> list[tuple[Dataset, list[RunSpec]]]:
     """The clips and the runs of every point of the maps."""
+    size = SIZES[profile]
     points = dict.fromkeys(point for name in size.axes for point in grid(name, size))
     return [(dataset(c, size), [spec(c, size, row, seed) for row in ROWS for seed in seeds]) for c in points]

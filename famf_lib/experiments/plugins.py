@@ -10,12 +10,15 @@ A module in ``FAMF_PLUGINS`` (commas between several; set by ``famf --plugin``) 
 """
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
 from famf_lib.support.errors import Refusal
+from famf_lib.support.wording import named
 
 GROUPS = ("famf.aggregations", "famf.fusions", "famf.datasets")
 VARIABLE = "FAMF_PLUGINS"
@@ -32,6 +35,22 @@ def load() -> None:
         PluginError: a module cannot be imported, or what it provides is of another kind, or its name is taken.
     """
     _load(os.environ.get(VARIABLE, ""))
+
+
+@contextmanager
+def also(modules: Iterable[str]) -> Iterator[None]:
+    """Loads further modules, and adds them to ``FAMF_PLUGINS`` for a while, for the processes that start meanwhile.
+
+    Raises:
+        PluginError: as ``load``.
+    """
+    before = os.environ.get(VARIABLE, "")
+    os.environ[VARIABLE] = ",".join(dict.fromkeys(filter(None, (*before.split(","), *modules))))
+    try:
+        load()
+        yield
+    finally:
+        os.environ[VARIABLE] = before
 
 
 def option() -> str:
@@ -55,7 +74,7 @@ def _load(modules: str) -> None:
             import_module(name)
         except Exception as error:
             expected = "a module that can be imported and adds to AGGREGATIONS, FUSIONS or DATASETS"
-            raise PluginError(f"--plugin: {name!r} found ({_said(error)}), expected {expected}") from error
+            raise PluginError(f"--plugin: {name!r} found ({named(error)}), expected {expected}") from error
     installed = entry_points()
     for group in GROUPS:
         for point in installed.select(group=group):
@@ -73,7 +92,7 @@ def _add(point: Any) -> None:
     try:
         found = point.load()
     except Exception as error:
-        raise PluginError(f"{where} found ({_said(error)}), expected something that can be imported") from error
+        raise PluginError(f"{where} found ({named(error)}), expected something that can be imported") from error
     if not (isinstance(found, kind) if kind is Dataset else isinstance(found, type) and issubclass(found, kind)):
         raise PluginError(f"{where} found, expected a {kind.__name__}")
     if known.setdefault(point.name, found) is not found:
@@ -103,10 +122,6 @@ def check(aggregation: Any, fusion: Any, dim: int) -> None:
             with torch.no_grad():
                 found = tuple(method(given).shape)
         except Exception as error:
-            raise PluginError(f"{what}: {_said(error)} {asked}, expected shape {expected}") from error
+            raise PluginError(f"{what}: {named(error)} {asked}, expected shape {expected}") from error
         if found != expected:
             raise PluginError(f"{what}: shape {found} found {asked}, expected {expected}")
-
-
-def _said(error: Exception) -> str:
-    return next(iter(f"{type(error).__name__}: {error}".splitlines()))

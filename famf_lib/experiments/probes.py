@@ -19,6 +19,7 @@ from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
 from famf_lib.data.clipset import ClipSet, Modality
+from famf_lib.data.opening import opened
 from famf_lib.data.sampling import EVALUATION, Sampler, generator
 from famf_lib.data.splits import Split
 from famf_lib.data.traits import traits
@@ -29,13 +30,14 @@ from famf_lib.experiments.run_store import (
     cores,
     get_or_train,
     in_parallel,
-    opened,
     threads,
 )
 from famf_lib.models.famf import FAMF
 from famf_lib.support.files import written_whole
 from famf_lib.support.fingerprint import source_fingerprint
 from famf_lib.support.progress import progress
+from famf_lib.support.untrusted import check_parquet
+from famf_lib.support.wording import plain
 from famf_lib.training.evaluation import EVALUATION_BATCH, EvaluationConfig, evaluate, logits_of
 
 FACES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
@@ -44,13 +46,24 @@ POOREST = 0.1  # the share of the training faces, poorest first, that replace ru
 FIFTHS = 5
 RUIN = 7  # the random stream that chooses which frames are ruined
 
+COLUMNS = {
+    "faces": ("faces", "person", "ap"),
+    "ruined": ("kind", "share", "person", "ap"),
+    "missing": ("missing", "person", "ap"),
+    "weights": ("person", "faces", "rho", "trait", *(f"fifth {n}" for n in range(1, FIFTHS + 1))),
+    "attention": ("person", "row", "column", "weight"),
+    "answers": ("person", "confidence", "right", "trained"),
+}
+"""The columns of each probe's table; those of ``TEXTS`` hold text, the others numbers."""
+TEXTS = ("kind", "missing", "trait", "row", "column")
+
 Probe = Callable[[FAMF, RunSpec, ClipSet, Split], pd.DataFrame]
 
 
 def faces(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
     """AP by the number of faces at test time. Columns: faces, person, ap."""
     tables = [_ap(model, spec, clipset, split, faces=n).assign(faces=n) for n in FACES]
-    return pd.concat(tables, ignore_index=True)[["faces", "person", "ap"]]
+    return pd.concat(tables, ignore_index=True)[[*COLUMNS["faces"]]]
 
 
 def ruined(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
@@ -70,7 +83,7 @@ def ruined(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.Dat
             faces = clipset.faces.clone()
             faces[torch.from_numpy(rows[hit])] = clipset.faces[torch.from_numpy(replacement[hit])]
             tables.append(_ap(model, spec, replace(clipset, faces=faces), split).assign(kind=kind, share=share))
-    return pd.concat(tables, ignore_index=True)[["kind", "share", "person", "ap"]]
+    return pd.concat(tables, ignore_index=True)[[*COLUMNS["ruined"]]]
 
 
 def missing(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
@@ -83,7 +96,7 @@ def missing(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.Da
             for m, given in clipset.modalities.items()
         }
         tables.append(_ap(model, spec, replace(clipset, modalities=left), split).assign(missing=name))
-    return pd.concat(tables, ignore_index=True)[["missing", "person", "ap"]]
+    return pd.concat(tables, ignore_index=True)[[*COLUMNS["missing"]]]
 
 
 def weights(model: FAMF, spec: RunSpec, clipset: ClipSet, split: Split) -> pd.DataFrame:
@@ -224,36 +237,67 @@ def _place(run: Run, name: str, clipset: ClipSet) -> Path:
     return run.folder / f"{name}-{decided}.parquet"
 
 
+def _stored(run: Run, name: str, clipset: ClipSet) -> pd.DataFrame | None:
+    """The table of a probe from the run's folder; None if it is not there."""
+    there = run.folder is not None and (file := _place(run, name, clipset)).exists()
+    return _read(file, name) if there else None
+
+
+def _read(file: Path, name: str) -> pd.DataFrame:
+    """The table of a probe in a file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        check_parquet(file)
+        table = pd.read_parquet(file)
+        if missing := set(COLUMNS.get(name, ("person",))) - set(table):
+            raise ValueError(f"no column {min(missing)!r}")
+        if wrong := [c for c in table if (c in TEXTS) == pd.api.types.is_numeric_dtype(table[c])]:
+            raise ValueError(f"{wrong[0]} holds {table[wrong[0]].dtype}")
+    except Exception as error:  # of many kinds
+        found = f"{file}: damaged answers of a probe found ({plain(error, 300)}), expected them as they were saved"
+        raise ValueError(f"{found}; remove the file to compute them again") from error
+    return table
+
+
 def ask(run: Run, name: str, clipset: ClipSet) -> pd.DataFrame:
     """The table of a probe for a run: read from the run's folder, or computed now.
 
     Raises:
-        ValueError: the run was recorded on another machine, so its model is not here.
+        ValueError: the run was recorded on another machine, so its model is not here; or its answers are damaged.
     """
-    if run.folder is None or not (place := _place(run, name, clipset)).exists():
-        model = run.model(clipset)
-        table = PROBES[name](model, run.spec, clipset, run.split(clipset))
-        with written_whole(place) as new:
-            table.to_parquet(new, index=False)
-    return pd.read_parquet(place)
+    if (table := _stored(run, name, clipset)) is not None:
+        return table
+    table = PROBES[name](run.model(clipset), run.spec, clipset, run.split(clipset))
+    with written_whole(file := _place(run, name, clipset)) as new:
+        table.to_parquet(new, index=False)
+    return _read(file, name)
 
 
 def ask_all(
     runs: Sequence[Run], names: Sequence[str], clipset: ClipSet, device: torch.device, label: str
 ) -> dict[str, list[pd.DataFrame]]:
-    """The tables of all runs by probe. On a CPU missing ones are computed in parallel, as runs are trained."""
-    asked = {(run.key, name): (run, name) for name in names for run in runs if not _place(run, name, clipset).exists()}
+    """The tables of all runs by probe. On a CPU missing ones are computed in parallel, as runs are trained.
+
+    Raises:
+        ValueError: as ``ask``, before anything is computed.
+    """
+    tables = {(run.key, name): _stored(run, name, clipset) for name in names for run in runs}
+    asked = {(run.key, name): run for name in names for run in runs if tables[run.key, name] is None}
     if asked:
         workers = min(len(asked), cores()) if can_parallelise((run.spec for run in runs), clipset, device) else 1
         if workers == 1:
             moved = clipset.to(device)
-            tasks = [delayed(ask)(run, name, moved) for run, name in asked.values()]
+            tasks = [delayed(ask)(run, name, moved) for (_, name), run in asked.items()]
         else:
-            tasks = [delayed(_worker)(run.spec, name, clipset.folder, device.type) for run, name in asked.values()]
+            tasks = [delayed(_worker)(run.spec, name, clipset.folder, device.type) for (_, name), run in asked.items()]
         with progress(label, len(asked)) as bar:
             for done in in_parallel(tasks, workers):
                 bar.to(done)
-    return {name: [ask(run, name, clipset) for run in runs] for name in names}
+        tables |= {(key, name): _stored(run, name, clipset) for (key, name), run in asked.items()}
+    return {name: [tables[run.key, name] for run in runs] for name in names}
 
 
 def _worker(spec: RunSpec, name: str, folder: Path, device: str) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import plugins, settings
 from famf_lib.experiments.catalogue import EXPERIMENTS, SIMPLE, Experiment, get_experiment, specs
 from famf_lib.experiments.parameters import Profile, SettingName
-from famf_lib.experiments.probes import FIFTHS, _place, ask_all
+from famf_lib.experiments.probes import ask_all
 from famf_lib.experiments.run_store import Run, RunSpec, from_outside, get_or_train_all
 from famf_lib.experiments.settings import DECIDING, TITLES, row_settings
 from famf_lib.support import provenance
@@ -27,16 +26,6 @@ from famf_lib.support.wording import plain
 from famf_lib.training.train import pick_device
 
 Key = TypeVar("Key", bound=Hashable)
-REST = {
-    "faces": ("faces", "ap"),
-    "ruined": ("kind", "share", "ap"),
-    "missing": ("missing", "ap"),
-    "weights": ("faces", "rho", "trait", *(f"fifth {n}" for n in range(1, FIFTHS + 1))),
-    "attention": ("row", "column", "weight"),
-    "answers": ("confidence", "right", "trained"),
-}
-"""The columns of each probe's answers besides ``person``; those of ``TEXTS`` hold text, the others numbers."""
-TEXTS = ("kind", "missing", "trait", "row", "column")
 
 
 class ExperimentRefused(Refusal, ValueError):
@@ -133,8 +122,6 @@ def run_experiment(
     runs = run(simple | wanted, clipset, place, f"{experiment.title}, {TITLES[setting]}")
     level = float(np.mean([runs[key].mean_ap for key in simple]))
     runs = {key: runs[key] for key in wanted}
-    for one, probe in product(runs.values(), experiment.probes):
-        check_answers(_place(one, probe, clipset), probe)
     found = ask_all(list(runs.values()), experiment.probes, clipset, place, f"{experiment.title}, probes")
     answers = {probe: _labelled(runs, tables) for probe, tables in found.items()}
     return Results(runs, clipset.fingerprint, profile, setting, level, answers)
@@ -194,27 +181,6 @@ def command(experiment: str, dataset: str, profile: str, seeds: Sequence[int], p
     words = [f"famf{option} run", experiment, f"-p dataset {dataset}", f"-p profile {profile}"]
     words += [f"-p seeds {','.join(map(str, seeds))}"] + [f"-p protocol {protocol}"] * bool(protocol)
     return " ".join(words)
-
-
-def check_answers(file: Path, probe: str) -> None:
-    """Refuses a stored table of a probe that is damaged; one that does not exist is computed.
-
-    Raises:
-        ValueError: one sentence with the file, what was found and what was expected.
-    """
-    if not file.exists():
-        return
-    try:
-        check_parquet(file)
-        table = pd.read_parquet(file)
-        if missing := {"person", *REST.get(probe, ())} - set(table):
-            raise ValueError(f"no column {min(missing)!r}")
-        texts = [c for c in table if (c in TEXTS) == pd.api.types.is_numeric_dtype(table[c])]
-        if texts:
-            raise ValueError(f"{texts[0]} holds {table[texts[0]].dtype}")
-    except Exception as error:  # of many kinds
-        found = f"{file}: damaged answers of a probe found ({plain(error, 300)}), expected them as they were saved"
-        raise ValueError(f"{found}; remove the file to compute them again") from error
 
 
 def run(wanted: dict[Key, RunSpec], clipset: ClipSet, device: torch.device, label: str) -> dict[Key, Run]:

@@ -34,6 +34,7 @@ from joblib import Parallel, delayed
 from pydantic import Field
 
 from famf_lib.data.clipset import ClipSet
+from famf_lib.data.opening import opened
 from famf_lib.data.splits import Part, Protocol, Split, split
 from famf_lib.experiments import plugins
 from famf_lib.models.aggregation import AGGREGATIONS
@@ -46,7 +47,7 @@ from famf_lib.support.fingerprint import class_fingerprint, source_fingerprint
 from famf_lib.support.progress import progress
 from famf_lib.support.provenance import cores
 from famf_lib.support.untrusted import check_archive, check_parquet, read_json
-from famf_lib.support.wording import plain
+from famf_lib.support.wording import named, plain
 from famf_lib.training import checkpoint, evaluation, resume, train
 from famf_lib.training.evaluation import EvaluationConfig
 from famf_lib.training.train import TrainingConfig, world_size
@@ -64,7 +65,11 @@ DECIDING_MODULES = (
 )
 DONE = "done"  # the file in <key>.partial that says which share of the epochs is done
 LISTED = 10  # the most keys that an error message lists
-RECORD = {"key": str, "spec": dict, "rank_1": float, "losses": list, "seconds": float, "origin": dict}  # in run.json
+MODEL = {"aggregation": str, "fusion": str, "modalities": list}
+SPEC = {"model": MODEL, "training": {"epochs": int}, "evaluation": {}, "part": str, "seed": int}
+RECORD = {"key": str, "data": str, "mean_ap": float, "rank_1": float, "losses": list, "seconds": float}
+RECORD |= {"spec": SPEC, "origin": {"when": str}}
+"""What is read of ``run.json``."""
 
 
 class RunSpec(Config):
@@ -192,26 +197,46 @@ def open_run(name: str | Path) -> Run:
 
 def _read(folder: Path, spec: RunSpec | None = None) -> Run:
     """The run in a folder. A ``spec`` that led to its key is that of the run, and need not be checked once more."""
-    try:
-        record = read_json(folder / "run.json")
-        if lacking := [name for name in RECORD if not isinstance(record.get(name), RECORD[name])]:
-            raise ValueError(f"{lacking[0]}: {plain(repr(record.get(lacking[0])), 40)} in run.json")
-        if not isinstance(record["origin"].get("when"), str):
-            raise ValueError(f"origin: {plain(repr(record['origin'].get('when')), 40)} for its time in run.json")
-        model = record["spec"]["model"]
-        if model["aggregation"] not in AGGREGATIONS or model["fusion"] not in FUSIONS:
-            raise AddedElsewhere(
-                f"{folder}: {model['aggregation']} and {model['fusion']} found, expected modules in AGGREGATIONS and "
-                "FUSIONS; register the one that was added by the code that trained this run"
-            )
+    record = read_record(folder)
+    model = record["spec"]["model"]
+    if model["aggregation"] not in AGGREGATIONS or model["fusion"] not in FUSIONS:
+        raise AddedElsewhere(
+            f"{folder}: {model['aggregation']} and {model['fusion']} found, expected modules in AGGREGATIONS and "
+            "FUSIONS; register the one that was added by the code that trained this run"
+        )
+    with _damage(folder):
         check_parquet(folder / "persons.parquet")
         ap = pd.read_parquet(folder / "persons.parquet").set_index("person")["ap"]
         if not ap.dropna().between(0, 1).all():
             raise ValueError("ap: a number beyond 0 to 1 in persons.parquet")
         numbers = (record["rank_1"], record["losses"], record["seconds"], record["origin"])
         return Run(spec or RunSpec(**record["spec"]), record["key"], ap, *numbers, folder)
-    except AddedElsewhere:
-        raise
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The content of ``run.json`` in a run's folder; its model may use modules that are not known here.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    with _damage(folder):
+        record = read_json(folder / "run.json")
+        _check_record(record, RECORD, "")
+    return record
+
+
+def _check_record(found: Any, expected: dict | type, name: str) -> None:
+    if not isinstance(found, expected if isinstance(expected, type) else dict):
+        raise ValueError(f"{name}: {plain(repr(found), 40)} in run.json")
+    for key, kind in expected.items() if isinstance(expected, dict) else ():
+        _check_record(found.get(key), kind, key)
+
+
+@contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    """Turns any error in reading a run into one sentence."""
+    try:
+        yield
     except Exception as error:  # each reader raises errors of its own for a damaged file
         found = f"{folder}: a damaged run found ({plain(error, 300)}), expected it as it was saved"
         raise ValueError(f"{found}; remove the folder to train it again") from error
@@ -227,16 +252,17 @@ def get_or_train(
     """
     plugins.load()  # in a worker process
     key = run_key(spec, clipset.fingerprint, device)
-    return _stored(key, spec) or _train(_tried(spec, clipset), key, clipset, device, report)
+    if found := _stored(key, spec):
+        return found
+    _try_modules([spec], clipset)
+    return _train(spec, key, clipset, device, report)
 
 
-def _tried(spec: RunSpec, clipset: ClipSet) -> RunSpec:
-    """The same spec, after a trial of its modules if one of them comes from outside this library."""
-    if added_modules(spec):
-        model = spec.model
+def _try_modules(specs: Iterable[RunSpec], clipset: ClipSet) -> None:
+    """Refuses modules from outside this library that fail on a small input."""
+    for model in (spec.model for spec in specs if added_modules(spec)):
         aggregation = AGGREGATIONS[model.aggregation](clipset.dim, **model.aggregation_options)
         plugins.check(aggregation, FUSIONS[model.fusion](clipset.dim, **model.fusion_options), clipset.dim)
-    return spec
 
 
 def _train(
@@ -399,7 +425,8 @@ def get_or_train_all(
     keys = [run_key(spec, clipset.fingerprint, device) for spec in specs]
     wanted = dict(zip(keys, specs, strict=True))
     found = {key: run for key, spec in wanted.items() if (run := _stored(key, spec))}
-    if missing := {key: _tried(spec, clipset) for key, spec in wanted.items() if key not in found}:
+    if missing := {key: spec for key, spec in wanted.items() if key not in found}:
+        _try_modules(missing.values(), clipset)
         workers = min(len(missing), cores()) if can_parallelise(missing.values(), clipset, device) else 1
         with progress(label, len(missing), lambda: _done(missing) if workers > 1 else 0.0) as bar:
             if workers == 1:
@@ -436,7 +463,7 @@ def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:
         except Exception as error:
             if workers == 1:  # here, not in a worker
                 raise
-            raise ValueError(f"a worker process failed with {type(error).__name__}: {plain(error, 300)}") from error
+            raise ValueError(f"a worker process failed with {named(error)}") from error
 
 
 def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.device) -> bool:
@@ -451,9 +478,3 @@ def can_parallelise(specs: Iterable[RunSpec], clipset: ClipSet, device: torch.de
 
 def _worker(spec: RunSpec, folder: Path, device: str) -> None:
     get_or_train(spec, opened(folder), torch.device(device))
-
-
-@cache
-def opened(folder: Path) -> ClipSet:
-    """The ClipSet in a folder; a worker process opens it once."""
-    return ClipSet.open(folder)

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from famf_lib.data import datasets
 from famf_lib.experiments.catalogue import EXPERIMENTS, FAMF, specs
-from famf_lib.experiments.run_store import Run, name_of, open_run
+from famf_lib.experiments.run_store import Run, name_of, open_run, read_record
 from famf_lib.experiments.settings import BASE, SHORT, row_settings
 from famf_lib.support.files import store
 
@@ -30,20 +30,19 @@ def run_table(say: Callable[[str], None] = lambda sentence: None) -> pd.DataFram
     lines, names, rows_of = [], cache(_names), cache(_rows)
     for path in (store() / "runs").glob("*/run.json"):
         try:
-            record = json.loads(path.read_text())
-            spec, origin = record["spec"], record["origin"]
-            profile = next((p for p, s in BASE.items() if s.training.epochs == spec["training"]["epochs"]), UNKNOWN)
-            dataset = record.get("dataset") or names().get(record["data"], UNKNOWN)
-            line = {"key": record["key"], "when": origin["when"], "dataset": dataset, "profile": profile}
-            line |= {"seed": spec["seed"], "mAP": record["mean_ap"]}
-            model = spec["model"]
-            named = ", ".join(("face", *model["modalities"]))
-            other = {"experiment": UNKNOWN, "row": f"{model['aggregation']} + {model['fusion']} ({named})"}
-            other |= {"setting": "tuning" if spec["part"] == "tune" else UNKNOWN}
-            decided = _decided(spec) if spec["part"] == "report" else ""
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            say(f"{path.parent}: a damaged run ({error!r}), left out; remove the folder to train it again")
+            record = read_record(path.parent)
+        except ValueError as error:
+            say(f"{error}; left out")
             continue
+        spec, model = record["spec"], record["spec"]["model"]
+        profile = next((p for p, s in BASE.items() if s.training.epochs == spec["training"]["epochs"]), UNKNOWN)
+        dataset = record.get("dataset") or names().get(record["data"], UNKNOWN)
+        line = {"key": record["key"], "when": record["origin"]["when"], "dataset": dataset, "profile": profile}
+        line |= {"seed": spec["seed"], "mAP": record["mean_ap"]}
+        named = ", ".join(("face", *map(str, model["modalities"])))
+        other = {"experiment": UNKNOWN, "row": f"{model['aggregation']} + {model['fusion']} ({named})"}
+        other |= {"setting": "tuning" if spec["part"] == "tune" else UNKNOWN}
+        decided = _decided(spec) if spec["part"] == "report" else ""
         lines += [line | row for row in rows_of(dataset, profile).get(decided, [other])]
     table = pd.DataFrame(lines, columns=list(COLUMNS))
     return table.sort_values(["when", "key"], kind="stable", ignore_index=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from famf_lib.data import datasets, imported, iqiyi_text
+from famf_lib.data import datasets, iqiyi_text
 from famf_lib.data.clipset import ClipSet, ClipSetError
 from famf_lib.data.opening import opened
 from famf_lib.data.splits import Split
@@ -163,6 +163,6 @@ def _in_store(dataset: str, say: Callable[[str], None]) -> Iterator[ClipSet]:
     for pattern in (f"imported/{dataset or '*'}", f"clipsets/{made}"):
         for arrays in sorted(store().glob(f"{pattern}/arrays.safetensors")):
             try:
-                yield imported.open_folder(arrays.parent, arrays.stat().st_mtime_ns)
+                yield opened(arrays.parent)
             except ClipSetError as error:
                 say(f"{error}; left out")

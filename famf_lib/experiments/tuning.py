@@ -30,7 +30,7 @@ FINALISTS = 4
 STEP = 4.0  # the ratio of neighbouring learning rates
 WIDENINGS = 3  # so often, at most, the grid gets a rate at either end
 
-Point = tuple[str, Choice]  # a row's label and its choice
+Point = tuple[str, Any]  # a row's label and its choice
 
 
 def tune(dataset: str, profile: Profile, device: str = "auto", experiment: str = "") -> dict[str, Any]:
@@ -122,7 +122,7 @@ def points(rates: list[float]) -> Iterator[Choice]:
         yield Choice(**dict(zip(("normalisation", "features", "lr"), values, strict=True)))
 
 
-def of_row(scores: Mapping[Point, Mapping[int, float]], label: str) -> list[Choice]:
+def of_row(scores: Mapping[Point, Mapping[int, float]], label: str) -> list[Any]:
     """The points at which a row was trained."""
     return [choice for row, choice in scores if row == label]
 
@@ -132,7 +132,7 @@ def finalists(scores: Mapping[Point, Mapping[int, float]], label: str) -> list[P
     return sorted(((label, c) for c in of_row(scores, label)), key=lambda p: -scores[p][SCREENING])[:FINALISTS]
 
 
-def best_of(scores: Mapping[Point, Mapping[int, float]], label: str) -> Choice:
+def best_of(scores: Mapping[Point, Mapping[int, float]], label: str) -> Any:
     """The point with the best mean mAP among those that a row trained with every seed; the first of equal ones."""
     complete = [c for c in of_row(scores, label) if len(scores[label, c]) == 1 + len(FINAL)]
     return max(complete, key=lambda choice: np.mean(list(scores[label, choice].values())))

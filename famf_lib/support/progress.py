@@ -15,7 +15,7 @@ from typing import Protocol
 
 from famf_lib.support.wording import lasting, plain
 
-SECONDS = {"terminal": 1.0, "log": 30.0}  # between two looks at what is done
+SECONDS = {"terminal": 1.0, "notebook": 1.0, "log": 30.0}  # between two looks at what is done
 
 
 class Bar(Protocol):
@@ -28,13 +28,10 @@ class Bar(Protocol):
 def progress(label: str, total: int, under_way: Callable[[], float] = lambda: 0.0) -> Iterator[Bar]:
     """Shows the progress of ``total`` steps. ``under_way`` says how much of the steps that have begun is done."""
     chosen = os.environ.get("FAMF_PROGRESS")
-    bar: _Line | _Terminal | _Log | _Silent
-    if chosen == "silent":
-        bar = _Silent()
-    elif chosen != "terminal" and _in_notebook():
-        bar = _Line(label, total)
-    else:
-        bar = (_Terminal if chosen == "terminal" or sys.stderr.isatty() else _Log)(label, total, under_way)
+    kind: type[_Log | _Silent] = _Terminal if chosen == "terminal" or sys.stderr.isatty() else _Log
+    if chosen != "terminal" and _in_notebook():
+        kind = _Notebook
+    bar = (_Silent if chosen == "silent" else kind)(label, total, under_way)
     try:
         yield bar
     finally:
@@ -53,6 +50,9 @@ def _in_notebook() -> bool:
 
 
 class _Silent:
+    def __init__(self, label: str, total: int, under_way: Callable[[], float]):
+        pass
+
     def to(self, done: int | float, note: str = "") -> None:
         pass
 
@@ -82,11 +82,14 @@ class _Log:
     def to(self, done: int | float, note: str = "") -> None:
         self.finished, self.note = done, note
 
-    def show(self) -> None:
+    def words(self) -> str:
         done, passed = self.done, time.monotonic() - self.start
         left = f", about {lasting(passed * (self.total - done) / done)} left" if done else ""
         words = f"{self.label}: {self.finished:,.0f} of {self.total:,} after {lasting(passed)}{left} {self.note}"
-        print(words.rstrip(), file=sys.stderr, flush=True)
+        return words.rstrip()
+
+    def show(self) -> None:
+        print(self.words(), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self.ended.set()
@@ -117,24 +120,20 @@ class _Terminal(_Log):
         self.bar.close()
 
 
-class _Line:
+class _Notebook(_Log):
     """An updating line: tqdm's notebook bar loads a script from another host, and its text bar fills the page."""
 
-    def __init__(self, label: str, total: int):
+    kind = "notebook"
+
+    def __init__(self, label: str, total: int, under_way: Callable[[], float]):
         from IPython.display import HTML, display
 
-        self.html, self.label, self.total = HTML, label, total
-        self.start = self.last = time.monotonic()
-        self.handle = display(HTML(""), display_id=True)
+        self.html, self.handle = HTML, display(HTML(""), display_id=True)
+        super().__init__(label, total, under_way)
 
-    def to(self, done: int | float, note: str = "") -> None:
-        now = time.monotonic()
-        if now - self.last < 0.5:
-            return
-        self.last = now
-        left = (now - self.start) * (self.total - done) / done if done else float("nan")
-        said = f"{self.label}: {done:.0f} of {self.total}, {left:.0f} s to go {plain(note, 60)}"
-        self.handle.update(self.html(escape(said)))
+    def show(self) -> None:
+        self.handle.update(self.html(escape(plain(self.words()))))
 
     def close(self) -> None:
+        super().close()
         self.handle.update(self.html(""))

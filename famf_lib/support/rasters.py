@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from famf_lib.support.wording import first_line
+
 Image.init()
 # The formats of cameras and the web. Some others that Pillow knows start programs, as EPS starts Ghostscript.
 FORMATS = tuple({"JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000", "PPM"} & set(Image.OPEN))
@@ -68,4 +70,4 @@ def _pillow() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        raise RasterError(next(iter(str(error).splitlines()), "") or type(error).__name__) from error
+        raise RasterError(first_line(error)) from error

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 LONGEST, LISTED = 1_000, 20
+READ = 10_000  # characters of an error, which may quote a whole file
 
 
 def counted(number: int, noun: str) -> str:
@@ -20,6 +21,17 @@ def plain(text: object, most: int | None = LONGEST, strip: bool = True) -> str:
     if most is not None and len(line) > most:
         line = f"{line[: 2 * most // 3]} … {line[len(line) - most // 3 :]}"
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in line)
+
+
+def first_line(error: BaseException, most: int | None = LONGEST) -> str:
+    """The first line of an error's message that says something, or the name of its class, as ``plain`` makes it."""
+    lines = str(error)[:READ].splitlines()
+    return plain(next(filter(str.strip, lines), type(error).__name__), most)
+
+
+def named(error: BaseException, most: int = 300) -> str:
+    """The class of an error and the first line of its message."""
+    return f"{type(error).__name__}: {first_line(error, most)}"
 
 
 def listed(names: Iterable[object], most: int = LISTED) -> str:

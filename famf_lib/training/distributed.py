@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from torch.distributed.nn.functional import all_reduce  # a sum over all process
 from torch.nn.parallel import DistributedDataParallel
 
 from famf_lib.data.clipset import ClipSet
+from famf_lib.data.opening import opened
 from famf_lib.data.splits import Split
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
@@ -103,12 +103,11 @@ def _follow() -> None:
                 single.train(model, settings, clipset, split, seed, processes=DataParallel())
 
 
-@lru_cache(maxsize=1)  # the runs of an experiment share their clips
 def _open(folder: Path, fingerprint: str, device: str) -> ClipSet:
-    clipset = ClipSet.open(folder)
+    clipset = opened(folder, device)
     if clipset.fingerprint != fingerprint:
         raise ValueError(f"{folder}: other clips found than in the first process, expected a store that all share")
-    return clipset.to(device)
+    return clipset
 
 
 class DataParallel(SingleProcess):

@@ -18,7 +18,8 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 from filelock import FileLock
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from made_notebooks import tagged, write
+from nbformat.v4 import new_code_cell, new_markdown_cell
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
@@ -40,7 +41,6 @@ path = '<g><title>a square</title><path d="M0 0h9v9z"/></g>'
 SVG(f'<svg xmlns="http://www.w3.org/2000/svg" width="360pt" height="180pt">{path}</svg>')
 """
 RENDER = book._render
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 REAL = {"notebook": "numbers.ipynb", "parameters": {"dataset": "imfdb"}, "title": "Numbers of real faces"}
 PAGES = {"numbers": {"notebook": "numbers.ipynb"}, "numbers-real": REAL, "words": "words.ipynb"}
 TOC = {
@@ -85,16 +85,8 @@ def write_numbers(root: Path, code: str = "print(dataset, seeds)", figure: str =
 
 
 def write_words(root: Path, code: str = "print('words')") -> None:
-    cells = new_markdown_cell("# Words"), tagged('word: str = "face"'), new_code_cell(code)
+    cells = new_markdown_cell("# Words"), tagged('word: str = "face"'), code
     write(root / "book" / "words.ipynb", *cells)
-
-
-def tagged(code: str):
-    return new_code_cell(code, metadata={"tags": ["parameters"]})
-
-
-def write(path: Path, *cells) -> None:
-    nbformat.write(new_notebook(cells=list(cells), metadata=KERNEL), path)
 
 
 def write_yaml(path: Path, content) -> None:
@@ -290,7 +282,7 @@ def wider(root):
         ("table-9", "Table 9: what holds?", 'dataset: str = "synthetic"'),
         ("enough", "Is it enough?", 'dataset: str = "synthetic"'),
     ):
-        cells = new_markdown_cell(f"# {heading}"), tagged(cell), new_code_cell("print('said')")
+        cells = new_markdown_cell(f"# {heading}"), tagged(cell), "print('said')"
         write(root / "book" / f"{name}.ipynb", *cells)
     measured = {"notebook": "enough.ipynb", "title": "Is it? Synthetic persons"}
     more = {"table-9": "table-9.ipynb", "measured": measured, "ledger": "ledger.ipynb"}
@@ -388,7 +380,7 @@ def change_toc(**entries):
 
 
 def without_tag(root):
-    write(root / "book" / "words.ipynb", new_markdown_cell("# Words"), new_code_cell("word = 'face'"))
+    write(root / "book" / "words.ipynb", new_markdown_cell("# Words"), "word = 'face'")
 
 
 def labelled_twice(root):
@@ -678,7 +670,7 @@ def test_a_page_alone_is_rendered_with_plain_text_for_what_is_not_there(root, ex
     there = "[one](numbers.ipynb) [two](#paper-eq-1) [three](intro.md) {doc}`four <intro>` {numref}`five <fig-numbers>`"
     roles = "{term}`six` {eq}`seven` {cite:p}`somebody` {glue:text}`n.ipynb::x`"
     more = new_markdown_cell(f"# Words\n\n{there} {roles}")
-    write(root / "book" / "words.ipynb", more, new_code_cell('word: str = "face"', metadata={"tags": ["parameters"]}))
+    write(root / "book" / "words.ipynb", more, tagged('word: str = "face"'))
     page = build(root, only=["words"])
     assert page == root / "_build" / "only" / "html" / "book" / "words.html"
     article = page.read_text().partition("<h1>Words")[2].partition("</article>")[0]

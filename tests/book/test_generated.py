@@ -1,7 +1,8 @@
 import shlex
 
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, writes
+from made_notebooks import tagged, write
+from nbformat.v4 import new_markdown_cell
 
 from famf_book import generated, notebooks
 from famf_book.pages import Page
@@ -13,7 +14,6 @@ seeds: list[int] = [1, 2]  # one training a seed
 note: str = ""  # a sentence
 share: float = 0.5  # of the clips
 """
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 MACHINE = {"hardware": {"processor": "P", "cores": 2}, "versions": {"python": "3.11", "torch": "2"}}
 RECORD = {"seconds": 2.5, "when": "2026-01-02 03:04", "commit": "0123456789" * 4, "parameters": {}, **MACHINE}
 FACES = {"name": "imfdb", "profile": "standard", "fingerprint": "f1"}
@@ -25,8 +25,7 @@ def pages(tmp_path):
     """Two pages of one notebook, the second with parameters of its own, and one of another."""
     (tmp_path / "book").mkdir()
     for name, cell in (("numbers", CELL), ("words", 'word: str = "face"  # what to say')):
-        cells = [new_markdown_cell(f"# {name}"), new_code_cell(cell, metadata={"tags": ["parameters"]})]
-        (tmp_path / "book" / f"{name}.ipynb").write_text(writes(new_notebook(cells=cells, metadata=KERNEL)))
+        write(tmp_path / "book" / f"{name}.ipynb", new_markdown_cell(f"# {name}"), tagged(cell))
 
     def page(name, notebook, title=None, **given):
         path = tmp_path / "book" / f"{notebook}.ipynb"

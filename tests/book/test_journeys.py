@@ -6,9 +6,8 @@ import shlex
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from famf_command import famf
 
-from famf_book.cli import app
 from famf_lib.data import datasets, imported, table_export
 from famf_lib.experiments import plan
 from famf_lib.experiments.catalogue import FAMF
@@ -48,7 +47,7 @@ def test_a_page_is_followed_to_its_end(journey, tiny, results_folder, made_up, t
     monkeypatch.chdir(tmp_path)
     table_export.export(made_up(), tmp_path / "FOLDER")
     for (program, *words), printed in zip(commands(*journey), JOURNEYS[journey], strict=True):
-        done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+        done = famf(*words)
         assert program == "famf" and done.exit_code == 0, (words, done.output, done.exception)
         assert re.search(printed, done.stdout, re.MULTILINE), (words, done.stdout)
 
@@ -56,21 +55,18 @@ def test_a_page_is_followed_to_its_end(journey, tiny, results_folder, made_up, t
 def test_what_was_asked_for_is_trained_and_nothing_else(tiny, results_folder, store):
     """A dry run trains nothing; at the paper's size on a CPU nobody who is not asked trains for days."""
     quick = ["run", "table-1", "--profile", "quick", "--seeds", "1,2", "--device", "cpu"]
-    dry = CliRunner().invoke(app, [*quick, "--dry-run"]).stdout
+    dry = famf(*quick, "--dry-run").stdout
     assert dry.startswith("table-1 on synthetic: 14 runs to train: about ") and not (store / "runs").exists()
-    done = CliRunner().invoke(app, quick)
+    done = famf(*quick)
     assert done.stderr.startswith("famf: table-1 on synthetic: 14 runs to train: about ")
     keys = [path.parent.name for path in (store / "runs").glob("*/run.json")]
     assert len(keys) == 14 and all(key[:8] in done.stdout for key in keys)
-    assert (
-        CliRunner().invoke(app, [*quick, "--dry-run"]).stdout
-        == "table-1 on synthetic: nothing to train: 14 runs in the store already\n"
-    )
-    paper = CliRunner().invoke(app, ["run", "table-1", "--profile", "paper", "--device", "cpu"])
+    assert famf(*quick, "--dry-run").stdout == "table-1 on synthetic: nothing to train: 14 runs in the store already\n"
+    paper = famf("run", "table-1", "--profile", "paper", "--device", "cpu")
     assert "--yes: not given, and nobody is here to answer" in str(paper.exception)
-    tune = CliRunner().invoke(app, ["tune", "synthetic", "--profile", "quick", "--dry-run"]).stdout
+    tune = famf("tune", "synthetic", "--profile", "quick", "--dry-run").stdout
     assert re.match(r"tuning on synthetic: [\d,]+ runs to train: about ", tune)
-    sweep = CliRunner().invoke(app, ["sweep", "table-1", "--profile", "quick", "--seeds", "1-3", "--dry-run"]).stdout
+    sweep = famf("sweep", "table-1", "--profile", "quick", "--seeds", "1-3", "--dry-run").stdout
     assert sweep.startswith("1 experiment on synthetic: 7 runs to train, 14 of 21 are stored: about ")
 
 
@@ -91,21 +87,21 @@ def test_estimates_are_near_what_was_measured(device, results_folder, monkeypatc
 
 def test_an_import_is_removed_if_the_user_says_so(made_up):
     made_up().save(imported.place("mine"))
-    no = CliRunner().invoke(app, ["data", "remove", "mine"])
+    no = famf("data", "remove", "mine")
     assert "--yes: not given" in str(no.exception) and imported.names() == ["mine"]
-    assert CliRunner().invoke(app, ["data", "remove", "mine", "--yes"]).exit_code == 0 and not imported.names()
-    again = CliRunner().invoke(app, ["data", "remove", "mine", "--yes"])
+    assert famf("data", "remove", "mine", "--yes").exit_code == 0 and not imported.names()
+    again = famf("data", "remove", "mine", "--yes")
     assert str(again.exception) == "name: there is no import 'mine', expected one of none"
 
 
 def test_tables_and_damaged_imports_are_named(made_up, tmp_path, store):
     table_export.export(made_up(), tmp_path / "tables")
-    told = CliRunner().invoke(app, ["data", "info", str(tmp_path / "tables")])
+    told = famf("data", "info", tmp_path / "tables")
     assert "tables found, expected a ClipSet: import it first (famf data import table" in str(told.exception)
     folder = made_up().save(imported.place("mine"))
     content = (folder / "arrays.safetensors").read_bytes()
     (folder / "arrays.safetensors").write_bytes(content.replace(b'"info": "{', b'"info": "x', 1))
     for words in (["data", "info", "mine"], ["run", "table-1", "-d", "mine", "--profile", "quick"]):
-        error = CliRunner().invoke(app, words).exception
+        error = famf(*words).exception
         assert str(folder) in str(error) and "famf data verify" in str(error) and "\n" not in str(error)
-    assert "mine       damaged  " in CliRunner().invoke(app, ["data", "list"]).stdout
+    assert "mine       damaged  " in famf("data", "list").stdout

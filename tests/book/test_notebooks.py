@@ -5,10 +5,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import made_notebooks
 import nbformat
 import psutil
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from made_notebooks import tagged
+from nbformat.v4 import new_markdown_cell
 
 from famf_book.notebooks import NotebookError, Parameter, check, execute, parameters, refuse_unknown_parameters
 
@@ -23,13 +25,8 @@ GUARD = "from famf_book.notebooks import refuse_unknown_parameters\n\nrefuse_unk
 
 
 def write(path: Path, *code: str, declared: str | None = DECLARED) -> Path:
-    cells = [new_markdown_cell("# A notebook")]
-    if declared is not None:
-        cells.append(new_code_cell(declared, metadata={"tags": ["parameters"]}))
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cells += [new_code_cell(source) for source in code]
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-    return path
+    first = [] if declared is None else [tagged(declared)]
+    return made_notebooks.write(path, new_markdown_cell("# A notebook"), *first, *code)
 
 
 def test_parameters_are_read_with_type_default_and_help(tmp_path):
@@ -50,7 +47,7 @@ def test_one_cell_is_tagged_parameters(tmp_path):
         parameters(write(tmp_path / "none.ipynb", "x = 1", declared=None))
     path = write(tmp_path / "two.ipynb")
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells.append(new_code_cell("y = 1", metadata={"tags": ["parameters"]}))
+    notebook.cells.append(tagged("y = 1"))
     nbformat.write(notebook, path)
     with pytest.raises(NotebookError, match="found 2 cells"):
         parameters(path)

@@ -3,14 +3,19 @@ import os
 import re
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
+import typer
 from run_cells import tables
 from short_training import SETUP
 
 from famf_book import notebooks
+from famf_book.commands import book
 from famf_book.pages import pages, table_of_contents
-from famf_lib.experiments.catalogue import READINGS
+from famf_lib.experiments import plugins
+from famf_lib.experiments.catalogue import EXPERIMENTS, READINGS
+from famf_lib.models import AGGREGATIONS, FUSIONS
 from famf_lib.support.files import ROOT
 
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
@@ -79,6 +84,23 @@ def test_the_pages_of_the_book_are_in_order():
     every = pages(ROOT, {"profile": "quick"})
     assert every[0].name == "when"
     assert table_of_contents(ROOT, every)["root"] == "book/intro"
+
+
+def test_the_runs_of_plug_ins_and_of_pages_that_train_their_own_are_prepared(capsys, monkeypatch, results_folder):
+    monkeypatch.delitem(sys.modules, "famf_today.plugin", raising=False)
+    every = {page.name: page for page in pages(ROOT, {"profile": "quick", "seeds": [1]})}
+
+    def planned(*names):
+        plugins._load.cache_clear()
+        with pytest.raises(typer.Exit):
+            book._prepare([every[name] for name in names], "cpu", yes=False, dry_run=True)
+        return int(
+            re.match(rf"{', '.join(names)}: ([\d,]+) runs to train", capsys.readouterr().out)[1].replace(",", "")
+        )
+
+    with patch.dict(AGGREGATIONS), patch.dict(FUSIONS), patch.dict(EXPERIMENTS):
+        assert planned("since") == 12 and planned("when") > 12
+        assert planned("since", "when") == 12 + planned("when")
 
 
 def run(tmp_path, store, *arguments):

@@ -12,10 +12,9 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-from typer.testing import CliRunner
+from famf_command import famf
 
 from famf_book import notebooks, sweep
-from famf_book.cli import app
 from famf_lib.data import imported
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import run_store
@@ -169,7 +168,7 @@ def test_a_scheduler_that_does_not_answer_gives_its_sentence(monkeypatch):
     [("", "nothing found, expected an address or a file"), ("no.json", "there is no file no.json")],
 )
 def test_a_scheduler_that_is_not_there_is_not_replaced_by_this_machine(scheduler, sentence, kept):
-    done = CliRunner().invoke(app, ["sweep", "attention", "-d", "mine", "--profile", "quick", "--scheduler", scheduler])
+    done = famf("sweep", "attention", "-d", "mine", "--profile", "quick", "--scheduler", scheduler)
     assert done.exit_code and str(done.exception).startswith(f"--scheduler: {sentence}")
 
 
@@ -189,15 +188,17 @@ def scheduler(tmp_path):
 
 def test_without_workers_it_says_what_it_waits_for_and_ends_when_asked(kept, scheduler, monkeypatch):
     monkeypatch.setattr(sweep, "EVERY", 0.2)
-    command = ["sweep", "attention", "-d", "mine", "--profile", "quick", "--scheduler", str(scheduler)]
-    done = CliRunner().invoke(app, [*command, "--wait", "0.02"])
+    command = ["sweep", "attention", "-d", "mine", "--profile", "quick", "--scheduler", scheduler]
+    done = famf(*command, "--wait", "0.02")
     assert done.exit_code == 1 and re.match(
         r"--wait: no worker at tcp://127\.0\.0\.1:\d+ for 0\.02 minutes, expected", str(done.exception)
     )
     assert done.stderr.count("famf: no worker at tcp://127.0.0.1") > 1
 
 
-def test_after_the_only_worker_died_it_says_so_and_ends_when_asked(kept, scheduler, tmp_path, monkeypatch):
+def test_a_worker_elsewhere_gets_the_plug_ins_and_once_it_died_the_sweep_ends_when_asked(
+    kept, scheduler, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sweep, "EVERY", 0.2)
     command = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", scheduler, "--no-nanny"]
     tasks = sweep.grid(["attention"], ["mine"], "quick", [1])
@@ -205,10 +206,14 @@ def test_after_the_only_worker_died_it_says_so_and_ends_when_asked(kept, schedul
     said = []
     try:
         with sweep.cluster(str(scheduler), device="cpu") as (client, kind):
+            monkeypatch.setenv("FAMF_PLUGINS", "famf_today.plugin")  # the worker is older
+            sweep.sweep(tasks[:1], client, kind)
+            there = client.run(lambda: (os.environ["FAMF_PLUGINS"], "famf_today.plugin" in sys.modules))
+            assert list(there.values()) == [("famf_today.plugin", True)]
             worker.kill()
             worker.wait()
             with pytest.raises(ValueError, match="^--wait: no worker at tcp://"):
-                sweep.sweep(tasks, client, kind, wait=0.01, say=said.append)
+                sweep.sweep(tasks[1:], client, kind, wait=0.01, say=said.append)
     finally:
         worker.kill()
     assert said

@@ -4,11 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from famf_command import famf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
-from famf_book.commands import data
 from famf_lib.data import imported, inspection
 from famf_lib.data.clipset import FILES, ClipSet
 
@@ -158,25 +157,21 @@ def test_files_that_cannot_be_read_are_faults_and_no_more(name, content, tmp_pat
     assert len(found) == 2 and all(len(fault.splitlines()) == 1 for fault in found)
 
 
-def famf(*arguments):
-    return CliRunner().invoke(data.app, [str(argument) for argument in arguments])
-
-
 def test_info_takes_a_name_or_a_folder(tmp_path):
     clipset = ClipSet.open(counted().save(imported.place("mine")))
-    assert famf("info", "mine").output.splitlines()[1:] == inspection.summary(clipset).splitlines()
-    assert famf("info", clipset.folder).output.splitlines() == inspection.summary(clipset).splitlines()
+    assert famf("data", "info", "mine").output.splitlines()[1:] == inspection.summary(clipset).splitlines()
+    assert famf("data", "info", clipset.folder).output.splitlines() == inspection.summary(clipset).splitlines()
 
 
 def test_verify_says_what_differs_even_of_an_import_that_cannot_be_opened_and_what_nothing_guards(tmp_path):
     folder = counted().save(imported.place("mine"))
-    assert famf("verify", "mine").output == f"ok  {folder}\n"
+    assert famf("data", "verify", "mine").output == f"ok  {folder}\n"
     (folder / "arrays.safetensors").write_bytes(b"")
-    done = famf("verify", "mine")
+    done = famf("data", "verify", "mine")
     assert done.exit_code == 1 and f"famf: {folder / 'arrays.safetensors'}: it has the SHA-256" in done.output
-    assert "damaged" in next(line for line in famf("list").output.splitlines() if line.startswith("mine"))
+    assert "damaged" in next(line for line in famf("data", "list").output.splitlines() if line.startswith("mine"))
     (saved(tmp_path) / "SHA256SUMS").unlink()
-    done = famf("verify", tmp_path / "set")
+    done = famf("data", "verify", tmp_path / "set")
     assert done.exit_code == 0 and "no SHA256SUMS in it: columns of faces were not compared" in done.output
 
 
@@ -184,9 +179,11 @@ def test_verify_says_what_differs_even_of_an_import_that_cannot_be_opened_and_wh
 def test_what_is_exported_is_imported_under_another_name(options, tmp_path):
     fingerprint = counted().fingerprint
     counted().save(imported.place("mine"))
-    assert fingerprint in famf("export", "mine", tmp_path / "tables", *options).output
-    done = famf("import", "table", tmp_path / "tables", "--name", "again")
+    assert fingerprint in famf("data", "export", "mine", tmp_path / "tables", *options).output
+    done = famf("data", "import", "table", tmp_path / "tables", "--name", "again")
     assert done.exit_code == 0 and fingerprint in done.output
     assert imported.open("again").fingerprint == fingerprint
-    assert "--replace" in str(famf("import", "table", tmp_path / "tables", "--name", "again").exception)
-    assert famf("import", "table", tmp_path / "tables", "--name", "again", "--replace").exit_code == 0
+    assert "--replace" in str(famf("data", "import", "table", tmp_path / "tables", "--name", "again").exception)
+    assert famf("data", "import", "table", tmp_path / "tables", "--name", "again", "--replace").exit_code == 0
+    for name, said in (("again", "an import 'again' already"), ("imfdb", "'imfdb' is a dataset of the book")):
+        assert said in str(famf("data", "import", "iqiyi", tmp_path, "--name", name).exception)

@@ -7,13 +7,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from famf_command import famf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from typer.testing import CliRunner
 
 from famf_book import notebooks
-from famf_book.cli import app
 from famf_lib.data import datasets, imported, table_export, table_files, tables
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.table_files import TableError
@@ -394,12 +393,6 @@ def test_what_is_no_table_is_refused(content, tmp_path):
     refused(tmp_path / "mine.npz", "it cannot be read as an .npz file (")
 
 
-def test_a_column_that_stands_twice_is_refused(tmp_path):
-    columns = [pa.array(["x"]), pa.array([1]), pa.array([[1.0]]), pa.array([2])]
-    written(tmp_path, faces=pa.Table.from_arrays(columns, ["clip", "frame", "embedding", "frame"]))
-    refused(tmp_path, "'frame' occurs twice among the columns")
-
-
 def told(source, **changed):
     """The sentences that an import of the changed clips says, and what came of it."""
     said = []
@@ -452,7 +445,7 @@ def test_who_does_not_listen_is_warned(tmp_path):
     clips = user_tables()[1].assign(label=["nan", "ann", None])
     with pytest.warns(UserWarning, match="clips.parquet: label: 'nan'"):
         tables.import_tables(written(tmp_path / "mine", clips=clips))
-    done = CliRunner().invoke(app, ["data", "import", "table", str(tmp_path / "mine"), "--replace"])
+    done = famf("data", "import", "table", tmp_path / "mine", "--replace")
     assert done.exit_code == 0
     assert done.stderr == f"famf: {tmp_path}/mine/clips.parquet: label: 'nan' (1 time) {READS}\n"
 

@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from famf_command import famf
 from forked import ended, forked, wait_for
 from joblib import delayed
-from typer.testing import CliRunner
 
-from famf_book.cli import app
 from famf_lib.data import imported
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import results, run_store
@@ -309,10 +308,6 @@ def mine(made_up, tiny, results_folder):
     return results.run_experiment("table-1", "mine", "quick", [1, 2]).runs
 
 
-def listed(*options):
-    return CliRunner().invoke(app, ["runs", *options], env={"COLUMNS": "200"})
-
-
 def test_runs_are_listed_and_found_by_their_words(mine, made_up, store):
     other = get_or_train(SPEC, made_up(seed=9), CPU)  # of no experiment, and on clips in memory
     table = run_table()
@@ -325,10 +320,10 @@ def test_runs_are_listed_and_found_by_their_words(mine, made_up, store):
     assert set(of_table["dataset"]) == {"mine"} and set(of_table["profile"]) == {"quick"}
     assert set(of_table["setting"]) == {"as printed, own best, shared"}  # nothing was tuned, so they are one
 
-    said = listed("--dataset", "mine", "--row", "famf").output
+    said = famf("runs", "--dataset", "mine", "--row", "famf").output
     assert [mine[FAMF.label, seed].key in said for seed in (1, 2)] == [True, True] and said.count(FAMF.label) == 2
     best = max(mine[FAMF.label, 1], mine[FAMF.label, 2], key=lambda run: run.mean_ap)
-    assert best.key in listed("--experiment", "table-1", "--best").output
+    assert best.key in famf("runs", "--experiment", "table-1", "--best").output
     assert find_run("best:mine/table-1/FAMF").key == find_run("best:own best/famf/QUICK").key == best.key
     assert find_run(best.key[:9]).key == best.key
     for key, when in zip([mine[FAMF.label, seed].key for seed in (2, 1)], ("2026-05-01", "2026-04-01"), strict=True):
@@ -351,6 +346,6 @@ def test_runs_are_listed_and_found_by_their_words(mine, made_up, store):
 def test_a_damaged_run_does_not_hide_the_others(store, clips):
     whole, damaged = (get_or_train(changed(seed=seed), clips, CPU) for seed in (2, 1))
     (damaged.folder / "run.json").write_text("{")
-    done = listed("--last", "1")
+    done = famf("runs", "--last", "1")
     assert whole.key in done.stdout and damaged.key not in done.stdout and "1 run in the store" in done.stdout
     assert f"{damaged.folder}: a damaged run" in done.stderr

@@ -5,11 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from famf_command import famf
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from famf_book.cli import app
 from famf_lib.data import iqiyi_text
 from famf_lib.data.clipset import ClipSet
 from famf_lib.data.datasets import DatasetAbsent
@@ -51,9 +50,9 @@ def truth_file(path, truth):
     return path
 
 
-def famf(*arguments):
+def evaluate(*arguments):
     """The lines that the command prints; raises its error."""
-    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    done = famf("evaluate", *arguments)
     if done.exception is not None:
         raise done.exception
     return done.output.splitlines()
@@ -234,8 +233,8 @@ def test_the_data_of_a_run_are_found_by_what_they_are(run, imported, clips, made
 
 def test_the_command_ranks_and_scores_its_own_file(run, imported, tmp_path):
     out, table = tmp_path / "submission.txt", tmp_path / "persons.csv"
-    assert famf("evaluate", run.folder, "--device", "cpu", "--dataset", "mine")[0].startswith("mAP ")
-    said = famf("evaluate", run.key[:6], "--out", out, "--device", "cpu")
+    assert evaluate(run.folder, "--device", "cpu", "--dataset", "mine")[0].startswith("mAP ")
+    said = evaluate(run.key[:6], "--out", out, "--device", "cpu")
     official_mean = run.mean_ap * 3 / 4
     assert said == [
         f"mAP {run.mean_ap:.4f}, rank-1 {run.rank_1:.4f}",
@@ -247,7 +246,7 @@ def test_the_command_ranks_and_scores_its_own_file(run, imported, tmp_path):
     ]
     truth = submission.rank(checkpoint.open(run.file), imported, run.split(imported)).truth
     known = truth_file(tmp_path / "val_gt.txt", truth)
-    said = famf("evaluate", out, "--truth", known, "--per-person", table)
+    said = evaluate(out, "--truth", known, "--per-person", table)
     assert said[:3] + said[4:] == [
         f"mAP {official_mean:.4f}",
         "4 ids of the ground truth: 3 answered, 1 not",
@@ -256,7 +255,7 @@ def test_the_command_ranks_and_scores_its_own_file(run, imported, tmp_path):
         str(table),
     ]
     assert said[3].endswith(" clips listed, 83 of them not in the ground truth (noise)")
-    of_run = famf("evaluate", "latest:mine", "--truth", known, "--device", "cpu")
+    of_run = evaluate("latest:mine", "--truth", known, "--device", "cpu")
     assert of_run[5:] == [f"against {known}:", *said[:-1]]
     written = pd.read_csv(table, dtype={"person": str})
     assert list(written) == ["person", "positives", "listed", "hits", "ap"] and len(written) == 4
@@ -267,7 +266,7 @@ def test_names_that_the_file_cannot_hold_stop_before_anything_is_ranked(made_up,
     run = run_store.get_or_train(SPEC, ClipSet.open(made_up().save(store / "imported" / "spaced")), CPU)
     monkeypatch.setattr(submission, "rank", None)
     with pytest.raises(ValueError, match="the name 'person 0' cannot be written, expected printable characters and no"):
-        famf("evaluate", run.key, "--out", tmp_path / "out.txt", "--device", "cpu")
+        evaluate(run.key, "--out", tmp_path / "out.txt", "--device", "cpu")
     assert not (tmp_path / "out.txt").exists()
 
 
@@ -290,7 +289,7 @@ def test_what_the_command_cannot_do_is_said(run, tmp_path):
         (("nobody",), "run: 'nobody' is not known"),
     ):
         with pytest.raises(ValueError) as caught:
-            famf("evaluate", *arguments)
+            evaluate(*arguments)
         assert sentence in str(caught.value) and "\n" not in str(caught.value)
     assert file.read_text() == "1 a.mp4\n" and truth.exists() and tmp_path.is_dir()
 
@@ -307,5 +306,5 @@ def test_a_submission_that_meets_nothing_of_the_ground_truth_is_not_scored(conte
     truth = truth_file(tmp_path / "val_gt.txt", {"1": ["a"], "2": ["b"]})
     (file := tmp_path / "submission.txt").write_text(content)
     with pytest.raises(ValueError) as caught:
-        famf("evaluate", file, "--truth", truth, "--per-person", tmp_path / "p.csv")
+        evaluate(file, "--truth", truth, "--per-person", tmp_path / "p.csv")
     assert str(caught.value) == f"{file}: {sentence.replace('TRUTH', str(truth))}" and not (tmp_path / "p.csv").exists()

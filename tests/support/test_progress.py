@@ -1,10 +1,7 @@
-import json
 import time
 
-import nbformat
 import pytest
 
-from famf_book.notebooks import execute
 from famf_lib.support import progress as progress_module
 from famf_lib.support.progress import progress
 
@@ -35,15 +32,3 @@ def test_a_log_has_a_line_now_and_then_also_within_a_step(monkeypatch, capfd):
         bar.to(3, "nearly")
         while "counting: 3 of 7 after 0 s, about 0 s left nearly\n" not in capfd.readouterr().err:
             time.sleep(0.05)
-
-
-def test_an_executed_page_holds_nothing_of_it(tmp_path):
-    new, kernel = nbformat.v4, {"name": "python3", "display_name": "Python 3", "language": "python"}
-    first = new.new_code_cell("number: int = 3  # how far", metadata={"tags": ["parameters"]})
-    work = "from famf_lib.support.progress import progress\n"
-    work += "with progress('counting', number) as bar:\n    bar.to(2)\nnumber"
-    notebook = new.new_notebook(cells=[first, new.new_code_cell(work)], metadata={"kernelspec": kernel})
-    nbformat.write(notebook, tmp_path / "page.ipynb")
-    execute(tmp_path / "page.ipynb", tmp_path / "out.ipynb")
-    outputs = json.loads((tmp_path / "out.ipynb").read_text())["cells"][-1]["outputs"]
-    assert [output["output_type"] for output in outputs] == ["execute_result"]

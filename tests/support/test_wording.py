@@ -1,6 +1,6 @@
 import pytest
 
-from famf_lib.support.wording import counted, lasting, listed, plain, sized
+from famf_lib.support.wording import counted, first_line, lasting, listed, named, plain, sized
 
 
 def test_one_is_singular_and_all_others_plural():
@@ -20,6 +20,12 @@ def test_the_middle_of_long_text_is_left_out():
     assert plain("a" * 10**6 + "b" * 10**6, 30) == 20 * "a" + " … " + 10 * "b"
     assert plain("a" * 999, None) == "a" * 999
     assert [listed("abc", 2), listed([]), listed("ab")] == ["a, b and 1 more", "nothing", "a, b"]
+
+
+def test_an_error_is_told_by_its_first_line_or_its_class():
+    assert first_line(ValueError("\n \nshape\t(3,)\nmore")) == "shape (3,)"
+    assert [first_line(ZeroDivisionError(text)) for text in ("", "\n")] == ["ZeroDivisionError"] * 2
+    assert named(KeyError("a" * 999), 9) == "KeyError: 'aaaaa … aa'" and len(first_line(OSError("a" * 10**6))) < 1_009
 
 
 def test_lengths_of_time_and_sizes_have_one_unit():

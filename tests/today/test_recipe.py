@@ -1,6 +1,7 @@
 """The recipe's vectors, weights, training and ranking, compared with loops over clips, faces and persons."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -105,6 +106,25 @@ def test_ranking_adds_the_heads_and_expansion_the_best_clips(clipset, parts):
     expected = mean_average_precision(log_odds(logits + further), parts.gallery_classes)
     assert recipe.rank(model, how, clipset, parts).ap.tolist() == expected.ap.tolist()
     torch.testing.assert_close(recipe.expansion(logits, vectors, how), further)
+
+
+def test_tuning_chooses_the_best_mean_of_the_points_that_were_best_with_one_seed(results_folder, monkeypatch):
+    results_folder.mkdir()
+    rng, level = np.random.default_rng(0), {}
+
+    def measure(jobs, clipset, label):
+        assert {job["part"] for job in jobs} == {"tune"}
+        keys = [(job["row"], *job["point"].values(), job["seed"]) for job in jobs]
+        return [{"ap": [level.setdefault(key, rng.random()), None]} for key in keys]
+
+    monkeypatch.setattr(study, "measure", measure)
+    monkeypatch.setattr(study.datasets, "load", lambda *_: SimpleNamespace(fingerprint="f"))
+    for row in study.tune("synthetic", "quick")["rows"].values():
+        ranked = sorted(row["tried"], key=lambda point: -point["mAP"][0])
+        assert [len(point["mAP"]) for point in ranked] == [3] * 4 + [1] * 20
+        best = max(ranked[:4], key=lambda point: np.mean(point["mAP"]))
+        assert row["chosen"] == {name: value for name, value in best.items() if name != "mAP"}
+    assert len(level) == 2 * (24 + 2 * 4)
 
 
 def test_both_grids_have_as_many_points_as_the_rows_of_table_1():

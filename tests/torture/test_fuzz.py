@@ -18,10 +18,10 @@ from mutations import change_arrays, change_bytes, change_json, change_safetenso
 from famf_book import build, notebooks
 from famf_book.pages import Page
 from famf_lib.data import chimera, imfdb, inspection, iqiyi_text, pickles
-from famf_lib.data.opening import opened
+from famf_lib.data.opening import checked
 from famf_lib.data.tables import build as build_tables
 from famf_lib.experiments import results, run_store, settings, submission
-from famf_lib.experiments.probes import _place, ask
+from famf_lib.experiments.probes import _place, _read, ask
 from famf_lib.support import rasters
 from famf_lib.support.files import ROOT
 from famf_lib.support.wording import plain
@@ -45,11 +45,11 @@ def base(tmp_path_factory, made_up):
     kinds = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAMF_STORE", str(base / "store"))
-        clips = opened(made_up(audio=3).save(base / "set"))
+        clips = checked(made_up(audio=3).save(base / "set"))
         clips.checksums  # noqa: B018
 
         def read_set(path):
-            found = opened(path.parent)
+            found = checked(path.parent)
             inspection.summary(found, str(found.info.get("title")))
             found.face_columns()
             return found.persons, found.labels, list(found.counts)
@@ -62,7 +62,7 @@ def base(tmp_path_factory, made_up):
         kinds["persons.parquet"] = (run.folder / "persons.parquet", lambda path: run_store.open_run(path.parent))
         kinds["model.safetensors"] = (run.file, checkpoint.open)
         table = _place(run, "weights", clips)
-        kinds["answers of a probe"] = (table, lambda path: results.check_answers(path, "weights"))
+        kinds["answers of a probe"] = (table, lambda path: _read(path, "weights"))
         model = train.build(SPEC.model, clips, len(clips.persons), 1)
         resume.save(base / "checkpoint.pt", model, torch.optim.Adam(model.parameters()), [0.5], 1.0)
         kinds["checkpoint.pt"] = (base / "checkpoint.pt", lambda path: run_store._check_state(path, model))

@@ -8,8 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from kills import every_kill
 from made import tables
+from made_notebooks import tagged, write
+from nbformat.v4 import new_markdown_cell
 
 from famf_book import build, notebooks
 from famf_lib.data import imported
@@ -173,10 +176,6 @@ def test_book(tmp_path, scale, count, capsys):
 
 
 def write_book(root: Path):
-    import json
-
-    import yaml
-
     (root / "book").mkdir(parents=True)
     (root / "_config.yml").write_text("title: a book\n")
     (root / "book" / "intro.md").write_text("# A book\n")
@@ -184,9 +183,4 @@ def write_book(root: Path):
     chapters = [{"file": f"book/{name}"} for name in (*PAGES, "parameters", "execution")]
     toc = {"format": "jb-book", "root": "book/intro", "chapters": chapters}
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
-    cell = {"cell_type": "code", "source": "n: int = 1", "metadata": {"tags": ["parameters"]}, "id": "a"}
-    cells = [{"cell_type": "markdown", "source": "# A page", "metadata": {}, "id": "b"}]
-    cells.append(cell | {"outputs": [], "execution_count": None})
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    content = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    (root / "book" / "a.ipynb").write_text(json.dumps(content))
+    write(root / "book" / "a.ipynb", new_markdown_cell("# A page"), tagged("n: int = 1"))

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import matplotlib.pyplot as plt
-from nbformat import v4, write
+from made_notebooks import tagged, write
 
 from famf_book import notebooks, pictures, plots
 from famf_lib.models.config import ModelConfig
@@ -67,9 +67,7 @@ def without_times(value):
 
 
 def test_notebooks(tmp_path, scale, count):
-    cells = [v4.new_code_cell("seed: int = 1  # of all", metadata={"tags": ["parameters"]}), v4.new_code_cell(CELL)]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    write(v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "a.ipynb")
+    write(tmp_path / "a.ipynb", tagged("seed: int = 1  # of all"), CELL)
     found = set()
     for _ in range(min(1 + scale, 5)):
         notebooks.execute(tmp_path / "a.ipynb", tmp_path / "out.ipynb", {"seed": 7})

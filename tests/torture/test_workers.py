@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from nbformat import v4, write
+from made_notebooks import write
 
 from famf_lib.support.files import ROOT
 
@@ -31,8 +31,7 @@ def test_workers_end_with_a_killed_parent(how, tmp_path, count):
     code.write_text(WORK.replace("FOLDER", str(folder)))
     command = [sys.executable, str(code)]
     if how == "under papermill":
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        write(v4.new_notebook(cells=[v4.new_code_cell(code.read_text())], metadata=kernel), tmp_path / "a.ipynb")
+        write(tmp_path / "a.ipynb", code.read_text())
         command = [sys.executable, "-m", "papermill", str(tmp_path / "a.ipynb"), str(tmp_path / "b.ipynb")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
     parent = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, **quiet)

@@ -7,9 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from typer.testing import CliRunner
+from famf_command import famf
 
-from famf_book.cli import app
 from famf_lib.data.sampling import Batch
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
@@ -164,12 +163,6 @@ def test_a_modality_with_the_name_of_another_tensor_is_refused(tmp_path):
     with pytest.raises(ExportError, match="^modalities: 'mask' is the name of another tensor of the graph"):
         onnx(made(modalities=("audio", "mask")), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
-
-
-def famf(*arguments):
-    done = CliRunner().invoke(app, list(map(str, arguments)))
-    assert done.exception is None or isinstance(done.exception, SystemExit | ValueError), done.exception
-    return done
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from typer.testing import CliRunner
+from famf_command import famf
 from untrained_models import PERSONS, made
 
-from famf_book.cli import app
 from famf_lib.data.clipset import ClipSet, Modality
 from famf_lib.data.sampling import Batch
 from famf_lib.models.aggregation import AGGREGATIONS
@@ -77,7 +76,7 @@ def test_a_clip_without_evidence_has_no_answer(clips, tmp_path):
     table = pd.read_csv(write(predict(opened, silent, 2), tmp_path / "a.csv"))
     assert table[table["name"] == rows[v]["name"]].isna().sum(axis=1).tolist() == [3]
     heard = checkpoint.save(tmp_path / "m.safetensors", opened.model, opened.card)
-    done, said = famf("predict", heard, silent.save(tmp_path / "clips"))
+    done, said = predicted(heard, silent.save(tmp_path / "clips"))
     assert f"{len(empty)} clips without a face or a modality of the model: no answer" in said
     assert done.stdout.splitlines()[v] == f"{rows[v]['name']}: no answer; weights of its faces: none"
 
@@ -193,10 +192,9 @@ def test_a_bad_place_is_refused_before_anything_is_computed(tmp_path):
     assert (folder / "part").is_dir()
 
 
-def famf(*arguments):
+def predicted(*arguments):
     """The result of the command, and its messages, the sentence of an error last."""
-    done = CliRunner().invoke(app, list(map(str, arguments)))
-    assert done.exception is None or isinstance(done.exception, SystemExit | ValueError), done.exception
+    done = famf("predict", *arguments)
     return done, f"{done.stderr}{done.exception or ''}".strip()
 
 
@@ -209,14 +207,14 @@ def kept(clips, tmp_path):
 
 def test_the_command_writes_the_predictions(clips, kept, tmp_path):
     folder, model = kept
-    done, said = famf("predict", model, folder, "--top", 2, "--out", tmp_path / "out.parquet")
+    done, said = predicted(model, folder, "--top", 2, "--out", tmp_path / "out.parquet")
     assert done.exit_code == 0 and said == "famf: uses 3 evenly spaced faces of each clip"
     assert done.stdout == f"{tmp_path / 'out.parquet'}\n"
     assert pq.read_table(tmp_path / "out.parquet").equals(pa.concat_tables(predict(made(clips), clips, 2)))
 
 
 def test_without_a_file_it_prints_one_line_per_clip(clips, kept):
-    done, _ = famf("predict", kept[1], kept[0], "--top", 1)
+    done, _ = predicted(kept[1], kept[0], "--top", 1)
     row = pa.concat_tables(predict(made(clips), clips, 1)).to_pylist()[1]
     weights = " ".join(f"{weight:.2f}" for weight in row["weights"])
     line = f"{row['name']}: {row['persons'][0]} {row['probabilities'][0]:.3f}; weights of its faces: {weights}"
@@ -226,7 +224,7 @@ def test_without_a_file_it_prints_one_line_per_clip(clips, kept):
 
 def test_it_says_so_when_the_clips_lack_a_modality(clips, kept, tmp_path):
     folder = replace(clips, modalities={}).save(tmp_path / "faces")
-    done, said = famf("predict", kept[1], folder)
+    done, said = predicted(kept[1], folder)
     assert done.exit_code == 0 and len(said.splitlines()) == 4
     assert said.splitlines()[0] == "famf: audio: these clips have none, so the model gets zero vectors (Sec. 4.3)"
 
@@ -244,6 +242,6 @@ def test_it_says_so_when_the_clips_lack_a_modality(clips, kept, tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence(kept, arguments, sentence):
-    done, said = famf("predict", *(a.format(clips=kept[0], model=kept[1]) for a in arguments))
+    done, said = predicted(*(a.format(clips=kept[0], model=kept[1]) for a in arguments))
     said = said.removeprefix("famf: uses 3 evenly spaced faces of each clip\n")
     assert done.exit_code == 1 and sentence in said and len(said.splitlines()) == 1

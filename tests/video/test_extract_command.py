@@ -5,14 +5,9 @@ from itertools import product
 import film_faces
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from famf_command import famf
 
-from famf_book.cli import app
 from famf_lib.data.clipset import ClipSet
-
-
-def famf(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 pytest.importorskip("av", reason="the extra extract is not installed")
 
@@ -20,11 +19,11 @@ import coloured_faces
 import film_faces
 import video_files
 from coloured_faces import BLUE, DIM, GREEN, RED, Detector, Embedder, stages
+from famf_command import famf
 from onnx_models import network
 from untrained_models import made as untrained
 
 from famf_book import answer_page
-from famf_book.cli import app
 from famf_lib.data.clipset import ClipSet
 from famf_lib.experiments import run_store, settings
 from famf_lib.models.config import ModelConfig
@@ -241,10 +240,6 @@ def coloured(monkeypatch):
     monkeypatch.setattr(registry, "find", Path)
 
 
-def famf(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def test_strangers_are_unknown_and_can_be_added_without_a_training(folder, tmp_path, quick, coloured, monkeypatch):
     model, more = tmp_path / "model.safetensors", tmp_path / "more.safetensors"
     done = famf("enroll", folder, "--out", model, "--fps", 10)
@@ -294,12 +289,12 @@ def test_a_network_for_heads_is_learnt_with_and_asked_with(folder, tmp_path, qui
     mean = ("ReduceMean", ["x"], ["y"], {"axes": [2, 3], "keepdims": 0})
     head = network(tmp_path / "head.onnx", [mean], [("x", ["n", 3, 13, 11])], [("y", ["n", 3])])
     model, video = str(tmp_path / "model.safetensors"), str(film(tmp_path / "v.mp4", "Ann", seed=9))
-    done = CliRunner().invoke(app, ["enroll", str(folder), "--out", model, "--head", str(head)])
+    done = famf("enroll", str(folder), "--out", model, "--head", str(head))
     assert done.exit_code == 0, done.output
     assert checkpoint.open(model).card.modality_dims == {"head": 3}
-    done = CliRunner().invoke(app, ["identify", video, "--model", model, "--head", str(head)])
+    done = famf("identify", video, "--model", model, "--head", str(head))
     assert done.stdout.startswith("v.mp4: ") and "Ann" in done.stdout and "gets zeros" not in done.output, done.output
-    done = CliRunner().invoke(app, ["identify", video, "--run", model])
+    done = famf("identify", video, "--run", model)
     assert done.exit_code == 0 and "v.mp4: head: no vector of it, so the model gets zeros" in done.output
 
 
@@ -395,7 +390,7 @@ def test_where_the_answer_cannot_be_written_is_said_first(model, tmp_path):
     command = ["identify", str(tmp_path / "v.mp4"), "--model", str(tmp_path / "m.safetensors"), "--out"]
     for out, said in (("a.pdf", r"a\.pdf: ends in '\.pdf', expected \.html or \.png"), ("x.html", "a folder found")):
         (tmp_path / "x.html").mkdir(exist_ok=True)
-        done = CliRunner().invoke(app, [*command, str(tmp_path / out)])
+        done = famf(*command, str(tmp_path / out))
         assert isinstance(done.exception, IdentificationError) and re.search(said, str(done.exception))
 
 
@@ -409,7 +404,7 @@ def test_actors_are_enrolled_by_pictures_and_found_in_a_video(tmp_path, monkeypa
         for n, face in enumerate(film_faces.faces()[person][:3]):
             face.save(tmp_path / "known" / person / f"{n}.png")
     model = tmp_path / "model.safetensors"
-    done = CliRunner().invoke(app, ["enroll", str(tmp_path / "known"), "--out", str(model)])
+    done = famf("enroll", str(tmp_path / "known"), "--out", str(model))
     assert done.exit_code == 0 and "6 persons" in done.output, done.output
     card = checkpoint.open(model).card
     assert card.embedder == registry.checksum(registry.find("mobilefacenet128"))
@@ -418,7 +413,7 @@ def test_actors_are_enrolled_by_pictures_and_found_in_a_video(tmp_path, monkeypa
     video = film_faces.video(tmp_path / "v.mp4", persons[2:4], seconds=1.2)
     page = tmp_path / "page.html"
     command = ["identify", str(video), "--run", str(model), "--tracks", "all", "--fps", "4", "--out", str(page)]
-    done = CliRunner().invoke(app, command)
+    done = famf(*command)
     assert done.exit_code == 0, done.output
     first, second = done.stdout.splitlines()[:2]
     assert first.startswith(f"v.mp4: {persons[2]}, ") and second.startswith(f"v.mp4#2: {persons[3]}, ")

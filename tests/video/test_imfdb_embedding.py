@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from famf_command import famf
 from imfdb_files import World
 from onnx_models import embedder as small_network
 from onnx_models import network
 from PIL import Image
-from typer.testing import CliRunner
 
-from famf_book.cli import app
 from famf_lib.data import datasets, imfdb, imported
 from famf_lib.data.splits import split
 from famf_lib.support.files import sources, store
@@ -170,11 +169,10 @@ def test_names_and_files_that_will_not_do(world, embedder, landmarks, tmp_path):
 
 
 def test_the_command_imports_under_the_name_of_the_network(world, embedder, landmarks, tmp_path):
-    command = ["data", "import", "imfdb", str(world.archive(tmp_path)), "--embedder", str(embedder.model.path)]
-    command += ["--landmarks", str(landmarks.model.path)]
-    done = CliRunner().invoke(app, command)
+    command = ["data", "import", "imfdb", world.archive(tmp_path), "--embedder"]
+    done = famf(*command, embedder.model.path, "--landmarks", landmarks.model.path)
     assert done.exit_code == 0 and "24 faces in" in done.output and imported.names() == ["imfdb-embedder"]
-    refused = CliRunner().invoke(app, [*command[:5], str(tmp_path / "no.onnx")])
+    refused = famf(*command, tmp_path / "no.onnx")
     assert "expected a file or one of mobilefacenet128" in str(refused.exception)
 
 

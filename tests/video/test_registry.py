@@ -7,9 +7,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import yaml
-from typer.testing import CliRunner
+from famf_command import famf
 
-from famf_book.cli import app
 from famf_video import registry
 from famf_video.registry import RegistryError
 
@@ -161,11 +160,10 @@ def test_a_faulty_registry_is_one_sentence_and_runs_no_code(known, fields, said)
 
 
 def test_the_commands_list_add_and_fetch(known, file):
-    run = CliRunner().invoke
-    assert "absent" in run(app, ["models", "list"]).output
-    added = run(app, ["models", "add", str(file)])
+    assert "absent" in famf("models", "list").output
+    added = famf("models", "add", file)
     assert added.exit_code == 0 and "for tests" in added.output
-    listed = run(app, ["models", "list", "--terms"]).output
+    listed = famf("models", "list", "--terms").output
     assert "here" in listed and "somewhere" in listed
-    failed = run(app, ["models", "fetch", "bob"])
+    failed = famf("models", "fetch", "bob")
     assert isinstance(failed.exception, RegistryError)
