@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import sys
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,6 +65,7 @@ DECIDING_MODULES = (
     "famf_lib.training.train",
 )
 DONE = "done"  # the file in <key>.partial that says which share of the epochs is done
+DONE_SECONDS = 1.0  # between two times that it is written: on some disks that takes as long as a short epoch
 LISTED = 10  # the most keys that an error message lists
 MODEL = {"aggregation": str, "fusion": str, "modalities": list}
 SPEC = {"model": MODEL, "training": {"epochs": int}, "evaluation": {}, "part": str, "seed": int}
@@ -312,9 +314,14 @@ def _make(spec: RunSpec, key: str, clipset: ClipSet, folder: Path, report: Calla
     partial.mkdir(exist_ok=True)
     parts, state = split(clipset, spec.protocol, spec.seed, spec.part), partial / "checkpoint.pt"
 
+    written = -math.inf
+
     def epoch_done(epoch: int, loss: float) -> None:
-        with suppress(OSError):  # a full disk; only the progress of other processes is lost
-            (partial / DONE).write_text(str(epoch / spec.training.epochs))
+        nonlocal written
+        if (now := time.monotonic()) > written + DONE_SECONDS:
+            written = now
+            with suppress(OSError):  # a full disk; only the progress of other processes is lost
+                (partial / DONE).write_text(str(epoch / spec.training.epochs))
         if report is not None:
             report(epoch, loss)
 
