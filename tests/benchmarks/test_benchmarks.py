@@ -4,6 +4,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -58,14 +59,22 @@ def test_kernels(record):
 @pytest.mark.parametrize(("triton", "fused"), [(True, {"fused"}), (None, set())], ids=["Triton", "no Triton"])
 def test_a_gpu_has_forms_of_its_own(script, monkeypatch, triton, fused):
     kernels = script("aggregation_kernels")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
     monkeypatch.setattr(torch, "compile", lambda module, **options: module)
     monkeypatch.setattr(kernels, "find_spec", lambda name: triton)
-    for name, more in (("ghostvlad", {"chunks"} | fused), ("nextvlad", set())):
+    for name, more in (("ghostvlad", fused), ("nextvlad", set())):
         module = kernels.AGGREGATIONS[name](11, clusters=3)
-        for clips, compiled in ((kernels.COMPILED - 1, set()), (kernels.COMPILED, {"compiled"})):
-            found = kernels.forms(module, clips, 3, torch.device("cuda"))
-            assert set(found) == {"residuals", "loop", "products"} | more | compiled
+        found = kernels.forms(module, 7, 3, torch.device("cuda"))
+        assert set(found) == {"products", "compiled"} | more
+
+
+def test_the_rule_for_fused_kernels_compares_them_with_the_bytes(script, monkeypatch):
+    kernels = script("aggregation_kernels")
+    both = {"products": kernels.products, "fused": kernels.products}
+    monkeypatch.setattr(kernels, "forms", lambda *given: both)
+    for bytes_a_second, within in ((1e15, False), (1.0, True)):
+        speed = {"bytes a second": bytes_a_second, "operations a second": 1.0}  # the operations do not count
+        assert kernels.case("attentionvlad", 3, 13, False, CPU, speed, 2)["within"] is within
+        assert "within" not in kernels.case("attentionvlad", 3, 13, True, CPU, speed, 2)
 
 
 def test_a_form_with_other_numbers_is_refused(script, monkeypatch):
@@ -203,6 +212,90 @@ def test_functions_run_in_turn_after_a_round_that_does_not_count(script):
     assert "".join(order) == "ab" * 4
     assert {name: len(each) for name, each in taken.items()} == {"a": 3, "b": 3}
     assert common.ratio([3.0, 8.0, 5.0], [1.0, 2.0, 5.0]) == 3.0
+
+
+class FakeGpu:
+    """A GPU that takes ``n`` milliseconds for the work ``n`` when a graph is replayed, with one stream at a time."""
+
+    def __init__(self, monkeypatch, common, cache):
+        self.seconds, self.stream, self.calls, self.waits = 0.0, "main", [], []
+        monkeypatch.setattr(common, "recorder", lambda device: self.record)
+        replaced = {
+            "Event": lambda enable_timing: FakeEvent(self),
+            "Stream": lambda device: FakeStream(self, "side"),
+            "current_stream": lambda device: FakeStream(self, self.stream),
+            "stream": lambda stream: stream,
+            "get_device_properties": lambda device: SimpleNamespace(L2_cache_size=cache),
+        }
+        for name, fake in replaced.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    def work(self, n):
+        self.calls.append((self.stream, n))
+
+    def record(self, function):
+        before = len(self.calls)
+        function()
+        recorded = sum(n for _, n in self.calls[before:])
+
+        def replay():
+            self.seconds += recorded / 1e3
+
+        return replay
+
+
+class FakeEvent:
+    def __init__(self, gpu):
+        self.gpu, self.done = gpu, False
+
+    def record(self):
+        self.at = self.gpu.seconds
+
+    def synchronize(self):
+        self.done = True
+
+    def elapsed_time(self, end):
+        assert end.done, "the GPU may still be at work"
+        return 1e3 * (end.at - self.at)
+
+
+class FakeStream:
+    def __init__(self, gpu, name):
+        self.gpu, self.name = gpu, name
+
+    def wait_stream(self, other):
+        self.gpu.waits.append((self.name, other.name))
+
+    def __enter__(self):
+        self.gpu.stream = self.name
+
+    def __exit__(self, *error):
+        self.gpu.stream = "main"
+
+
+def test_a_gpu_is_timed_by_replays_with_every_input_in_turn(script, monkeypatch):
+    common = script("common")
+    gpu = FakeGpu(monkeypatch, common, cache=0)
+    works = {"a": gpu.work, "b": lambda n: gpu.work(2 * n)}
+    taken = common.replays(works, [(3,), (5,), (11,)], torch.device("cuda"), 4)
+    assert taken == {"a": pytest.approx([19e-3 / 3] * 4), "b": pytest.approx([38e-3 / 3] * 4)}
+    assert gpu.calls[:6] == [("side", 3)] * 3 + [("main", n) for n in (3, 5, 11)], "warm-up, then the recording"
+    assert len(gpu.calls) == 12 and gpu.waits == [("side", "main"), ("main", "side")] * 2
+
+
+def test_a_cpu_is_timed_with_the_first_input(script):
+    common, seen = script("common"), []
+    taken = common.replays({"a": seen.append}, [(3,), (5,)], CPU, 2)
+    assert len(taken["a"]) == 2 and set(seen) == {3}
+
+
+def test_inputs_in_turn_are_larger_than_the_cache_of_a_gpu(script, monkeypatch):
+    common = script("common")
+    FakeGpu(monkeypatch, common, cache=1000)
+    for numbers, inputs in ((7, 34), (1009, 2)):  # 4 bytes each, and 92 more
+        found = common.cold_inputs(lambda n=numbers: (torch.rand(n), {"more": torch.rand(23)}), torch.device("cuda"))
+        assert len(found) == inputs and len({given[0].data_ptr() for given in found}) == inputs
+        assert len(common.cold_inputs(lambda n=numbers: (torch.rand(n),), CPU)) == 1
 
 
 def test_a_record_names_its_command_and_a_failure_keeps_the_earlier_one(script, tmp_path, monkeypatch):
