@@ -42,17 +42,24 @@ def main(measure: Callable[..., dict[str, Any]]) -> None:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds, to try the script")
-    parser.add_argument("--record", action="store_true", help="write results/NAME-cpu.json or NAME-gpu.json")
+    parser.add_argument(
+        "--record",
+        nargs="?",
+        type=Path,
+        const=ROOT / "results",
+        metavar="FOLDER",
+        help="write NAME-cpu.json or NAME-gpu.json, to results/ unless a folder is given",
+    )
     for option in list(inspect.signature(measure).parameters.values())[2:]:
         parser.add_argument(f"--{option.name}", type=type(option.default), default=option.default)
     given = vars(parser.parse_args())
-    record = given.pop("record")
+    folder = given.pop("record")
     device = pick_device(given.pop("device"))
     text = json.dumps({"command": command(script.name), **recorded(measure, device, **given)}, indent=1) + "\n"
-    if not record:
+    if folder is None:
         print(text, end="")
         return
-    place = ROOT / "results" / f"{script.stem.replace('_', '-')}-{'gpu' if device.type == 'cuda' else 'cpu'}.json"
+    place = folder / f"{script.stem.replace('_', '-')}-{'gpu' if device.type == 'cuda' else 'cpu'}.json"
     with written_whole(place) as new:
         new.write_text(text)
 
