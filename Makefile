@@ -2,11 +2,12 @@
 # SEEDS=1,2 with two runs per row; DATASET=iqiyi, or 'iqiyi mine', adds the pages of datasets that you imported.
 # OPTIONS go to JupyterLab: make lab OPTIONS='--no-browser --port 9999'. make videos installs what the commands for
 # videos need. make bench measures speed and memory and records them in results/: some ten minutes on an idle machine;
-# DEVICE=cpu leaves a graphics card alone.
+# DEVICE=cpu leaves a graphics card alone. make gpu records in MINUTES what a GPU is there for; it uses PYTHON as it is.
 PROFILE ?= standard
 SEEDS ?=
 DATASET ?=
 DEVICE ?= auto
+MINUTES ?= 10
 ROUNDS ?= 30
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ BENCHMARKS = aggregation_kernels cluster_memory metric batched_seeds precision i
 # Images for containers set this. Every process would then compile PyTorch's modules again, which takes it 12 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: book pdf test torture lab videos bench clean
+.PHONY: book pdf test torture lab videos bench gpu clean
 
 book: $(VENV)/.ready
 	$(BIN)/famf book --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach name,$(DATASET),--dataset $(name))
@@ -43,6 +44,10 @@ videos: $(VENV)/.ready
 
 bench: $(VENV)/.ready-dev
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py --device $(DEVICE) --record; done
+
+# Tests, speed and Table 1 at full size; the next call goes on. It needs no network and no environment of its own.
+gpu:
+	$(PYTHON) benchmarks/gpu.py --minutes $(MINUTES)
 
 clean:
 	rm -rf _build

@@ -1,59 +1,66 @@
 """A training at the paper's full size on this machine: its time, part by part, compared with a roofline model.
 
-    python benchmarks/full_size.py [--quick] [--batch 512]
+    python benchmarks/full_size.py [--batch 512] [--device cpu] [--record]
 
-On a GPU the script times a whole training on the synthetic clips of the profile ``paper``, with CUDA graphs, launched
-kernel by kernel, and compiled; and all of Table 1, which it records as ``famf run table-1 -p profile paper --record``
-does. A whole training on a CPU would take days, so the script times a few steps of ``--batch`` random clips and
-extrapolates.
+On a GPU the script times whole trainings on the synthetic clips of the profile ``paper``: with CUDA graphs, launched
+kernel by kernel, and compiled. A whole training on a CPU would take days, so the script times a few steps of
+``--batch`` random clips and extrapolates. ``table_1.py`` makes the runs of Table 1.
 
-Each part is timed alone, forward and backward, with the shapes that it has in a step; whole steps of ``train.train``
-are timed as well. The rates of the machine, which the roofline model needs, are measured in the same run by a large
-matrix product and a large copy. On a CPU the seconds are CPU time of one thread, as in runs, which excludes other
-programs. ``--quick`` is for tests: small shapes, and all steps that a GPU would run.
+The parts of a step are timed forward and backward, with the shapes that they have in a step, as ``common.replays``
+does: on a GPU without the host's part. Whole steps are those of ``train.train``, from the end of an epoch to the end of
+the next. The rates of the machine, which the roofline model needs, are measured in the same run by large matrix
+products and a large copy. On a CPU the seconds are CPU time of one thread, as in runs, which excludes other programs.
+
+What was changed to make a step faster is timed with none of the changes, with each alone and with all. Its saving is
+predicted first, from operations, bytes and the rates of the machine; a change that gains less than ``KEPT`` goes again.
 """
 
-import argparse
-import json
+import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import pairwise
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
+import common
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from famf_lib.data import datasets
 from famf_lib.data.clipset import ClipSet
-from famf_lib.data.sampling import Sampler, generator, sample_faces
+from famf_lib.data.sampling import Batch, Sampler, generator, sample_faces
 from famf_lib.data.splits import Split, split
 from famf_lib.data.synthetic import SIZES
-from famf_lib.experiments import results, run_store
 from famf_lib.experiments.catalogue import FAMF as ROW
-from famf_lib.experiments.catalogue import get_experiment, specs
-from famf_lib.experiments.parameters import PROFILES, Profile
+from famf_lib.experiments.catalogue import specs
+from famf_lib.experiments.parameters import PROFILES
 from famf_lib.experiments.run_store import RunSpec
 from famf_lib.experiments.settings import row_settings
 from famf_lib.metrics import Ranking, log_odds
+from famf_lib.models import famf
 from famf_lib.models.famf import FAMF
 from famf_lib.paper import IQIYI
-from famf_lib.support import provenance
-from famf_lib.support.files import ROOT, written_whole
 from famf_lib.training import evaluation, roofline, train
-from famf_lib.training.roofline import Machine, Size
+from famf_lib.training.roofline import COMPILED, FACES, PADDED, Machine, Size
 from famf_lib.training.train import SingleProcess
 
-SEEDS = (1, 2, 3, 4, 5)
 STEPS = 4  # of an epoch of random clips
-FACES = 30  # of a random clip
+FACES_PER_CLIP = 30  # of random clips
+ROUNDS, BUDGET = 15, 20.0  # the budget is in seconds for all parts
+SHORT = 10  # epochs of the trainings that are only timed
+KEPT = 0.03  # the least gain of a change, as a share of the step without any
+# A change is taken back by replacing a name of the library.
+WITHOUT = {
+    PADDED: (famf, "ALIGNED", 1),
+    FACES: (train, "faces_precision", lambda *given: torch.float32),
+}
 
 
 class Compiled(SingleProcess):
@@ -63,37 +70,45 @@ class Compiled(SingleProcess):
         return torch.compile(model)
 
 
+class Regions(SingleProcess):
+    """A single process that compiles each batch normalisation of the classifier with the activation after it."""
+
+    def wrap(self, model: FAMF) -> nn.Module:
+        torch.compiler.reset()  # it stops compiling after a number of regions
+        first, *between, last = model.classifier
+        cut = len(between) // 2
+        regions = nn.Sequential(*between[:cut]), nn.Sequential(*between[cut + 1 :])
+        for region in regions:
+            region.compile()
+        model.classifier = nn.Sequential(first, regions[0], between[cut], regions[1], last)
+        return model
+
+
 def machine(device: torch.device, dtype: torch.dtype, quick: bool) -> Machine:
-    """The rates of a square product in either precision, and of moving bytes.
+    """The rates of the three products of a linear layer, forward and backward, and of moving bytes.
 
     The latter is the faster of a copy and a change in place, because a CPU that copies also reads the target.
     """
     n = 256 if quick else 8192 if device.type == "cuda" else 2048
+    odd = n - 6  # like the paper's 10,034 persons not a multiple of 8
 
-    def product(kind: torch.dtype) -> float:
-        a, b = (torch.randn(n, n, device=device).to(kind) for _ in range(2))
-        return 2 * n**3 / seconds(lambda: a @ b, quick)
+    def products(kind: torch.dtype, outputs: int) -> Callable[[], object]:
+        sizes = (n, n), (outputs, n), (n, outputs)
+        x, weight, upstream = (torch.randn(*size, device=device).to(kind) for size in sizes)
+        return lambda: (x @ weight.T, upstream @ weight, upstream.T @ x)
 
     source = torch.ones(n * n * 16, device=device)  # larger than any cache
     target = torch.empty_like(source)
-    moved = 2 * source.nbytes / min(seconds(f, quick) for f in (lambda: target.copy_(source), lambda: source.neg_()))
-    return Machine(product(dtype), product(torch.float32), moved)
+    works = {"training": products(dtype, n), "float32": products(torch.float32, n), "unaligned": products(dtype, odd)}
+    works |= {"copy": lambda: target.copy_(source), "change": source.neg_}
+    taken = common.medians(common.replays(works, [()], device, 2 if quick else ROUNDS, BUDGET))
+    rates = {name: 6 * n * n * (odd if name == "unaligned" else n) / taken[name] for name in list(works)[:3]}
+    return Machine(memory=2 * source.nbytes / min(taken["copy"], taken["change"]), **rates)
 
 
-def seconds(function: Callable[[], Any], quick: bool) -> float:
-    """The median time of a call."""
-    timer = Timer("f()", timer=now, globals={"f": function}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange(min_run_time=0.01 if quick else 2.0).median
-
-
-def now() -> float:
-    if not torch.cuda.is_available():
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def random_clips(size: Size, clips: int, modalities: tuple[str, ...], faces: int = FACES) -> tuple[ClipSet, Split]:
+def random_clips(
+    size: Size, clips: int, modalities: tuple[str, ...], faces: int = FACES_PER_CLIP
+) -> tuple[ClipSet, Split]:
     """Random clips of the right shapes; the time of a step does not depend on their values."""
     rng = np.random.default_rng(0)
     names = [f"clip {n}" for n in range(clips)]
@@ -118,12 +133,55 @@ def parts(
 ) -> tuple[dict[str, float], float]:
     """Seconds of each part of a step of ``batch`` clips and of the draw of an epoch; seconds of ranking a clip."""
     device, schedule = clipset.faces.device, spec.training
+    rounds, budget = (2, 1.0) if quick else (ROUNDS, BUDGET)
     model = train.build(spec.model, clipset, size.persons, seed=1).train()
     sampler = Sampler(clipset, clips.train, schedule.faces, spec.model.modalities)
-    classes = clips.train_classes.to(device)[:batch]
-    draw = generator(device, 0)
+    precision = train.faces_precision(spec.model, schedule, device)
+    classes, draw = clips.train_classes.to(device), generator(device, 0)
     drawn = sampler.draw(draw)
-    rows = torch.randperm(len(clips.train), generator=draw, device=device)[:batch]
+    optimiser = train._optimiser(model, schedule, capturable=device.type == "cuda")
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+    def inputs() -> tuple[Tensor, Batch, Tensor, Tensor, Tensor]:
+        """The clips of a step, and what each part receives."""
+        rows = torch.randperm(len(classes), generator=draw, device=device)[:batch]
+        given = sampler.batch(drawn, rows, precision)
+        with train.autocast(device, schedule):
+            aggregated = model.aggregation(model.scaled(given.faces), given.mask)
+            fused = model.fusion(model.tokens(given)).flatten(1)
+            logits = model.classifier(fused)
+        return rows, given, leaf(aggregated), leaf(fused), leaf(logits)
+
+    def fusion(given: Batch, aggregated: Tensor) -> Tensor:
+        with patch.object(model.aggregation, "forward", lambda x, mask: aggregated):  # all of ``tokens`` but that
+            return model.fusion(model.tokens(given))
+
+    def both_ways(function: Callable[..., Tensor]) -> Callable[..., None]:
+        """Runs forward, and backward if the result needs a gradient."""
+
+        def call(rows: Tensor, given: Batch, *leaves: Tensor) -> None:
+            with train.autocast(device, schedule):
+                result = function(rows, given, *leaves)
+            if result.requires_grad:
+                wanted = [one for one in (*leaves, *model.parameters()) if one.requires_grad]
+                torch.autograd.grad(result, wanted, result.detach(), allow_unused=True)
+
+        return call
+
+    works = {
+        "sampling": lambda rows, *rest: sampler.batch(drawn, rows, precision),
+        "aggregation": both_ways(lambda rows, given, *rest: model.aggregation(model.scaled(given.faces), given.mask)),
+        "fusion": both_ways(lambda rows, given, aggregated, *rest: fusion(given, aggregated)),
+        "classifier": both_ways(lambda rows, given, aggregated, fused, logits: model.classifier(fused)),
+        "loss": both_ways(lambda rows, *rest: F.cross_entropy(rest[-1].float(), classes[rows])),
+        "optimiser": lambda *given: optimiser.step(),
+    }
+    taken = common.replays(works, common.cold_inputs(inputs, device), device, rounds, budget)
+
     counts = torch.full((size.clips,), size.faces // size.clips)  # the draw needs no faces and is timed at full size
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]).to(device)
     every, total = torch.arange(size.clips, device=device), int(counts.sum())
@@ -132,63 +190,17 @@ def parts(
         sample_faces(offsets, every, schedule.faces, draw, total)
         torch.randperm(size.clips, generator=draw, device=device)
 
-    def forward_and_backward(function: Callable[..., Tensor], *given: Tensor) -> Callable[[], None]:
-        """Runs forward, and backward if the result needs a gradient."""
-        with train.autocast(device, schedule):
-            upstream = torch.randn_like(function(*given))
-
-        def call() -> None:
-            with train.autocast(device, schedule):
-                result = function(*given)
-            if result.requires_grad:
-                result.backward(upstream)
-            for one in (*given, *model.parameters()):
-                one.grad = None
-
-        return call
-
-    sample = sampler.batch(drawn, rows)
-    with train.autocast(device, schedule):
-        aggregated = model.aggregation(sample.faces, sample.mask)
-        fused = model.fusion(model.tokens(sample)).flatten(1)
-        logits = model.classifier(fused)
-
-    def fusion(faces: Tensor) -> Tensor:
-        model.aggregation.forward = lambda x, mask: faces  # all of ``tokens`` but the aggregation
-        try:
-            return model.fusion(model.tokens(sample))
-        finally:
-            del model.aggregation.forward
-
-    def leaf(tensor: Tensor) -> Tensor:
-        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
-
-    functions = {
-        "draw": whole_draw,
-        "sampling": lambda: sampler.batch(drawn, rows),
-        "aggregation": forward_and_backward(lambda: model.aggregation(model.scaled(sample.faces), sample.mask)),
-        "fusion": forward_and_backward(fusion, leaf(aggregated)),
-        "classifier": forward_and_backward(model.classifier, leaf(fused)),
-        "loss": forward_and_backward(lambda x: F.cross_entropy(x.float(), classes), leaf(logits)),
-    }
-    del aggregated, fused, logits
-    found = {name: seconds(function, quick) for name, function in functions.items()}
-    optimiser = train._optimiser(model, schedule, capturable=device.type == "cuda")
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    found["optimiser"] = seconds(optimiser.step, quick)
-    optimiser.zero_grad(set_to_none=True)
-
-    ranked = min(evaluation.EVALUATION_BATCH, len(clips.train))
+    ranked = torch.arange(min(evaluation.EVALUATION_BATCH, len(clips.train)), device=device)
 
     @torch.inference_mode()
     def rank() -> None:
         ranking = Ranking(size.persons, spec.evaluation.k, device)
         for _ in range(2):  # the second batch is merged with the best clips of the first
-            logits = model.eval()(sampler.batch(drawn, torch.arange(ranked, device=device)))
-            ranking.update(log_odds(logits), clips.train_classes.to(device)[:ranked])
+            ranking.update(log_odds(model.eval()(sampler.batch(drawn, ranked))), classes[ranked])
 
-    return found, seconds(rank, quick) / (2 * ranked)
+    # They run a few times per training, launched by the host.
+    found = common.medians(taken | common.in_turn({"draw": whole_draw, "rank": rank}, device, rounds, budget))
+    return found, found.pop("rank") / (2 * len(ranked))
 
 
 def step_seconds(spec: RunSpec, clipset: ClipSet, clips: Split, batch: int, **options: Any) -> float:
@@ -197,10 +209,46 @@ def step_seconds(spec: RunSpec, clipset: ClipSet, clips: Split, batch: int, **op
     model = spec.model.model_copy(
         update={"aggregation_options": spec.model.aggregation_options | {"centres": "random"}}
     )
-    ends: list[float] = []
-    train.train(model, schedule, clipset, clips, 1, report=lambda epoch, loss: ends.append(now()), **options)
+    device, ends = clipset.faces.device, []
+    train.train(
+        model, schedule, clipset, clips, 1, report=lambda epoch, loss: ends.append(common.now(device)), **options
+    )
     epoch = statistics.median(b - a for a, b in pairwise(ends))
     return epoch / train.steps_of(len(clips.train), batch)
+
+
+def changes(
+    spec: RunSpec, size: Size, clipset: ClipSet, clips: Split, batch: int, rates: Machine, quick: bool
+) -> dict[str, Any]:
+    """Seconds per step with none of the changes, with all, and of each alone what was predicted and what it gained."""
+    predicted = roofline.savings(spec.model, spec.training, size, batch, rates)
+    if clipset.faces.device.type == "cpu":
+        del predicted[COMPILED]  # it takes a C++ compiler, and half a minute
+    ways = {"none": [], **{name: [name] for name in predicted}, "all": list(predicted)}
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(1 if quick else 2):
+        for way, chosen in ways.items():
+            with ExitStack() as taken_back:
+                for name in WITHOUT.keys() - set(chosen):
+                    taken_back.enter_context(patch.object(*WITHOUT[name]))
+                processes = Regions() if COMPILED in chosen else None
+                taken[way].append(step_seconds(spec, clipset, clips, batch, processes=processes))
+    found = common.medians(taken)
+    saved = {name: found["none"] - found[name] for name in predicted}
+    return {
+        "none": found["none"],
+        "all": found["all"],
+        "changes": [
+            {
+                "change": name,
+                "predicted": predicted[name],
+                "saved": saved[name],
+                "gain": saved[name] / found["none"],
+                "kept": saved[name] / found["none"] >= KEPT,
+            }
+            for name in predicted
+        ],
+    }
 
 
 def host_seconds(spec: RunSpec, size: Size, device: torch.device, quick: bool) -> float:
@@ -217,66 +265,65 @@ def host_seconds(spec: RunSpec, size: Size, device: torch.device, quick: bool) -
     return step_seconds(small, clipset.to(device), parts, batch=4, cuda_graph=False)
 
 
-def whole(spec: RunSpec, clipset: ClipSet, quick: bool) -> dict[str, Any]:
+def timed(spec: RunSpec, clipset: ClipSet, epochs: int, **options: Any) -> tuple[dict[str, float], FAMF]:
+    """A training of so many epochs; its seconds are extrapolated to all epochs of ``spec``."""
+    given, ends = split(clipset, spec.protocol, spec.seed), []
+    schedule = spec.training.model_copy(update={"epochs": min(epochs, spec.training.epochs)})
+    trained = train.train(
+        spec.model,
+        schedule,
+        clipset,
+        given,
+        spec.seed,
+        report=lambda epoch, loss: ends.append(time.perf_counter()),
+        **options,
+    )
+    usual = statistics.median(b - a for a, b in pairwise(ends))
+    more = usual * (spec.training.epochs - schedule.epochs)
+    return {
+        "seconds": trained.seconds + more,
+        "an epoch": usual,
+        "before": trained.seconds - usual * schedule.epochs,
+        "epochs": schedule.epochs,
+    }, trained.model
+
+
+def compiled(spec: RunSpec, profile: str, processes: SingleProcess) -> dict[str, float]:
+    """A compiled training. In a process of its own it finds compiled code only in the cache that PyTorch keeps."""
+    return timed(spec, datasets.load("synthetic", profile).to("cuda"), SHORT, processes=processes)[0]
+
+
+def whole(spec: RunSpec, profile: str, device: torch.device) -> dict[str, Any]:
     """Times a whole training and its evaluation, and the same training launched kernel by kernel and compiled."""
-    device, given = clipset.faces.device, split(clipset, spec.protocol, spec.seed)
-    found: dict[str, Any] = {}
-    ways: dict[str, dict[str, Any]] = {"captured": {}, "launched": {"cuda_graph": False}}
+    clipset = datasets.load("synthetic", profile).to(device)
     if device.type == "cuda":
-        ways["compiled"] = {"processes": Compiled()}
-    for way, options in ways.items():
-        ends = [time.perf_counter()]
-        try:
-            trained = train.train(
-                spec.model,
-                spec.training,
-                clipset,
-                given,
-                spec.seed,
-                report=lambda epoch, loss: ends.append(time.perf_counter()),  # noqa: B023
-                **options,
-            )
-        except Exception as error:  # without a compiler the rest is still recorded
-            if way != "compiled":
-                raise
-            print(f"compiled: {type(error).__name__}, left out", file=sys.stderr)
-            continue
-        epochs = [b - a for a, b in pairwise(ends)]
-        usual = statistics.median(epochs[1:] or epochs)
-        found[way] = {"seconds": trained.seconds, "an epoch": usual, "before": trained.seconds - usual * len(epochs)}
-        if way == "captured":
-            begin = time.perf_counter()
-            scores = evaluation.evaluate(trained.model, spec.evaluation, clipset, given, spec.seed)
-            found["evaluation"] = time.perf_counter() - begin
-            found["mean_ap"] = scores.mean_ap
-            if device.type == "cuda":
-                found["peak memory"] = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    found: dict[str, Any] = {}
+    found["captured"], model = timed(spec, clipset, spec.training.epochs)
+    begin = time.perf_counter()
+    parts = split(clipset, spec.protocol, spec.seed)
+    scores = evaluation.evaluate(model, spec.evaluation, clipset, parts, spec.seed)
+    found |= {"evaluation": time.perf_counter() - begin, "mean_ap": scores.mean_ap}
+    if device.type == "cuda":
+        found["peak memory"] = torch.cuda.max_memory_allocated()
+    found["launched"] = timed(spec, clipset, SHORT, cuda_graph=False)[0]
+    if device.type == "cuda":
+        with TemporaryDirectory() as cache, patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=cache):
+            for way, processes in (
+                ("compiled", Compiled()),
+                ("compiled, kept cache", Compiled()),
+                ("regions compiled", Regions()),
+            ):
+                try:
+                    found[way] = common.apart(compiled, spec, profile, processes)[0]
+                except Exception as error:  # without a compiler the rest is still recorded
+                    common.say({"left out": way, "why": type(error).__name__})
     return found
 
 
-def table(profile: Profile, device: torch.device, seeds: tuple[int, ...], record: bool) -> dict[str, Any]:
-    """Makes all runs of Table 1; the seconds are those of the runs that were not in the store."""
-    clipset = datasets.load("synthetic", profile)
-    rows, source = get_experiment("table-1").variants, datasets.get("synthetic")
-    wanted = specs(rows, source, row_settings("synthetic", profile, "printed"), seeds).values()
-    there = sum(run_store.find(spec, clipset, device) is not None for spec in wanted)
-    begin = time.perf_counter()
-    made = results.run_experiment("table-1", "synthetic", profile, seeds, device.type, setting="printed")
-    took = time.perf_counter() - begin
-    if record:
-        command = f"{results.command('table-1', 'synthetic', profile, seeds)} --device {device.type} --record"
-        results.record(made, "table-1", "synthetic", command)
-    return {
-        "seconds": took,
-        "runs": len(made.runs),
-        "read": there,
-        "trainings": sum(run.seconds for run in made.runs.values()),
-    }
-
-
-def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
-    profile: Profile = PROFILES[0] if quick else PROFILES[-1]
-    here = device.type == "cuda" or quick  # the whole training
+def measure(device: torch.device, quick: bool, batch: int = 512) -> dict[str, Any]:
+    profile = PROFILES[0] if quick else PROFILES[-1]
+    here = device.type == "cuda" or quick  # whole trainings
     spec = specs([ROW], datasets.get("synthetic"), row_settings("synthetic", profile, "printed"), [1])[ROW.label, 1]
     precision = train.precision_of(spec.training, device)
     spec = spec.model_copy(
@@ -312,11 +359,13 @@ def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
     step = step_seconds(spec, clipset, clips, batch)
     # The optimiser takes the same time for any batch; the rest of a step is proportional to its clips.
     rest = (step - alone["optimiser"]) * size.clips / batch / steps
-    content = {
+    in_step = sum(seconds for name, seconds in alone.items() if name != "draw")
+    return {
         "profile": profile,
         "device": device.type,
         "threads": torch.get_num_threads(),
         "precision": spec.training.precision,
+        "timed": common.TIMED[device.type],
         "size": {
             "persons": size.persons,
             "clips": size.clips,
@@ -333,39 +382,15 @@ def measured(quick: bool, batch: int, device: torch.device) -> dict[str, Any]:
         "step": {
             "batch": batch,
             "seconds": step,
+            "parts": in_step,
+            "parts / step": in_step / step,
             "host": host_seconds(spec, size, device, quick),
             "a training of these": (rest + alone["optimiser"]) * steps * epochs,
         },
-        "training": whole(spec, datasets.load("synthetic", profile).to(device), quick) if here else None,
+        "changes": changes(spec, size, clipset, clips, batch, rates, quick) if here else None,
+        "training": whole(spec, profile, device) if here else None,
     }
-    del clipset
-    content["table 1"] = table(profile, device, SEEDS[:1] if quick else SEEDS, not quick) if here else None
-    return content
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small shapes; prints the record instead of writing it")
-    parser.add_argument("--batch", type=int, default=512, help="clips per step on a CPU")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    arguments = parser.parse_args()
-    device = train.pick_device(arguments.device)
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    content = measured(arguments.quick, arguments.batch, device)
-    command = "python benchmarks/full_size.py" + " --quick" * arguments.quick
-    command += f" --batch {arguments.batch}" if device.type == "cpu" and not arguments.quick else ""
-    text = json.dumps({"command": command, **content, "origin": provenance.origin(ROOT)}, indent=1)
-    if arguments.quick:
-        print(text)
-        return
-    with written_whole(target(device)) as new:
-        new.write_text(text + "\n")
-
-
-def target(device: torch.device) -> Path:
-    return ROOT / "results" / f"full-size-{'gpu' if device.type == 'cuda' else 'cpu'}.json"
 
 
 if __name__ == "__main__":
-    main()
+    common.main(measure)

@@ -124,15 +124,18 @@ def where_from(results: Results) -> str:
 
 
 def made_by(results: Results) -> str:
-    """The command, commit, machine, PyTorch version, profile and data of a recording."""
+    """The command, commit, machine, PyTorch version, profile, number of seeds and data of a recording."""
     recorded, origin = results.recorded, results.recorded["origin"]
     hardware = origin["hardware"]
     machine = f"{hardware['processor']}, {hardware['cores']} cores"
     if recorded.get("device") != "cpu":  # older recordings name no device; they used the GPU if there was one
         machine = hardware.get("gpu") or machine
+    seeds = counted(len(results.seeds), "seed")
+    alone = ", so that intervals reflect variation over people alone" * (len(results.seeds) == 1)
     return (
         f"Recorded with `{recorded['command']}` at commit `{(origin['commit'] or 'unknown')[:12]}` on {machine}, "
-        f"PyTorch {origin['versions']['torch']}; profile {results.profile}; data fingerprint `{results.data}`."
+        f"PyTorch {origin['versions']['torch']}; profile {results.profile}; {seeds}{alone}; "
+        f"data fingerprint `{results.data}`."
     )
 
 

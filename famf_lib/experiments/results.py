@@ -201,10 +201,11 @@ def recording(experiment: str, dataset: str, profile: Profile, setting: SettingN
     return settings.RESULTS / f"{experiment}-{dataset}-{profile}-{setting}.json"
 
 
-def record(results: Results, experiment: str, dataset: str, command: str) -> Path:
+def record(results: Results, experiment: str, dataset: str, command: str, folder: Path | None = None) -> Path:
     """Writes the numbers of an experiment to ``results/``, with five digits and without names or pictures of persons.
 
-    The runs are a JSON file, whose path is returned. The answers of each probe are a Parquet file beside it.
+    The runs are a JSON file, whose path is returned. The answers of each probe are a Parquet file beside it. ``folder``
+    takes the place of ``results/``.
     """
     content = {
         "experiment": experiment,
@@ -215,7 +216,7 @@ def record(results: Results, experiment: str, dataset: str, command: str) -> Pat
         "command": command,
         "device": next((run.origin.get("device") for run in results.runs.values()), None),
         "data": results.data,
-        "origin": provenance.origin(ROOT),
+        "origin": provenance.origin(ROOT, but="results"),  # another setting may just have been recorded there
         "runs": [
             {
                 "label": label,
@@ -232,6 +233,7 @@ def record(results: Results, experiment: str, dataset: str, command: str) -> Pat
         "answers": list(results.answers),
     }
     target = recording(experiment, dataset, results.profile, results.setting)
+    target = target if folder is None else folder / target.name
     for probe, table in results.answers.items():
         floats = table.select_dtypes("floating").astype(float).round(5)
         with written_whole(_answers(target, probe)) as new:

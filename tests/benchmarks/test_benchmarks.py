@@ -4,6 +4,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,20 +12,12 @@ import pytest
 import torch
 
 from famf_lib.data.synthetic import SIZES
-from famf_lib.experiments.catalogue import EXPERIMENTS, TABLE_1, Experiment
+from famf_lib.models.config import ModelConfig
 from famf_lib.support.files import ROOT
 
 BENCHMARKS, RECORDS = ROOT / "benchmarks", ROOT / "results"
 FORMS = {"residuals", "loop", "products", "chunks"}
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a benchmark with its folder on the path, as when it is run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.setenv("FAMF_PROGRESS", "silent")
-    return lambda name: importlib.import_module(name)
 
 
 @pytest.fixture
@@ -58,14 +51,22 @@ def test_kernels(record):
 @pytest.mark.parametrize(("triton", "fused"), [(True, {"fused"}), (None, set())], ids=["Triton", "no Triton"])
 def test_a_gpu_has_forms_of_its_own(script, monkeypatch, triton, fused):
     kernels = script("aggregation_kernels")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
     monkeypatch.setattr(torch, "compile", lambda module, **options: module)
     monkeypatch.setattr(kernels, "find_spec", lambda name: triton)
-    for name, more in (("ghostvlad", {"chunks"} | fused), ("nextvlad", set())):
+    for name, more in (("ghostvlad", fused), ("nextvlad", set())):
         module = kernels.AGGREGATIONS[name](11, clusters=3)
-        for clips, compiled in ((kernels.COMPILED - 1, set()), (kernels.COMPILED, {"compiled"})):
-            found = kernels.forms(module, clips, 3, torch.device("cuda"))
-            assert set(found) == {"residuals", "loop", "products"} | more | compiled
+        found = kernels.forms(module, 7, 3, torch.device("cuda"))
+        assert set(found) == {"products", "compiled"} | more
+
+
+def test_the_rule_for_fused_kernels_compares_them_with_the_bytes(script, monkeypatch):
+    kernels = script("aggregation_kernels")
+    both = {"products": kernels.products, "fused": kernels.products}
+    monkeypatch.setattr(kernels, "forms", lambda *given: both)
+    for bytes_a_second, within in ((1e15, False), (1.0, True)):
+        speed = {"bytes a second": bytes_a_second, "operations a second": 1.0}  # the operations do not count
+        assert kernels.case("attentionvlad", 3, 13, False, CPU, speed, 2)["within"] is within
+        assert "within" not in kernels.case("attentionvlad", 3, 13, True, CPU, speed, 2)
 
 
 def test_a_form_with_other_numbers_is_refused(script, monkeypatch):
@@ -205,6 +206,90 @@ def test_functions_run_in_turn_after_a_round_that_does_not_count(script):
     assert common.ratio([3.0, 8.0, 5.0], [1.0, 2.0, 5.0]) == 3.0
 
 
+class FakeGpu:
+    """A GPU that takes ``n`` milliseconds for the work ``n`` when a graph is replayed, with one stream at a time."""
+
+    def __init__(self, monkeypatch, common, cache):
+        self.seconds, self.stream, self.calls, self.waits = 0.0, "main", [], []
+        monkeypatch.setattr(common, "recorder", lambda device: self.record)
+        replaced = {
+            "Event": lambda enable_timing: FakeEvent(self),
+            "Stream": lambda device: FakeStream(self, "side"),
+            "current_stream": lambda device: FakeStream(self, self.stream),
+            "stream": lambda stream: stream,
+            "get_device_properties": lambda device: SimpleNamespace(L2_cache_size=cache),
+        }
+        for name, fake in replaced.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    def work(self, n):
+        self.calls.append((self.stream, n))
+
+    def record(self, function):
+        before = len(self.calls)
+        function()
+        recorded = sum(n for _, n in self.calls[before:])
+
+        def replay():
+            self.seconds += recorded / 1e3
+
+        return replay
+
+
+class FakeEvent:
+    def __init__(self, gpu):
+        self.gpu, self.done = gpu, False
+
+    def record(self):
+        self.at = self.gpu.seconds
+
+    def synchronize(self):
+        self.done = True
+
+    def elapsed_time(self, end):
+        assert end.done, "the GPU may still be at work"
+        return 1e3 * (end.at - self.at)
+
+
+class FakeStream:
+    def __init__(self, gpu, name):
+        self.gpu, self.name = gpu, name
+
+    def wait_stream(self, other):
+        self.gpu.waits.append((self.name, other.name))
+
+    def __enter__(self):
+        self.gpu.stream = self.name
+
+    def __exit__(self, *error):
+        self.gpu.stream = "main"
+
+
+def test_a_gpu_is_timed_by_replays_with_every_input_in_turn(script, monkeypatch):
+    common = script("common")
+    gpu = FakeGpu(monkeypatch, common, cache=0)
+    works = {"a": gpu.work, "b": lambda n: gpu.work(2 * n)}
+    taken = common.replays(works, [(3,), (5,), (11,)], torch.device("cuda"), 4)
+    assert taken == {"a": pytest.approx([19e-3 / 3] * 4), "b": pytest.approx([38e-3 / 3] * 4)}
+    assert gpu.calls[:6] == [("side", 3)] * 3 + [("main", n) for n in (3, 5, 11)], "warm-up, then the recording"
+    assert len(gpu.calls) == 12 and gpu.waits == [("side", "main"), ("main", "side")] * 2
+
+
+def test_a_cpu_is_timed_with_the_first_input(script):
+    common, seen = script("common"), []
+    taken = common.replays({"a": seen.append}, [(3,), (5,)], CPU, 2)
+    assert len(taken["a"]) == 2 and set(seen) == {3}
+
+
+def test_inputs_in_turn_are_larger_than_the_cache_of_a_gpu(script, monkeypatch):
+    common = script("common")
+    FakeGpu(monkeypatch, common, cache=1000)
+    for numbers, inputs in ((7, 34), (1009, 2)):  # 4 bytes each, and 92 more
+        found = common.cold_inputs(lambda n=numbers: (torch.rand(n), {"more": torch.rand(23)}), torch.device("cuda"))
+        assert len(found) == inputs and len({given[0].data_ptr() for given in found}) == inputs
+        assert len(common.cold_inputs(lambda n=numbers: (torch.rand(n),), CPU)) == 1
+
+
 def test_a_record_names_its_command_and_a_failure_keeps_the_earlier_one(script, tmp_path, monkeypatch):
     common, metric = script("common"), script("metric")
     monkeypatch.setattr(common, "ROOT", tmp_path)
@@ -224,23 +309,88 @@ def keys(content, path=""):
     return {key for name, value in content.items() for key in keys(value, f"{path}/{name}")}
 
 
-def test_the_full_size_benchmark_writes_what_its_page_reads(script, tiny, monkeypatch, results_folder, capsys):
-    monkeypatch.setattr(sys, "argv", ["full_size.py", "--quick", "--device", "cpu"])
-    monkeypatch.setitem(EXPERIMENTS, "table-1", Experiment("table-1", "Table 1", TABLE_1[-1:]))
-    script("full_size").main()
-    content, recorded = json.loads(capsys.readouterr().out), json.loads((RECORDS / "full-size-gpu.json").read_text())
-    names = "peak memory", "compiled/seconds", "compiled/an epoch", "compiled/before"
-    of_a_gpu = {f"/training/{name}" for name in names}
-    assert keys(recorded) - keys(content) == of_a_gpu | {"/origin/hardware/gpu"} and not results_folder.exists()
+def test_the_full_size_benchmark_writes_what_its_page_reads(record, tiny, results_folder):
+    content, recorded = record("full_size"), json.loads((RECORDS / "full-size-gpu.json").read_text())
+    earlier = ("/table 1/", "/command")  # Table 1 has a script of its own, and ``main`` adds the command
+    of_a_gpu = ("/training/peak memory", "/training/compiled", "/training/regions", "/origin/hardware/gpu")
+    missing = keys(recorded) - keys(content)
+    assert not {key for key in missing if not key.startswith(earlier + of_a_gpu)} and not results_folder.exists()
     assert [part["part"] for part in content["parts"]] == [part["part"] for part in recorded["parts"]]
     assert all(min(part["floor here"], part["measured"]) > 0 for part in content["parts"])
     assert content["training"]["launched"]["seconds"] > 0 and 0 < content["training"]["mean_ap"] < 1
-    assert content["table 1"]["runs"] == 1 and content["table 1"]["read"] == 0
+    step = content["step"]
+    assert step["parts / step"] == pytest.approx(step["parts"] / step["seconds"]) and min(step.values()) > 0
+    changes = content["changes"]
+    assert [one["change"] for one in changes["changes"]] == ["last layer padded", "faces in bfloat16"]
+    assert min(changes["none"], changes["all"]) > 0
+    assert all(one["kept"] == (one["gain"] >= 0.03) for one in changes["changes"])
+
+
+def test_what_is_replayed_can_be_recorded(script, tiny, monkeypatch):
+    """Every part of a step, and every rate of the machine, runs without the host waiting for the GPU."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "training"))
+    watch, full_size, seen = importlib.import_module("test_cuda_graphs").Watch, script("full_size"), []
+
+    def watched(works, inputs, device, rounds, budget):
+        for name, work in works.items():
+            with watch():
+                work(*inputs[0])
+            seen.append(name)
+        return {name: [1.0] for name in works}
+
+    monkeypatch.setattr(full_size.common, "replays", watched)
+    for name in ("changes", "whole"):
+        monkeypatch.setattr(full_size, name, lambda *given: None)
+    step = full_size.measure(CPU, True)["step"]
+    in_step = ["sampling", "aggregation", "fusion", "classifier", "loss", "optimiser"]
+    assert seen == ["training", "float32", "unaligned", "copy", "change", *in_step] and step["parts"] == len(in_step)
+
+
+def test_changes_are_timed_with_none_of_them_each_alone_and_all(script, monkeypatch):
+    """Each is switched off by its name in the library, and counts as kept from a gain of 3 % on."""
+    full_size = script("full_size")
+    monkeypatch.setattr(
+        full_size.roofline, "savings", lambda *given: dict.fromkeys(full_size.WITHOUT, 0.5) | {"c": 0.1}
+    )
+    monkeypatch.setattr(full_size, "COMPILED", "c")
+    seconds = {full_size.PADDED: 0.9, full_size.FACES: 0.98}
+
+    def step(spec, clipset, clips, batch, processes):
+        padded = full_size.famf.ALIGNED > 1
+        faces = full_size.train.faces_precision.__name__ == "faces_precision"
+        return seconds[full_size.PADDED] ** padded * seconds[full_size.FACES] ** faces
+
+    monkeypatch.setattr(full_size, "step_seconds", step)
+    spec = full_size.RunSpec()
+    clipset, clips = full_size.random_clips(full_size.Size(8, {}, 3, 8, 32, 8), 4, (), faces=4)
+    found = full_size.changes(spec, None, clipset, clips, 4, None, False)
+    assert found["none"] == 1 and found["all"] == pytest.approx(0.9 * 0.98)
+    gains = [(one["change"], one["predicted"], one["saved"], one["kept"]) for one in found["changes"]]
+    assert gains == [
+        (full_size.PADDED, 0.5, pytest.approx(0.1), True),
+        (full_size.FACES, 0.5, pytest.approx(0.02), False),
+    ]
+    assert full_size.famf.ALIGNED == 64, "it stays switched off"
+
+
+def test_regions_round_batch_normalisation_give_the_same_logits(script, monkeypatch):
+    full_size, compiled = script("full_size"), []
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled.append)
+    dims = {"audio": 7, "body": 11}
+    for activation, kinds in (("relu", ["BatchNorm1d", "ReLU"]), ("none", ["BatchNorm1d"])):
+        config = ModelConfig(hidden=13, activation=activation, modalities=tuple(dims))
+        model = full_size.FAMF(config, 11, dims, 5)
+        given = script("common").random_batch(5, 3, 11, dims)
+        expected = model.eval()(given)
+        compiled.clear()
+        assert torch.equal(full_size.Regions().wrap(model)(given), expected)
+        assert [[type(layer).__name__ for layer in region] for region in compiled] == [kinds] * 2
 
 
 def test_make_runs_every_benchmark():
     others = {"common", "peak", "fused_residual_sums"}  # used by benchmarks
     others |= {"calibrate_synthetic", "calibrate_chimera", "imfdb_shape", "full_size", "saturation"}  # run on their own
+    others |= {"gpu", "table_1"}  # make gpu
     others |= {"extraction", "imfdb_embedding", "unknown_persons"}  # need data and models
     line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BENCHMARKS ="))
     assert set(line.split()[2:]) | others == {path.stem for path in BENCHMARKS.glob("*.py")} | {"full_size"}

@@ -178,7 +178,9 @@ def test_full_size_is_shown_beside_a_smaller_profile_with_where_it_comes_from(re
     assert "`famf run table-1 --profile paper`" in told and "profile paper" in told and "P, 3 cores" in told
     assert "Some GPU" not in told, "the GPU of the machine had no part in it"
     full.recorded["device"] = "cuda"
-    assert "Some GPU" in report.made_by(full)
+    assert "Some GPU" in report.made_by(full) and "; 2 seeds; data" in report.made_by(full)
+    one = replace(full, runs={key: run for key, run in full.runs.items() if key[1] == 1})
+    assert "; 1 seed, so that intervals reflect variation over people alone; data" in report.made_by(one)
     shorter = report.rows(fresh, {TABLE_1[-1].label: 0.88}).drop(index=TABLE_1[0].label).assign(ours=0.25)
     beside = report.beside_full_size(shorter, full)
     assert list(beside.index) == [TABLE_1[-1].label] and beside["this page"].tolist() == [0.25]

@@ -3,11 +3,13 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from famf_lib.data.sampling import Batch
 from famf_lib.models.aggregation import AGGREGATIONS
 from famf_lib.models.config import ModelConfig
-from famf_lib.models.famf import FAMF, classifier
+from famf_lib.models.famf import FAMF, PaddedLinear, classifier, padded_linear
 from famf_lib.models.fusion import FUSIONS
 
 B, N, D, A, C, K = 5, 7, 11, 3, 13, 2  # clips, faces, face and audio vectors, persons, clusters
@@ -126,12 +128,50 @@ def test_the_classifier_and_the_defaults_are_the_papers():
     assert [layers[n].weight.shape for n in (0, 3, 6)] == [(4096, 5120), (4096, 4096), (10_034, 4096)]
     assert layers[1].momentum == layers[4].momentum == 0.1
     kinds = [type(layer).__name__ for layer in layers]
-    assert kinds == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["Linear"]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU"] * 2 + ["PaddedLinear"]
     assert "ReLU" not in [type(layer).__name__ for layer in classifier(3, 5, 7, "none")]
     model = FAMF(ModelConfig(hidden=8), 64, {"audio": 64, "body": 64}, C)
     assert model.token_names == [f"face {k}" for k in range(1, 9)] + ["audio", "body"]
     assert ModelConfig().hidden == 4096 and model.fusion.second.weight.shape == (32, 128)
     assert (model.aggregation.normalisation, model.aggregation.attention) == ("none", "sigmoid")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.02)], ids=str)
+@pytest.mark.parametrize("persons", [67, 3, 128])
+def test_a_padded_layer_gives_the_logits_the_loss_and_the_gradients_of_a_plain_one(persons, dtype, tolerance):
+    torch.manual_seed(0)
+    parameters = torch.randn(persons, 13, dtype=torch.float64), torch.randn(persons, dtype=torch.float64)
+    x, classes = torch.randn(11, 13, dtype=torch.float64), torch.arange(11) % persons
+    found = []
+    for layer, kind in ((F.linear, torch.float64), (padded_linear, dtype)):
+        weight, bias = (given.clone().requires_grad_() for given in parameters)
+        faces = x.to(kind).requires_grad_()
+        logits = layer(faces, weight, bias)
+        loss = F.cross_entropy(logits.double(), classes)
+        found.append([logits, loss, *torch.autograd.grad(loss, (faces, weight, bias))])
+    for plain, padded in zip(*found, strict=True):
+        assert padded.shape == plain.shape
+        torch.testing.assert_close(padded.double(), plain, rtol=tolerance, atol=tolerance)
+
+
+def test_only_a_gpu_in_half_precision_pads_the_last_layer():
+    torch.manual_seed(0)
+    layer, x = PaddedLinear(13, 67), torch.randn(11, 13)
+    plain = torch.nn.Linear(13, 67)
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x), plain(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(x.bfloat16()), plain(x.bfloat16()))
+
+    def columns(persons, dtype):
+        """The columns of the product on a GPU, which is not needed to count them."""
+        with FakeTensorMode(), torch.device("cuda"), FlopCounterMode(display=False) as counted:
+            logits = PaddedLinear(13, persons, dtype=dtype)(torch.empty(11, 13, dtype=dtype))
+        assert logits.shape == (11, persons) and logits.dtype == dtype
+        return counted.get_total_flops() / (2 * 11 * 13)
+
+    assert columns(67, torch.bfloat16) == columns(67, torch.float16) == columns(128, torch.bfloat16) == 128
+    assert columns(67, torch.float32) == 67
 
 
 def test_the_data_must_have_the_modalities():

@@ -84,6 +84,19 @@ def test_ranking_reads_faces_and_scores():
     assert work.flops == 2 * (47 * clip + K * D)
 
 
+def test_changes_should_save_what_they_no_longer_compute_or_move():
+    machine = Machine(training=100.0, float32=10.0, memory=5.0, unaligned=20.0)
+    found = roofline.savings(MODEL, TRAINING, SIZE, B, machine)
+    last = 3 * 2 * B * H  # per person; 7 are padded to 64
+    moved = 4 * H * C + 6 * B * C  # the weights and the gradient of the logits, copied in bfloat16
+    assert found[roofline.PADDED] == pytest.approx(last * C / 20 - last * 64 / 100 - moved / 5)
+    before = (2 + 2) + (2 + 4) + 2 * (4 + 2)  # gathered, converted, rounded by two products
+    assert found[roofline.FACES] == pytest.approx((before - 2 * (2 + 2)) * B * N * D / 5)
+    assert found[roofline.COMPILED] == pytest.approx(2 * 5 * 2 * B * H / 5)
+    with pytest.raises(ValueError, match="^unaligned: None found"):
+        roofline.savings(MODEL, TRAINING, SIZE, B, Machine(100.0, 10.0, 5.0))
+
+
 def test_the_longer_of_products_and_bytes_decides_and_the_precision_must_be_known():
     machine = Machine(training=100.0, float32=10.0, memory=5.0)
     assert Work(300, 10).seconds(machine) == 3 and Work(300, 50).seconds(machine) == 10
