@@ -86,7 +86,10 @@ def test_the_pages_of_the_book_are_in_order():
     assert table_of_contents(ROOT, every)["root"] == "book/intro"
 
 
-def test_the_runs_of_plug_ins_and_of_pages_that_train_their_own_are_prepared(capsys, monkeypatch, results_folder):
+def test_the_runs_of_plug_ins_and_of_pages_that_train_their_own_are_prepared(
+    capsys, monkeypatch, results_folder, tmp_path
+):
+    monkeypatch.setenv("FAMF_DATA", str(tmp_path))  # no other data are here
     monkeypatch.delitem(sys.modules, "famf_today.plugin", raising=False)
     every = {page.name: page for page in pages(ROOT, {"profile": "quick", "seeds": [1]})}
 

@@ -64,7 +64,7 @@ def test_faces_of_a_person_are_alike_across_videos(extracted):
 
 def test_asked_again_it_only_puts_together(extracted, monkeypatch):
     folder, _, _ = extracted
-    monkeypatch.setattr("famf_video.detection.MTCNN.detect", None)
+    monkeypatch.setattr("famf_video.detection.MTCNN.detect", lambda *_: pytest.fail("looked at again"))
     before = ClipSet.open(folder / "out").fingerprint
     options = ["--fps", "4", "--tracks", "all", "--person-folders", "--replace"]
     assert famf("extract", folder / "films", "--out", folder / "out", *options).exit_code == 1
