@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from famf_lib.data.sampling import Batch
+from famf_lib.models import famf
 from famf_lib.models.aggregation import AGGREGATIONS
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF, PaddedLinear, classifier, padded_linear
@@ -136,7 +137,7 @@ def test_the_classifier_and_the_defaults_are_the_papers():
     assert (model.aggregation.normalisation, model.aggregation.attention) == ("none", "sigmoid")
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.02)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.05)], ids=str)
 @pytest.mark.parametrize("persons", [67, 3, 128])
 def test_a_padded_layer_gives_the_logits_the_loss_and_the_gradients_of_a_plain_one(persons, dtype, tolerance):
     torch.manual_seed(0)
@@ -154,7 +155,7 @@ def test_a_padded_layer_gives_the_logits_the_loss_and_the_gradients_of_a_plain_o
         torch.testing.assert_close(padded.double(), plain, rtol=tolerance, atol=tolerance)
 
 
-def test_only_a_gpu_in_half_precision_pads_the_last_layer():
+def test_only_a_gpu_in_half_precision_pads_the_last_layer(monkeypatch):
     torch.manual_seed(0)
     layer, x = PaddedLinear(13, 67), torch.randn(11, 13)
     plain = torch.nn.Linear(13, 67)
@@ -163,15 +164,17 @@ def test_only_a_gpu_in_half_precision_pads_the_last_layer():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(layer(x.bfloat16()), plain(x.bfloat16()))
 
-    def columns(persons, dtype):
-        """The columns of the product on a GPU, which is not needed to count them."""
-        with FakeTensorMode(), torch.device("cuda"), FlopCounterMode(display=False) as counted:
-            logits = PaddedLinear(13, persons, dtype=dtype)(torch.empty(11, 13, dtype=dtype))
-        assert logits.shape == (11, persons) and logits.dtype == dtype
-        return counted.get_total_flops() / (2 * 11 * 13)
+    with FlopCounterMode(display=False) as counted:
+        padded_linear(x, layer.weight, layer.bias)
+    assert counted.get_total_flops() == 2 * 11 * 13 * 128
 
-    assert columns(67, torch.bfloat16) == columns(67, torch.float16) == columns(128, torch.bfloat16) == 128
-    assert columns(67, torch.float32) == 67
+    way = []
+    monkeypatch.setattr(famf, "padded_linear", lambda x, weight, bias: way.append("padded") or x.new_empty(11, 67))
+    monkeypatch.setattr(torch.nn.Linear, "forward", lambda self, x: way.append("plain") or x.new_empty(11, 67))
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        with FakeTensorMode():  # it needs no GPU
+            layer(torch.empty(11, 13, dtype=dtype, device="cuda"))
+    assert way == ["padded", "padded", "plain"]
 
 
 def test_the_data_must_have_the_modalities():

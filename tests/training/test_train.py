@@ -246,10 +246,10 @@ def test_every_epoch_has_every_clip_once_and_other_faces(clips, monkeypatch, num
     clipset, parts = clips
     steps, draws, batch = [], [], Sampler.batch
 
-    def spied(self, drawn, rows):
+    def spied(self, drawn, rows, precision):
         steps.append(rows.tolist())
         draws.append(tuple(drawn.flatten().tolist()))
-        return batch(self, drawn, rows)
+        return batch(self, drawn, rows, precision)
 
     monkeypatch.setattr(Sampler, "batch", spied)
     train(RANDOM, brief(epochs=2, batch_size=batch_size), clipset, with_training(parts, number), seed=1)
