@@ -54,7 +54,7 @@ def test_kernels(record):
     for row, of_faces in zip(content["normalised"], (False, True), strict=True):
         assert row["faces given"] == of_faces and row["public / one pass"] > 0 and row["one pass / floor"] > 0
         held = row["memory (bytes)"]
-        assert held["one pass"] < held["after"] < held["public"]
+        assert held["one pass"] < held["after"] <= held["public"]
     (keeping,) = content["memory kept"]
     assert (keeping["K"], keeping["B"], set(keeping["seconds"])) == (3, 13, {"products", "chunks"})
     assert content["training"][0]["form"] == "chunks" and content["training"][0]["products / form"] > 0
@@ -91,7 +91,8 @@ def test_a_form_with_other_numbers_is_refused(script, monkeypatch):
 def test_the_public_normalised_form_must_give_the_same_numbers(script, monkeypatch):
     kernels = script("aggregation_kernels")
     speed = {"bytes a second": 1.0, "operations a second": 1.0}
-    assert kernels.normalised(3, 13, False, speed, 2)["library"] == "one pass"
+    assert kernels.normalised(3, 13, False, speed, 2)["library"] == "after"
+    assert kernels.normalised(3, 29, False, speed, 2)["library"] == "one pass"
     forward = kernels.Public.forward
     monkeypatch.setattr(kernels.Public, "forward", lambda self, x: 1.01 * forward(self, x))
     with pytest.raises(AssertionError, match="Tensor-likes are not close"):

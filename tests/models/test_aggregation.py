@@ -27,6 +27,7 @@ def _two_clips_a_chunk(monkeypatch):
     """Every test has a full chunk and one that is not full."""
     monkeypatch.setattr(kernels, "CHUNK", 2 * N * D + 1)
     monkeypatch.setattr(kernels, "FEWEST", 0)
+    monkeypatch.setattr(kernels, "FEWEST_NORMALISED", 0)
 
 
 def made(name, options, dim=D, seed=0):
@@ -339,7 +340,7 @@ def test_models_can_be_batched(name, options):
 def test_gradients_of_chunks_are_those_of_finite_differences(name, options):
     """First and second derivatives of faces and all parameters, with masked faces and a clip without faces.
 
-    Only where nothing is normalised have clips without faces a second derivative: in PyTorch that of a norm of 0 is NaN.
+    A clip without faces has a second derivative only if nothing is normalised: in PyTorch that of a norm of 0 is NaN.
     """
     module, mask = made(name, options), ONE_WITHOUT
     x = clips().requires_grad_()
@@ -408,6 +409,17 @@ def test_chunks_are_for_large_batches_whose_faces_need_a_gradient(monkeypatch):
     with pytest.raises(RuntimeError, match="dtype"):  # PyTorch itself refuses mixed types
         module(clips(7).float().requires_grad_())
     assert not taken
+
+
+def test_one_pass_is_for_batches_of_a_chunk_in_full_precision(monkeypatch):
+    monkeypatch.setattr(kernels, "FEWEST_NORMALISED", 1)  # a chunk has two clips and one number
+    taken, form = [], kernels.chunked_normalised_sums
+    monkeypatch.setattr(kernels, "chunked_normalised_sums", lambda *given: taken.append(1) or form(*given))
+    module = made("netvlad", {"clusters": K, "normalisation": "cluster+whole"})
+    for x, expected in ((clips(3), [1]), (clips(3).requires_grad_(), [1]), (clips(2), []), (clips(3).half(), [])):
+        taken.clear()
+        module.to(x.dtype)(x)
+        assert taken == expected
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
