@@ -9,6 +9,10 @@ the three kernels of ``fused_residual_sums.py``. All must give the same tokens a
 that the library chooses. The faces need a gradient unless a case says otherwise. The last rows are training steps of
 whole models, in which they need none.
 
+``normalised`` has cases of AttentionVLAD with the published normalisations on a CPU: ``public`` is NetVLAD of public
+PyTorch code, with φ added (``Public``); ``after`` normalises the sums when all clips have theirs; ``one pass``
+normalises each chunk while it is in the cache.
+
 On a GPU the times are those of replays of a CUDA graph that calls a form with many batches in turn, so that neither the
 host nor a warm cache counts. ``within`` says for each case whose faces need a gradient whether ``fused`` takes at most
 ``WITHIN`` times as long as moving the necessary bytes: if it does not in all of them, it leaves the repository.
@@ -24,6 +28,7 @@ On a CPU, part of the cost of large tensors is that the system allocates their m
 
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -32,13 +37,13 @@ from unittest.mock import patch
 import common
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from famf_lib.data.synthetic import SIZES
 from famf_lib.experiments.catalogue import TABLE_1_MODALITIES
 from famf_lib.experiments.settings import BASE
 from famf_lib.models import aggregation, kernels
-from famf_lib.models.aggregation import AGGREGATIONS, Aggregation, NetVLAD, NeXtVLAD
+from famf_lib.models.aggregation import AGGREGATIONS, Aggregation, AttentionVLAD, NetVLAD, NeXtVLAD
 from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import FAMF
 from famf_lib.training.memory import Allocations
@@ -53,13 +58,16 @@ CLIPS = {
 }
 CLUSTERS = (8, 16, 64)
 GIVEN = ((8, 256), (8, 4096))  # (K, B) of the cases on a CPU whose faces need no gradient
+NORMALISED = (8, 64)  # K of the normalised cases, each with faces given and not
 ON_GPU = ("attentionvlad", "nextvlad")  # the modules for which a GPU has time, each with faces given and not
 WITHIN = 2  # times the floor of bytes
 MOST = 5 * 2**28  # bytes of residuals on a CPU; above this limit the first two forms are left out
 ROUNDS, BUDGET = 15, 3.0  # the budget is in seconds per case
 KEEPING = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**40))  # glibc; others ignore it
 
-Form = Callable[[Aggregation, Tensor], Tensor]
+CPU = torch.device("cpu")
+
+Form = Callable[[nn.Module, Tensor], Tensor]
 
 
 def _with_sums(form: str) -> Form:
@@ -122,13 +130,13 @@ def forms(module: Aggregation, clips: int, clusters: int, device: torch.device) 
     return found | ({"chunks": chunks} if isinstance(module, NetVLAD) else {})
 
 
-def step(form: Form, module: Aggregation, x: Tensor, upstream: Tensor) -> list[Tensor]:
+def step(form: Form, module: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
     tokens = form(module, x)
     wanted = [x] * x.requires_grad + list(module.parameters())
     return [tokens, *torch.autograd.grad(tokens, wanted, upstream)]
 
 
-def memory(form: Form, module: Aggregation, x: Tensor, upstream: Tensor, expected: list[Tensor]) -> int:
+def memory(form: Form, module: nn.Module, x: Tensor, upstream: Tensor, expected: list[Tensor]) -> int:
     """The peak memory of a step in bytes. Its results must be those expected."""
     if x.is_cuda:  # compiled code allocates where ``Allocations`` does not see it
         step(form, module, x, upstream)  # compiles it, and lets libraries take their workspace
@@ -213,6 +221,75 @@ def case(
     return row
 
 
+class Public(nn.Module):
+    """NetVLAD as the public PyTorch code of LOUPE (Miech et al. 2018, Mixture of Embedding Experts) computes it.
+
+    Its vectors are the columns of (B, D, K), its parameters are laid out likewise, and it returns (B, D·K). φ, which it
+    does not have, acts between the two normalisations.
+    """
+
+    def __init__(self, module: AttentionVLAD):
+        super().__init__()
+        self.centres = nn.Parameter(module.centres.detach().T.contiguous()[None])  # (1, D, K)
+        self.clusters = nn.Parameter(module.assignment.weight.detach().T.contiguous())  # (D, K)
+        self.bias = nn.Parameter(module.assignment.bias.detach().clone())
+        self.score = deepcopy(module.score)
+
+    def forward(self, x: Tensor) -> Tensor:
+        faces = x.view(-1, x.shape[-1])
+        assignment = (torch.matmul(faces, self.clusters) + self.bias).softmax(dim=1).view(*x.shape[:2], -1)
+        a = assignment.sum(dim=1, keepdim=True) * self.centres  # (B, D, K)
+        v = torch.matmul(assignment.transpose(1, 2), x).transpose(1, 2) - a
+        v = F.normalize(v) * self.score(self.centres[0].T).squeeze(-1).sigmoid()
+        return F.normalize(v.reshape(len(x), -1))
+
+
+def after(module: AttentionVLAD, x: Tensor) -> Tensor:
+    def sums(x: Tensor, mask: None, *parameters: Tensor, whole: bool) -> Tensor:
+        *linear, phi = parameters
+        return kernels.scaled(kernels.residual_sums(x, mask, *linear), phi, whole)
+
+    with patch.object(aggregation, "normalised_sums", sums):
+        return module(x)
+
+
+def one_pass(module: AttentionVLAD, x: Tensor) -> Tensor:
+    with patch.object(aggregation, "normalised_sums", kernels.chunked_normalised_sums):
+        return module(x)
+
+
+def normalised(clusters: int, clips: int, given: bool, speed: dict[str, float], rounds: int) -> dict[str, Any]:
+    """A case with the published normalisations, on a CPU."""
+    torch.manual_seed(0)
+    module = AttentionVLAD(D, clusters=clusters, normalisation="cluster+whole")
+    x, upstream = torch.randn(clips, N, D).requires_grad_(not given), torch.randn(clips, clusters, D)
+    expected = step(after, module, x, upstream)
+    tokens, *of_faces, centres, weight = expected[:-3]
+    columns = [tokens.transpose(1, 2).flatten(1), *of_faces, centres.T[None], weight.T, *expected[-3:]]
+    chosen = {
+        "public": (lambda public, x: public(x), Public(module), x, upstream.transpose(1, 2).flatten(1)),
+        "after": (after, module, x, upstream),
+        "one pass": (one_pass, module, x, upstream),
+    }
+    peaks = {form: memory(*each, columns if form == "public" else expected) for form, each in chosen.items()}
+    taken = common.in_turn({form: partial(step, *each) for form, each in chosen.items()}, CPU, rounds, BUDGET)
+    least = floor(module, clips, given, speed)
+    row = {
+        "K": clusters,
+        "B": clips,
+        "faces given": given,
+        "library": "one pass" if kernels._one_pass_pays(x, module.centres) else "after",
+        "seconds": common.medians(taken),
+        "memory (bytes)": peaks,
+        "public / one pass": common.ratio(taken["public"], taken["one pass"]),
+        "after / one pass": common.ratio(taken["after"], taken["one pass"]),
+        "floor (s)": least,
+        "one pass / floor": common.medians(taken)["one pass"] / max(least.values()),
+    }
+    common.say(row)
+    return row
+
+
 def kept(sizes: list[tuple[int, int]], rounds: int) -> list[dict[str, Any]]:
     """Products and chunks of AttentionVLAD for each (K, B), in a process that never returns memory to the system."""
     torch.set_num_threads(1)
@@ -270,17 +347,20 @@ def measure(device: torch.device, quick: bool, modules: str = "") -> dict[str, A
     if quick:
         every = [("attentionvlad", 3, 13, False), ("attentionvlad", 3, 13, True), ("nextvlad", 3, 13, False)]
     rounds = 2 if quick else ROUNDS
-    keeping = []
+    keeping, published = [], []
     if not gpu:
         sizes = [(3, 13)] if quick else [(k, b) for k in CLUSTERS for b in CLIPS["attentionvlad"]]
         with patch.dict(os.environ, KEEPING):
             keeping = common.apart(kept, sizes, rounds)[0]
+        sizes = [(3, 13)] if quick else [(k, b) for k in NORMALISED for b in CLIPS["attentionvlad"]]
+        published = [normalised(*one, given, speed, rounds) for one in sizes for given in (False, True)]
     return {
         "D": D,
         "N": N,
         "timed": common.TIMED[device.type],
         "machine": speed,
         "rows": [case(*one, device, speed, rounds) for one in every],
+        "normalised": published,
         "memory kept": keeping,
         "training": [training("quick" if quick else "standard", device, rounds if quick else 4 * ROUNDS)],
     }

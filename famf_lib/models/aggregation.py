@@ -9,12 +9,11 @@ import math
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from famf_lib.models.kernels import hide, residual_sums, soft_assignment
+from famf_lib.models.kernels import hide, normalise, normalised_sums, residual_sums, soft_assignment
 
 Count = Annotated[int, Field(ge=1)]
 Normalisation = Literal["none", "cluster", "whole", "cluster+whole"]
@@ -46,18 +45,6 @@ class Aggregation(nn.Module):
 
     def initialise(self, faces: Float[Tensor, "S D"], seed: int) -> None:
         """Initialises parameters from a sample of training faces. The default does nothing."""
-
-
-def normalise(v: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
-    """Vectors scaled to unit norm; zeros stay zeros, with a finite gradient in half precision too.
-
-    In full precision this is ``F.normalize``, which divides by at least 1e-12: in float16 that is 0.
-    """
-    if v.dtype in (torch.float32, torch.float64):
-        return F.normalize(v, dim=-1)
-    wide = v.float()  # the squares, too, leave the range of float16
-    norm = wide.norm(dim=-1, keepdim=True)
-    return (wide / norm.masked_fill(norm == 0, 1)).to(v.dtype)
 
 
 class MeanPooling(Aggregation):
@@ -114,11 +101,9 @@ class NetVLAD(Aggregation):
         a, b, c = self.assignment.weight, self.assignment.bias, self.centres  # (A, D), (A,), (K, D)
         phi = self.cluster_attention()  # (K,), or None for 1
         if self.normalisation.startswith("cluster"):  # φ acts after this normalisation, which would cancel it
-            v = normalise(residual_sums(x, mask, a, b, c))  # (B, K, D)
-            v = v if phi is None else v * phi[:, None]
-        else:
-            v = residual_sums(x, mask, a, b, c, phi)
-        return _whole(v) if self.normalisation.endswith("whole") else v
+            return normalised_sums(x, mask, a, b, c, phi, whole=self.normalisation.endswith("whole"))
+        v = residual_sums(x, mask, a, b, c, phi)  # (B, K, D)
+        return _whole(v) if self.normalisation == "whole" else v
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
         """Σ_k α_k(x_i) φ(c_k) over the K clusters of the output: the weight that Eq. 3 gives to face i."""

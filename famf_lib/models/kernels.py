@@ -1,15 +1,17 @@
-"""The residual sums of Eq. 1 to 3, Σ_i φ_k α_k(x_i) (x_i − c_k), in two forms that give the same numbers.
+"""The residual sums of Eq. 1 to 3, V_k = Σ_i φ_k α_k(x_i) (x_i − c_k), plain or normalised as in published NetVLAD.
 
-Both compute Σ_i w_ik x_i − (Σ_i w_ik) c_k with w = φ α, so that (B, N, K, D) is never materialised.
+All forms compute Σ_i w_ik x_i − (Σ_i w_ik) c_k with w = φ α, so that (B, N, K, D) is never materialised. As published,
+each V_k is scaled to unit norm, before φ because that would cancel it, and then the K of a clip together.
 
-*Plain*: two matrix products, differentiated by autograd. This is the reference, and the form that every training in the
-book uses. *Chunked*: if the faces need a gradient, because the network that computes them is trained as well, a CPU
-processes chunks of clips that fit the cache, in the backward pass too, because large intermediate tensors cost more
-than the products. ``benchmarks/aggregation_kernels.py`` measures both.
+*Plain*: two matrix products, differentiated by autograd. This is the reference. *Chunked*: a CPU processes chunks of
+clips that fit the cache, with a hand-written gradient, because large intermediate tensors cost more than the products.
+It does so if the sums are normalised, since the normalisations then happen in the cache as well, or if the faces need a
+gradient, because the network that computes them is trained too. ``benchmarks/aggregation_kernels.py`` measures both.
 """
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +21,26 @@ from torch import Tensor
 
 CHUNK = 2**18  # numbers of faces in a chunk: 1 MiB in float32
 FEWEST = 3  # chunks in a batch, from which on chunks are faster
+FEWEST_NORMALISED = 1  # the same if the sums are normalised
+SHORT = 1e-12  # vectors are divided by at least this norm, as by ``F.normalize``
+FAINT = 1e-20  # the least φ of normalised chunks: the gradient of φ_k needs the direction of V_k, which 0 V_k has lost
 
 
 def hide(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None) -> Float[Tensor, "B N D"]:
     """The faces, with zeros for masked ones. (Multiplying by 0 would keep a NaN.)"""
     return x if mask is None else x.masked_fill(~mask[..., None], 0.0)
+
+
+def normalise(v: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
+    """Vectors scaled to unit norm; zeros stay zeros, with a finite gradient in half precision too.
+
+    In full precision this is ``F.normalize``, which divides by at least 1e-12: in float16 that is 0.
+    """
+    if v.dtype in (torch.float32, torch.float64):
+        return F.normalize(v, dim=-1)
+    wide = v.float()  # the squares, too, leave the range of float16
+    norm = wide.norm(dim=-1, keepdim=True)
+    return (wide / norm.masked_fill(norm == 0, 1)).to(v.dtype)
 
 
 def soft_assignment(
@@ -55,6 +72,31 @@ def residual_sums(
     return plain_residual_sums(x, mask, weight, bias, centres, phi)
 
 
+def normalised_sums(
+    x: Float[Tensor, "B N D"],
+    mask: Bool[Tensor, "B N"] | None,
+    weight: Float[Tensor, "A D"],
+    bias: Float[Tensor, " A"],
+    centres: Float[Tensor, "K D"],
+    phi: Float[Tensor, " K"] | None = None,
+    whole: bool = True,
+) -> Float[Tensor, "B K D"]:
+    """φ_k V_k / |V_k| with the V_k of ``residual_sums``, and ``whole`` scales the K of a clip together to unit norm.
+
+    Chunked if that is faster; otherwise exactly ``scaled(residual_sums(…), phi, whole)``.
+    """
+    if _one_pass_pays(x, centres):
+        return chunked_normalised_sums(x, mask, weight, bias, centres, phi, whole)
+    return scaled(residual_sums(x, mask, weight, bias, centres), phi, whole)
+
+
+def scaled(v: Float[Tensor, "B K D"], phi: Float[Tensor, " K"] | None, whole: bool) -> Float[Tensor, "B K D"]:
+    """Each V_k scaled to unit norm, times φ_k, and then the K of a clip scaled together if ``whole``."""
+    v = normalise(v)
+    v = v if phi is None else v * phi[:, None]
+    return normalise(v.flatten(1)).view_as(v) if whole else v
+
+
 def plain_residual_sums(
     x: Float[Tensor, "B N D"],
     mask: Bool[Tensor, "B N"] | None,
@@ -82,30 +124,71 @@ def chunked_residual_sums(
 
     Under autocast its matrix products are autocast too; the softmax and the sums keep the precision of the centres.
     """
+    return _chunked(x, mask, weight, bias, centres, phi, "none")
+
+
+def chunked_normalised_sums(
+    x: Float[Tensor, "B N D"],
+    mask: Bool[Tensor, "B N"] | None,
+    weight: Float[Tensor, "A D"],
+    bias: Float[Tensor, " A"],
+    centres: Float[Tensor, "K D"],
+    phi: Float[Tensor, " K"] | None = None,
+    whole: bool = True,
+) -> Float[Tensor, "B K D"]:
+    """``normalised_sums`` in the way of ``chunked_residual_sums``: a chunk is normalised while it is in the cache."""
+    return _chunked(x, mask, weight, bias, centres, phi, "cluster+whole" if whole else "cluster")
+
+
+def _chunked(
+    x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor, centres: Tensor, phi: Tensor | None, scaling: str
+) -> Tensor:
     product = x.dtype
     if torch.is_autocast_enabled(x.device.type) and product != torch.float64:  # autocast leaves float64 alone
         product = torch.get_autocast_dtype(x.device.type)
     phi = centres.new_ones(len(centres)) if phi is None else phi
     with torch.autocast(x.device.type, enabled=False):
-        return _ResidualSums.apply(x, mask, weight, bias, centres, phi, product)[0]
+        return _Sums.apply(x, mask, weight, bias, centres, phi, product, scaling)[0]
 
 
 def _chunks_pay(x: Float[Tensor, "B N D"], centres: Float[Tensor, "K D"]) -> bool:
-    """Whether chunks are faster. In training on given faces they are not, since the faces need no gradient."""
+    """Whether chunks are faster, and the faces need a gradient.
+
+    Given faces keep the plain form, with which recorded runs were trained bit by bit: chunks take half its time, but
+    that is a fiftieth of a training step.
+    """
     if not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
         return False  # a compiler or exporter needs plain operations for any B
     return x.device.type == "cpu" and x.dtype == centres.dtype and x.numel() >= FEWEST * CHUNK
 
 
-class _ResidualSums(torch.autograd.Function):
-    """Returns the sums and, for backward, α of all A clusters as (A, B, N): a softmax over the first axis is faster."""
+def _one_pass_pays(x: Float[Tensor, "B N D"], centres: Float[Tensor, "K D"]) -> bool:
+    """Whether normalising in chunks is faster. Half precision needs the care of ``normalise``."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() < FEWEST_NORMALISED * CHUNK:
+        return False
+    return x.dtype == centres.dtype and x.dtype in (torch.float32, torch.float64)
+
+
+class _Sums(torch.autograd.Function):
+    """Returns the sums and, for backward, α of all A clusters as (A, B, N) and |V| (B, K).
+
+    A softmax over the first axis is faster. ``scaling`` is "none", "cluster" or "cluster+whole".
+    """
 
     @staticmethod
     def forward(
-        x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor, centres: Tensor, phi: Tensor, product: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        v = centres.new_empty(len(x), *centres.shape)
+        x: Tensor,
+        mask: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        centres: Tensor,
+        phi: Tensor,
+        product: torch.dtype,
+        scaling: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        v, kept = centres.new_empty(len(x), *centres.shape), len(centres)
         alphas = centres.new_empty(len(weight), *x.shape[:2])
+        norms = centres.new_empty(len(x) if scaling != "none" else 0, kept)
         a, b = weight.to(product), bias.to(product)[:, None]
         for rows in _chunks(x):
             faces, alpha, sums = _faces(x, mask, rows, product), alphas[:, rows], v[rows]
@@ -115,67 +198,115 @@ class _ResidualSums(torch.autograd.Function):
             torch.div(powers.view_as(alpha), powers.sum(dim=0).view(alpha.shape[1:]), out=alpha)
             if mask is not None:
                 alpha *= mask[rows]
-            w = (alpha[: len(centres)] * phi[:, None, None]).transpose(0, 1)  # (b, K, N)
+            w = (alpha[:kept] * phi[:, None, None] if scaling == "none" else alpha[:kept]).transpose(0, 1)  # (b, K, N)
             _product_into(sums, w, faces)
             sums.addcmul_(w.sum(dim=-1, keepdim=True), centres, value=-1)
-        return v, alphas
+            if scaling != "none":
+                norm = torch.linalg.vector_norm(sums, dim=-1, out=norms[rows])
+                r, _, m = _scales(norm, phi, scaling)
+                sums *= (_visible(phi) * r / m)[..., None]
+        return v, alphas, norms
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        x, mask, weight, bias, centres, phi, ctx.product = inputs
-        ctx.mark_non_differentiable(output[1])
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, mask, weight, bias, centres, phi, ctx.product, ctx.scaling = inputs
+        v, alphas, norms = output
+        ctx.mark_non_differentiable(alphas, norms)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, mask, weight, bias, centres, phi, output[1])
+        v = None if ctx.scaling == "none" else v
+        ctx.save_for_backward(x, mask, weight, bias, centres, phi, v, alphas, norms)
 
     @staticmethod
-    def backward(ctx: Any, dv: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dv: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if dv is None:
-            return (None,) * 7
-        x, mask, weight, bias, centres, phi, alphas = ctx.saved_tensors
+            return (None,) * 8
+        x, mask, weight, bias, centres, phi, v, alphas, norms = ctx.saved_tensors
         if not torch.is_grad_enabled():
             with torch.autocast(x.device.type, enabled=False):
-                return _gradients(x, mask, weight, centres, phi, alphas, dv, ctx.product, ctx.needs_input_grad[0])
+                return _gradients(ctx, dv)
         with _autocast_to(ctx.product, x):  # a second derivative is needed
 
             def plain(x: Tensor, *parameters: Tensor) -> Tensor:
-                return plain_residual_sums(x, mask, *parameters)
+                return _plain(x, mask, *parameters, ctx.scaling)
 
             dx, *rest = torch.func.vjp(plain, x, weight, bias, centres, phi)[1](dv)
-        return dx, None, *rest, None
+        return dx, None, *rest, None, None
 
     @staticmethod
-    def vmap(info: Any, dims: tuple, *arguments: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, None]]:
+    def vmap(info: Any, dims: tuple, *arguments: Any) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, None, None]]:
         """vmap rule: falls back to the autograd form."""
-        *tensors, product = arguments
+        *tensors, product, scaling = arguments
         with _autocast_to(product, tensors[0]):
-            v = torch.vmap(plain_residual_sums, in_dims=dims[:-1])(*tensors)
-        return (v, v.new_empty(0)), (0, None)
+            v = torch.vmap(partial(_plain, scaling=scaling), in_dims=dims[:-2])(*tensors)
+        return (v, v.new_empty(0), v.new_empty(0)), (0, None, None)
 
 
-def _gradients(
-    x: Tensor,
-    mask: Tensor | None,
-    weight: Tensor,
-    centres: Tensor,
-    phi: Tensor,
-    alphas: Tensor,
-    dv: Tensor,
-    product: torch.dtype,
-    of_faces: bool,
-) -> tuple[Tensor | None, ...]:
-    """The gradients of all arguments of ``_ResidualSums``. A masked face has α = 0, so its gradient is zero."""
-    dx = torch.empty_like(x) if of_faces else None
+def _plain(
+    x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor, centres: Tensor, phi: Tensor, scaling: str
+) -> Tensor:
+    if scaling == "none":
+        return plain_residual_sums(x, mask, weight, bias, centres, phi)
+    return scaled(plain_residual_sums(x, mask, weight, bias, centres), phi, scaling == "cluster+whole")
+
+
+def _scales(
+    norms: Float[Tensor, "b K"], phi: Float[Tensor, " K"], scaling: str
+) -> tuple[Float[Tensor, "b K"], Float[Tensor, "b K"], Float[Tensor, "b 1"]]:
+    """r_k = 1 / |V_k|; the length of φ_k r_k V_k with the sign of φ_k; and m, by which the K of a clip are divided."""
+    r = norms.clamp_min(SHORT).reciprocal()
+    lengths = _visible(phi) * (norms * r)
+    if scaling == "cluster":
+        return r, lengths, torch.ones_like(norms[:, :1])
+    return r, lengths, torch.linalg.vector_norm(lengths, dim=-1, keepdim=True).clamp_min(SHORT)
+
+
+def _visible(phi: Tensor) -> Tensor:
+    return torch.where(phi.abs() < FAINT, FAINT, phi)
+
+
+def _of_sums(
+    t: Float[Tensor, "b K D"],
+    upstream: Float[Tensor, "b K D"],
+    norms: Float[Tensor, "b K"],
+    phi: Float[Tensor, " K"],
+    scaling: str,
+) -> tuple[Float[Tensor, "b K D"], Float[Tensor, " K"]]:
+    """The gradients of V_k and φ from that of the tokens t_k = φ_k r_k V_k / m, and those tokens."""
+    r, lengths, m = _scales(norms, phi, scaling)
+    phi = _visible(phi)
+    along = (upstream * t).sum(dim=-1)  # (b, K)
+    whole = along.sum(dim=-1, keepdim=True) * (m > SHORT) * (scaling == "cluster+whole")  # through m
+    d_phi = ((along - (lengths / m).square() * whole) / phi).sum(dim=0)
+    factor = phi * r / m
+    # What is along V_k does not change its direction; a V_k too short to be scaled to unit norm only changes m.
+    removed = torch.where(norms >= SHORT, r * m / phi * along, factor * whole)
+    return (upstream * factor[..., None]).addcmul_(t, removed[..., None], value=-1), d_phi
+
+
+def _gradients(ctx: Any, dv: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of all arguments of ``_Sums``. A masked face has α = 0, so its gradient is zero."""
+    x, mask, weight, _, centres, phi, v, alphas, norms = ctx.saved_tensors
+    product, scaling = ctx.product, ctx.scaling
+    dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
     d_weight, d_centres, d_phi = torch.zeros_like(weight), torch.zeros_like(centres), torch.zeros_like(phi)
     d_bias = weight.new_zeros(len(weight))
     a, kept = weight.to(product), len(centres)
     for rows in _chunks(x):
         faces, alpha, upstream = _faces(x, mask, rows, product), alphas[:, rows], dv[rows]
-        w, up = alpha[:kept] * phi[:, None, None], upstream.to(product)
-        # V_k = Σ_i w_ik (x_i − c_k), w = φ α
+        w = alpha[:kept]
+        if scaling == "none":
+            w = w * phi[:, None, None]
+        else:
+            upstream, of_phi = _of_sums(v[rows], upstream, norms[rows], phi, scaling)
+            d_phi += of_phi
+        up = upstream.to(product)
+        # V_k = Σ_i w_ik (x_i − c_k)
+        by_cluster = upstream.transpose(0, 1)  # (K, b, D)
         dw = torch.bmm(up, faces.transpose(1, 2)).to(w.dtype) - (upstream * centres).sum(dim=-1, keepdim=True)
         dw = dw.transpose(0, 1)  # (K, b, N)
-        d_centres -= (w.sum(dim=-1).T[..., None] * upstream).sum(dim=0)
-        d_phi += (alpha[:kept] * dw).sum(dim=(1, 2))
+        d_centres -= torch.bmm(w.sum(dim=-1)[:, None], by_cluster)[:, 0]
+        if scaling == "none":
+            d_phi += (alpha[:kept] * dw).sum(dim=(1, 2))
         # α = softmax(l), l = a x + b
         share = w * dw
         dl = alpha * -share.sum(dim=0)
@@ -190,7 +321,7 @@ def _gradients(
             part.flatten(0, 1).addmm_(flat.T, a)
             if part.dtype != dx.dtype:
                 dx[rows] = part
-    return dx, None, d_weight, d_bias, d_centres, d_phi, None
+    return dx, None, d_weight, d_bias, d_centres, d_phi, None, None
 
 
 def _product_into(target: Tensor, first: Tensor, second: Tensor) -> None:

@@ -43,6 +43,10 @@ def test_kernels(record):
         held = row["memory (bytes)"]
         assert held["residuals"] > held["loop"] > held["products"]
     assert wanted["memory (bytes)"]["chunks"] < wanted["memory (bytes)"]["products"]
+    for row, of_faces in zip(content["normalised"], (False, True), strict=True):
+        assert row["faces given"] == of_faces and row["public / one pass"] > 0 and row["one pass / floor"] > 0
+        held = row["memory (bytes)"]
+        assert held["one pass"] < held["after"] <= held["public"]
     (keeping,) = content["memory kept"]
     assert (keeping["K"], keeping["B"], set(keeping["seconds"])) == (3, 13, {"products", "chunks"})
     assert content["training"][0]["form"] == "chunks" and content["training"][0]["products / form"] > 0
@@ -74,6 +78,17 @@ def test_a_form_with_other_numbers_is_refused(script, monkeypatch):
     monkeypatch.setattr(kernels, "loop", lambda module, x: 1.01 * kernels.products(module, x))
     with pytest.raises(AssertionError, match="Tensor-likes are not close"):
         kernels.case("attentionvlad", 3, 13, False, CPU, {}, 2)
+
+
+def test_the_public_normalised_form_must_give_the_same_numbers(script, monkeypatch):
+    kernels = script("aggregation_kernels")
+    speed = {"bytes a second": 1.0, "operations a second": 1.0}
+    assert kernels.normalised(3, 13, False, speed, 2)["library"] == "after"
+    assert kernels.normalised(3, 29, False, speed, 2)["library"] == "one pass"
+    forward = kernels.Public.forward
+    monkeypatch.setattr(kernels.Public, "forward", lambda self, x: 1.01 * forward(self, x))
+    with pytest.raises(AssertionError, match="Tensor-likes are not close"):
+        kernels.normalised(3, 13, True, speed, 2)
 
 
 def test_metric(record):

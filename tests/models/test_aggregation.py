@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from famf_lib.models import aggregation, kernels
 from famf_lib.models.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD, normalise
-from famf_lib.models.kernels import plain_residual_sums
+from famf_lib.models.kernels import plain_residual_sums, scaled
 
 B, N, D, K, G = 3, 7, 11, 5, 2  # clips, faces, length of a face, clusters, ghost clusters
 NORMALISATIONS = ("none", "cluster", "whole", "cluster+whole")
@@ -27,6 +27,7 @@ def _two_clips_a_chunk(monkeypatch):
     """Every test has a full chunk and one that is not full."""
     monkeypatch.setattr(kernels, "CHUNK", 2 * N * D + 1)
     monkeypatch.setattr(kernels, "FEWEST", 0)
+    monkeypatch.setattr(kernels, "FEWEST_NORMALISED", 0)
 
 
 def made(name, options, dim=D, seed=0):
@@ -44,7 +45,7 @@ def clips(b=B, n=N, d=D, seed=1):
 
 def unit(v):
     length = torch.sqrt(sum(value**2 for value in v.flatten()))
-    return v / length
+    return v / (length if length > 1e-12 else 1e-12)
 
 
 def softmax(scores):
@@ -242,8 +243,30 @@ def test_mixed_precision_stays_close(name):
     torch.testing.assert_close(weights.float(), module.face_weights(x, MASK), rtol=0.05, atol=0.05)
 
 
-VLADS = [(name, options) for name, options in SMALL.items() if name not in ("mean", "nextvlad")]
-of_every_vlad = pytest.mark.parametrize(("name", "options"), VLADS, ids=lambda v: v if isinstance(v, str) else "")
+VLADS = [
+    (name, SMALL[name] | {"normalisation": n})
+    for name in ("netvlad", "ghostvlad", "attentionvlad")
+    for n in NORMALISATIONS
+]
+of_every_vlad = pytest.mark.parametrize(
+    ("name", "options"), VLADS, ids=lambda v: v if isinstance(v, str) else v["normalisation"]
+)
+
+
+@pytest.fixture
+def plainly(monkeypatch):
+    """Calls a function while the modules use the plain forms."""
+
+    def normalised(x, mask, weight, bias, centres, phi, whole):
+        return scaled(plain_residual_sums(x, mask, weight, bias, centres), phi, whole)
+
+    def call(function, *given):
+        with monkeypatch.context() as patch:
+            patch.setattr(aggregation, "residual_sums", plain_residual_sums)
+            patch.setattr(aggregation, "normalised_sums", normalised)
+            return function(*given)
+
+    return call
 
 
 def gradients(module, x, mask, b=B):
@@ -254,7 +277,7 @@ def gradients(module, x, mask, b=B):
 
 @of_every_vlad
 @pytest.mark.parametrize("b", [0, 1, 13])
-def test_chunks_give_what_the_whole_batch_gives(name, options, b, monkeypatch):
+def test_chunks_give_what_the_whole_batch_gives(name, options, b, plainly, monkeypatch):
     module, x = made(name, options), clips(b)
     mask = torch.rand(b, N, generator=torch.Generator().manual_seed(3)) < 0.7
     x = x.masked_fill(~mask[..., None], math.nan)
@@ -262,25 +285,26 @@ def test_chunks_give_what_the_whole_batch_gives(name, options, b, monkeypatch):
     monkeypatch.setattr(kernels, "_faces", lambda *given: seen.append(len(part := faces(*given))) or part)
     found = gradients(module, x, mask, b)
     assert seen == ([2] * (b // 2) + [1] * (b % 2)) * 2, "forward and backward"
-    monkeypatch.setattr(aggregation, "residual_sums", plain_residual_sums)
-    for one, other in zip(found, gradients(module, x, mask, b), strict=True):
+    for one, other in zip(found, plainly(gradients, module, x, mask, b), strict=True):
         torch.testing.assert_close(one, other)
 
 
 @of_every_vlad
 @pytest.mark.parametrize("inside", [False, True], ids=["backward outside", "backward inside"])
-def test_mixed_precision_has_the_gradients_of_the_plain_form(name, options, inside, monkeypatch):
+def test_mixed_precision_has_the_gradients_of_the_plain_form(name, options, inside, plainly):
     module = made(name, options).float()
-    exact, mixed = module(clips().float(), MASK), []
-    for form in (aggregation.residual_sums, plain_residual_sums):
-        monkeypatch.setattr(aggregation, "residual_sums", form)
+    exact = module(clips().float(), MASK)
+
+    def gradients():
         x = clips().float().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             tokens = module(x, MASK)
             with torch.autocast("cpu", enabled=inside, dtype=torch.bfloat16):
-                gradients = torch.autograd.grad(tokens.sum(), [x, *module.parameters()])
+                found = torch.autograd.grad(tokens.sum(), [x, *module.parameters()])
         assert tokens.dtype == torch.float32
-        mixed.append([tokens, *gradients])
+        return [tokens, *found]
+
+    mixed = [gradients(), plainly(gradients)]
     for one, other in zip(*mixed, strict=True):
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.05 * float(other.detach().abs().max()) + 1e-3)
     assert not torch.equal(mixed[0][0], exact), "no product was in bfloat16"
@@ -314,7 +338,10 @@ def test_models_can_be_batched(name, options):
 
 @of_every_vlad
 def test_gradients_of_chunks_are_those_of_finite_differences(name, options):
-    """First and second derivatives of faces and all parameters, with masked faces and a clip without faces."""
+    """First and second derivatives of faces and all parameters, with masked faces and a clip without faces.
+
+    A clip without faces has a second derivative only if nothing is normalised: in PyTorch that of a norm of 0 is NaN.
+    """
     module, mask = made(name, options), ONE_WITHOUT
     x = clips().requires_grad_()
 
@@ -323,24 +350,49 @@ def test_gradients_of_chunks_are_those_of_finite_differences(name, options):
         return torch.func.functional_call(module, given, (x, mask))
 
     assert torch.autograd.gradcheck(tokens, (x, *module.parameters()), fast_mode=True)
+    mask = mask if options["normalisation"] == "none" else MASK
     assert torch.autograd.gradgradcheck(tokens, (x, *module.parameters()), fast_mode=True)
 
 
-@of_every_vlad
+@pytest.mark.parametrize("name", ["netvlad", "ghostvlad", "attentionvlad"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_given_faces_are_summed_as_in_recorded_runs(name, options, dtype):
-    """Bitwise the two products with which the recorded runs were trained."""
-    module, x = made(name, options).float(), clips().float()
+def test_given_faces_are_summed_as_in_recorded_runs(name, dtype):
+    """Bitwise the two products with which the recorded runs were trained, if nothing is normalised."""
+    module, x = made(name, SMALL[name]).float(), clips().float()
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         alpha, phi, hidden = module.assign(x, MASK), module.cluster_attention(), x.masked_fill(~MASK[..., None], 0.0)
         v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), hidden)
         v = v.to(module.centres.dtype) - alpha.sum(dim=1)[..., None] * module.centres
-        if module.normalisation.startswith("cluster"):
-            v = F.normalize(v, dim=-1)
-        v = v if phi is None else v * phi[:, None]
-        if module.normalisation.endswith("whole"):
-            v = F.normalize(v.flatten(1), dim=-1).view_as(v)
-        assert torch.equal(module(x, MASK), v)
+        assert torch.equal(module(x, MASK), v if phi is None else v * phi[:, None])
+
+
+AWKWARD = [(name, options) for name, options in VLADS if "cluster" in options["normalisation"] and name != "ghostvlad"]
+
+
+@pytest.mark.parametrize(("name", "options"), AWKWARD, ids=lambda v: v if isinstance(v, str) else v["normalisation"])
+@pytest.mark.parametrize("bias", [-1e4, -32.0], ids=["no weight", "short vector"])
+def test_clusters_with_little_weight_and_clips_without_faces_are_normalised(name, options, bias):
+    """A cluster whose V_k is 0, or shorter than the least divisor, and another with φ = 0."""
+    module, x, mask = made(name, options | {"attention": "none"} if name == "attentionvlad" else options), clips(), MASK
+    with torch.no_grad():
+        module.assignment.bias[1] = bias
+        module.centres[3] = 0
+        if name == "attentionvlad":
+            module.score.bias[0] = 0
+            options = options | {"attention": "none"}
+    x.requires_grad_()
+    faces = [[x[b, i] for i in range(N) if mask[b, i]] for b in range(B)]
+    expected = torch.stack([tokens_of(module, name, options, each) for each in faces])
+    found = module(torch.cat([x, x[:1]]), torch.cat([mask, torch.zeros(1, N, dtype=torch.bool)]))
+    assert not found[B].any() and (found[0, 1].norm() < 0.5) and (bias > -1e4) == bool(found[0, 1].any())
+    torch.testing.assert_close(found[:B], expected, rtol=1e-9, atol=1e-9)
+    upstream = clips(B + 1, K, seed=2)
+    wanted = [x, *module.parameters()]
+    of_found = torch.autograd.grad(found, wanted, upstream)
+    of_expected = torch.autograd.grad(expected, wanted, upstream[:B])
+    for one, other in zip(of_found, of_expected, strict=True):
+        assert other.abs().max() > 1e-3
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-7)
 
 
 def test_chunks_are_for_large_batches_whose_faces_need_a_gradient(monkeypatch):
@@ -359,13 +411,25 @@ def test_chunks_are_for_large_batches_whose_faces_need_a_gradient(monkeypatch):
     assert not taken
 
 
-def test_an_exporter_gets_plain_operations():
-    module = made("attentionvlad", {"clusters": K})
+def test_one_pass_is_for_batches_of_a_chunk_in_full_precision(monkeypatch):
+    monkeypatch.setattr(kernels, "FEWEST_NORMALISED", 1)  # a chunk has two clips and one number
+    taken, form = [], kernels.chunked_normalised_sums
+    monkeypatch.setattr(kernels, "chunked_normalised_sums", lambda *given: taken.append(1) or form(*given))
+    module = made("netvlad", {"clusters": K, "normalisation": "cluster+whole"})
+    for x, expected in ((clips(3), [1]), (clips(3).requires_grad_(), [1]), (clips(2), []), (clips(3).half(), [])):
+        taken.clear()
+        module.to(x.dtype)(x)
+        assert taken == expected
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_an_exporter_gets_plain_operations(normalisation):
+    module = made("attentionvlad", {"clusters": K, "normalisation": normalisation})
     x, batch = clips(6).requires_grad_(), torch.export.Dim("B")
     graph = torch.export.export(module, (x, MASK.repeat(2, 1)), dynamic_shapes=({0: batch}, {0: batch}))
     mask = torch.cat([MASK, MASK[:2]])
     torch.testing.assert_close(graph.module()(clips(5), mask), module(clips(5), mask))
-    assert "_ResidualSums" not in str(graph) and "bmm" in str(graph)
+    assert "_Sums" not in str(graph) and "bmm" in str(graph)
 
 
 @pytest.mark.parametrize("name", ["netvlad", "ghostvlad", "attentionvlad"])
