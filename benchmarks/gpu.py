@@ -76,7 +76,7 @@ def steps(device: str, quick: bool, out: Path) -> list[Step]:
         Step(
             "kernels",
             ("benchmarks/aggregation_kernels.py", *common),
-            90,
+            200,
             f"aggregation-kernels-{kind}.json",
             optional={"triton": "compiled and fused kernels"},
         ),
