@@ -152,7 +152,9 @@ def memory(form: Form, module: nn.Module, x: Tensor, upstream: Tensor, expected:
             del given
         peak = held.peak
     for found, wanted in zip(results, expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.detach().abs().max()))
+        # A single number is the gradient of φ's bias, a sum over all clips whose terms cancel.
+        error = 1e-3 if wanted.numel() > 1 else 1e-2
+        torch.testing.assert_close(found, wanted, rtol=error, atol=error * float(wanted.detach().abs().max()))
     return peak - before - sum(tensor.untyped_storage().nbytes() for tensor in results)
 
 

@@ -11,7 +11,6 @@ gradient, because the network that computes them is trained too. ``benchmarks/ag
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -237,7 +236,7 @@ class _Sums(torch.autograd.Function):
         """vmap rule: falls back to the autograd form."""
         *tensors, product, scaling = arguments
         with _autocast_to(product, tensors[0]):
-            v = torch.vmap(partial(_plain, scaling=scaling), in_dims=dims[:-2])(*tensors)
+            v = torch.vmap(lambda *given: _plain(*given, scaling), in_dims=dims[:-2])(*tensors)
         return (v, v.new_empty(0), v.new_empty(0)), (0, None, None)
 
 

@@ -167,10 +167,9 @@ def test_the_own_best_at_full_size_is_the_point_of_the_standard_size(script):
     assert (printed.training.lr, printed.model.features) == (0.004, "raw") and printed != run
 
 
-def test_all_steps_run_at_small_sizes_on_a_cpu(tmp_path):
-    words = ["benchmarks/gpu.py", "--quick", "--device", "cpu", "--minutes", "60", "--out", str(tmp_path / "out")]
-    found = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 0, found.stdout + found.stderr
-    records = {"metric-cpu", "full-size-cpu", "aggregation-kernels-cpu"}
-    records |= {f"table-1-synthetic-quick-{setting}" for setting in ("printed", "own")}
-    assert {place.stem for place in (tmp_path / "out").iterdir()} == records
+def test_its_steps_are_processes_that_write_their_records(gpu, tmp_path):
+    """The first two: ``test_benchmarks.py`` makes the records of the others, at small sizes as well."""
+    tests, metric, *_ = gpu.steps("cpu", True, tmp_path)
+    status, summary = gpu.go(tests, metric, minutes=60)
+    assert status == 0 and all(line.partition("  ")[2].startswith("done") for line in summary.values()), summary
+    assert json.loads((tmp_path / "metric-cpu.json").read_text())["command"].startswith("python benchmarks/metric.py")
