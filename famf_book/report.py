@@ -296,7 +296,10 @@ def styled(table: pd.DataFrame) -> HTML:
     # The stylesheet widens the column of names, shrinks wide tables, and folds cells, but no interval.
     long = named and max((len(str(name)) for name in shown.index), default=0) > NARROW
     kinds = ["famf-names"] * long + ["famf-wide"] * (shown.shape[1] > 5)
-    html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
+    digits = {column: "{:,}".format for column in shown if pd.api.types.is_integer_dtype(shown[column])}
+    html = shown.to_html(
+        index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format, formatters=digits
+    )
     html = re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-left famf-text">\1</td>', html)
     text = rf"<td>(?!{NUMBER}<)([^<]*[^\W\d_][^<]*)</td>"  # it has a letter
     html = re.sub(text, r'<td class="famf-left">\1</td>', html)
