@@ -353,7 +353,8 @@ def choice(dataset: str, profile: Profile, notebook: str) -> str:
     grid = ", ".join(f"`{key}` among {' · '.join(map(str, values))}" for key, values in record["grid"].items())
     budget = " and ".join(f"{what} with seed {', '.join(map(str, s))}" for what, s in record["seeds"].items())
     commands = f"`{record['command']}`"
-    if (later := tuning_file(dataset, profile, notebook)).is_file():
+    shown: list[Profile] = ["quick", "standard"] if profile == "quick" else [profile]  # as in ``tuned``
+    if later := next((f for f in (tuning_file(dataset, p, notebook) for p in shown) if f.is_file()), None):
         commands += f", and for the rows that only this page has `{json.loads(later.read_text())['command']}`"
     return (
         f"The tuned points were chosen from {grid}, on a held-out part of the training data ({HELD_OUT:.0%} of each "
