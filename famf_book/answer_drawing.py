@@ -42,7 +42,7 @@ STYLE = """<style>
 .famf-x .x-bar b {position: absolute; top: -2px; bottom: -2px; width: 2px; margin-left: -1px; background: currentColor}
 .famf-x .x-below {display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start}
 .famf-x .x-ranking {flex: 1 1 240px; max-width: 430px}
-.famf-x .x-person {display: grid; grid-template-columns: 1.7em minmax(6em, 9.5em) 1fr 3em; gap: 6px;
+.famf-x .x-person {display: grid; grid-template-columns: 2.2em minmax(6em, 9.5em) 1fr 3em; gap: 6px;
   align-items: center; padding: 2px 0}
 .famf-x .x-person > :last-child, .famf-x .x-person > :first-child {text-align: right}
 .famf-x .x-person span {overflow: hidden; text-overflow: ellipsis; white-space: nowrap}

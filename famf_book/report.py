@@ -1,6 +1,7 @@
 """Tables and sentences that pages show about runs. Nothing here trains, and every number comes from a run."""
 
 import base64
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,12 +23,13 @@ from famf_lib.evidence.ledger import Entry
 from famf_lib.experiments.catalogue import EXPERIMENTS
 from famf_lib.experiments.parameters import Profile, SettingName
 from famf_lib.experiments.results import Results, command, find_recording
-from famf_lib.experiments.settings import DECIDING, GRID, SHORT, row_settings, tuned
+from famf_lib.experiments.settings import DECIDING, GRID, SHORT, row_settings, tuned, tuning_file
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT
 from famf_lib.support.wording import counted
 
 LONG = 28  # characters from which the text of a cell may fold
+NUMBER = r"[-+]?\d*\.?\d+(?:e[-+]\d+)?"  # has a letter where it is small, and is no text
 NARROW = 16  # characters up to which row names need no wider column
 _RUNS = '<a href="#runs">all runs</a>'  # the anchor of the list that ``runs`` makes
 RECORDED_DIGITS = 1e-5  # a recording keeps five digits of each AP
@@ -58,6 +60,7 @@ def rows(results: Results, printed: dict[str, float | None]) -> pd.DataFrame:
 def comparison_table(compared: Mapping[SettingName, Sequence[Comparison]]) -> pd.DataFrame:
     """One row per comparison: the paper's difference, ours under the deciding setting, and the verdict under each."""
     decided = compared[DECIDING]
+    several = len({c.claim for c in decided}) > 1  # the name of a single claim would be on every line
     table = pd.DataFrame(
         {
             "paper": pd.Series([c.paper for c in decided], dtype=float).to_numpy(),
@@ -65,7 +68,7 @@ def comparison_table(compared: Mapping[SettingName, Sequence[Comparison]]) -> pd
             "low": [c.ours.low for c in decided],
             "high": [c.ours.high for c in decided],
         },
-        index=pd.Index([c.name for c in decided], name="comparison"),
+        index=pd.Index([c.name if several else c.case for c in decided], name="comparison"),
     ).dropna(axis=1, how="all")
     for setting, comparisons in compared.items():
         table[SHORT[setting]] = [c.outcome for c in comparisons]
@@ -267,7 +270,8 @@ def footer(notebook: str, found: Mapping[SettingName, Results], **values: Any) -
     """
     results = found[DECIDING]
     dataset = values["dataset"]
-    display(Markdown(f"{where_from(results)} {protocol(dataset, results)} {choice(dataset, results.profile)}"))
+    tuning = choice(dataset, results.profile, notebook)
+    display(Markdown(f"{where_from(results)} {protocol(dataset, results)} {tuning}"))
     if len(table := points(notebook, dataset, results.profile, results.labels)):
         display(styled(table))
     said = beside_recording(results, find_recording(notebook, dataset, results.profile))
@@ -295,14 +299,20 @@ def styled(table: pd.DataFrame) -> HTML:
     # The stylesheet widens the column of names, shrinks wide tables, and folds cells, but no interval.
     long = named and max((len(str(name)) for name in shown.index), default=0) > NARROW
     kinds = ["famf-names"] * long + ["famf-wide"] * (shown.shape[1] > 5)
-    html = shown.to_html(index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format)
+    digits = {column: "{:,}".format for column in shown if pd.api.types.is_integer_dtype(shown[column])}
+    html = shown.to_html(
+        index=named, border=0, classes=kinds, na_rep="", float_format="{:.4f}".format, formatters=digits
+    )
     html = re.sub(rf"<td>([^<]{{{LONG},}})</td>", r'<td class="famf-left famf-text">\1</td>', html)
-    html = re.sub(r"<td>([^<]*[^\W\d_][^<]*)</td>", r'<td class="famf-left">\1</td>', html)  # it has a letter
+    text = rf"<td>(?!{NUMBER}<)([^<]*[^\W\d_][^<]*)</td>"  # it has a letter
+    html = re.sub(text, r'<td class="famf-left">\1</td>', html)
     for column in shown:
-        if any(re.search(r"[^\W\d_]", str(value)) for value in shown[column] if isinstance(value, str)):
+        texts = [value for value in shown[column] if isinstance(value, str) and not re.fullmatch(NUMBER, value)]
+        if any(re.search(r"[^\W\d_]", text) for text in texts):
             html = html.replace(f"<th>{escape(str(column))}</th>", f'<th class="famf-left">{escape(str(column))}</th>')
     html = re.sub(r"(?<=[a-z])\+(?=[A-Z])", "+<wbr>", html)  # Face+Audio+Body may fold
-    html = re.sub(r"\[[-+\d.]+, [-+\d.]+\]|[-+\d.]+ … [-+\d.]+", r'<span class="famf-interval">\g<0></span>', html)
+    html = re.sub(r"(?<![\w-])-(?=\.?\d)", "−", html)  # a minus, not a hyphen
+    html = re.sub(r"\[[−+\d.]+, [−+\d.]+\]|[−+\d.]+ … [−+\d.]+", r'<span class="famf-interval">\g<0></span>', html)
     return HTML(f"{html}\n{_taken_along(table.to_csv(index=named))}")
 
 
@@ -338,15 +348,19 @@ def protocol(dataset: str, results: Results) -> str:
     )
 
 
-def choice(dataset: str, profile: Profile) -> str:
-    """How the settings were chosen: a paragraph that introduces ``points``."""
+def choice(dataset: str, profile: Profile, notebook: str) -> str:
+    """How the settings of a page were chosen: a paragraph that introduces ``points``."""
     record = tuned(dataset, profile)
     if record is None:
         return "Nothing was tuned on this dataset in this profile, so the three settings are one: as printed."
     grid = ", ".join(f"`{key}` among {' · '.join(map(str, values))}" for key, values in record["grid"].items())
     budget = " and ".join(f"{what} with seed {', '.join(map(str, s))}" for what, s in record["seeds"].items())
+    commands = f"`{record['command']}`"
+    shown: list[Profile] = ["quick", "standard"] if profile == "quick" else [profile]  # as in ``tuned``
+    if later := next((f for f in (tuning_file(dataset, p, notebook) for p in shown) if f.is_file()), None):
+        commands += f", and for the rows that only this page has `{json.loads(later.read_text())['command']}`"
     return (
         f"The tuned points were chosen from {grid}, on a held-out part of the training data ({HELD_OUT:.0%} of each "
         f"person's training films or clips), whose results are reported nowhere else. Every row had the same budget: "
-        f"{budget}. To repeat it, run `{record['command']}`."
+        f"{budget}. To repeat it, run {commands}."
     )

@@ -26,6 +26,9 @@ class Estimate:
     seeds: int
     persons: int
 
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]".replace("-", "−")
+
 
 def estimate(ap: Float[np.ndarray, "*S P"], seed: int = 0) -> Estimate:
     """The mean over seeds of the mean over persons, with its interval.

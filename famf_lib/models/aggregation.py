@@ -139,7 +139,7 @@ class GhostVLAD(NetVLAD):
     """GhostVLAD (Zhong et al. 2018): G extra clusters take part in the softmax and are dropped from the output.
 
     Args:
-        ghosts: G. The faces assigned to a ghost cluster lose weight in the output; it is meant to attract poor faces.
+        ghosts: G; faces assigned to a ghost cluster lose weight in the output. It is meant to attract poor faces.
     """
 
     def __init__(

@@ -93,7 +93,7 @@ def test_a_styled_table_has_the_interval_in_one_column_and_folds_long_texts(made
         and '<td><span class="famf-interval">0.1000 … 0.3000</span></td>' in html
     )
     found = report.styled(pd.DataFrame({"right": ["0.7 [-0.61, 0.84]"]})).data
-    assert '<td>0.7 <span class="famf-interval">[-0.61, 0.84]</span></td>' in found
+    assert '<td>0.7 <span class="famf-interval">[−0.61, 0.84]</span></td>' in found
 
 
 def test_share_of_attention_is_summed_over_columns_and_averaged_over_rows(made_results):

@@ -164,7 +164,7 @@ def read(function, path, out):
         except ValueError as error:
             said = str(error)
     took = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    out.write_text(json.dumps([said, round(took / 1024)]))
+    out.write_text(json.dumps([said, size, round(took / 1024)]))
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
@@ -173,6 +173,6 @@ def test_bomb(bomb, tmp_path, made_up, scale, count):
     path = make(tmp_path, made_up)
     with forked(read, function, path, tmp_path / "said") as processes:
         assert ended(processes) == [0]
-    said, took = json.loads((tmp_path / "said").read_text())
+    said, size, took = json.loads((tmp_path / "said").read_text())
     assert said == "" and "lists of" in bomb or str(path.parent) in said and "expected" in said and len(said) < 900
-    count("bombs", bomb, files=1, megabytes=took)
+    count("bombs", bomb, files=1, bytes=size, megabytes=took)
