@@ -68,7 +68,7 @@ def base(tmp_path_factory, made_up):
         kinds["checkpoint.pt"] = (base / "checkpoint.pt", lambda path: run_store._check_state(path, model))
         found = results.Results({("FAMF", 1): run}, "data", "standard", answers={"weights": pd.read_parquet(table)})
         patch.setattr(settings, "RESULTS", base / "results")
-        patch.setattr(results.provenance, "origin", lambda root: {"commit": None})
+        patch.setattr(results.provenance, "origin", lambda root, but: {"commit": None})
         kinds["recording"] = (results.record(found, "weights", "mine", "famf run"), read_recording)
     tables(base / "own")
     for name in ("faces", "clips"):
