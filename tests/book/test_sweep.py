@@ -1,5 +1,6 @@
 """Sweeps: the grid is done once, with the numbers of a run alone, whoever is killed meanwhile."""
 
+import gc
 import os
 import re
 import subprocess
@@ -21,6 +22,12 @@ from famf_lib.experiments import run_store
 from famf_lib.experiments.catalogue import EXPERIMENTS, SIMPLE
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_client_of_an_earlier_test():
+    """Dask's clients close when they are collected, and wait for ever if that is while another one starts."""
+    gc.collect()
 
 
 @pytest.fixture
