@@ -94,7 +94,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
         "sys.argv = ['famf', 'data', 'info', 'synthetic', '--profile', 'quick']; cli.main()"
     )
     environment = os.environ | {"FAMF_STORE": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    command = [sys.executable, "-B", "-c", code]  # otherwise Python leaves compiled modules that are cut at the limit
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith(f"famf: {tmp_path / 'clipsets' / 'synthetic-'}")
     assert "(File too large)" in done.stderr
