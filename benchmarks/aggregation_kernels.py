@@ -30,7 +30,6 @@ import os
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
@@ -83,7 +82,7 @@ products, chunks, fused = map(_with_sums, ("products", "chunks", "fused"))
 
 def fast_form(device: torch.device) -> str:
     """The form that is made for a device. Triton is not available on every system with a GPU."""
-    return "fused" if device.type == "cuda" and find_spec("triton") else "chunks"
+    return "fused" if common.can_compile(device) else "chunks"
 
 
 def sums(form: str) -> Callable[..., Tensor]:
@@ -91,7 +90,7 @@ def sums(form: str) -> Callable[..., Tensor]:
     if form == "fused":
         from fused_residual_sums import fused_residual_sums  # imports Triton
 
-        return fused_residual_sums
+        return lambda *given: fused_residual_sums(*given[:6])  # of sums that are not normalised
     return {"products": kernels.plain_residual_sums, "chunks": kernels.chunked_residual_sums}[form]
 
 
@@ -120,10 +119,13 @@ def _weights(module: Aggregation, x: Tensor) -> tuple[Tensor, Tensor, Tensor | N
 def forms(module: Aggregation, clips: int, clusters: int, device: torch.device) -> dict[str, Form]:
     """The forms of a device, on a CPU those that fit in memory. ``residuals`` takes three tensors (B, N, K, D)."""
     if device.type == "cuda":
-        torch.compiler.reset()  # it stops compiling after a number of shapes
-        compiled = torch.compile(module, dynamic=False)
-        found: dict[str, Form] = {"products": products, "compiled": lambda module, x: compiled(x)}
-        return found | ({"fused": fused} if isinstance(module, NetVLAD) and fast_form(device) == "fused" else {})
+        found: dict[str, Form] = {"products": products}
+        if common.can_compile(device):
+            torch.compiler.reset()  # it stops compiling after a number of shapes
+            compiled = torch.compile(module, dynamic=False)
+            found["compiled"] = lambda module, x: compiled(x)
+            found |= {"fused": fused} if isinstance(module, NetVLAD) else {}
+        return found
     wide = module.groups * module.width if isinstance(module, NeXtVLAD) else D
     found = {"residuals": residuals, "loop": loop} if 3 * 4 * clips * N * clusters * wide <= MOST else {}
     found["products"] = products
@@ -201,7 +203,7 @@ def case(
     chosen = forms(module, clips, clusters, device)
     expected = step(lambda module, x: module(x), module, x, upstream)
     peaks = {form: memory(f, module, x, upstream, expected) for form, f in chosen.items()}
-    library = "chunks" if "chunks" in chosen and kernels._chunks_pay(x, module.centres) else "products"
+    library = "chunks" if "chunks" in chosen and kernels._chunks_pay(x, module.centres, "none") else "products"
     works = {form: partial(step, f, module) for form, f in chosen.items()}
     taken = common.replays(works, inputs, device, rounds, BUDGET)
     least = floor(module, clips, given, speed)
@@ -246,32 +248,18 @@ class Public(nn.Module):
         return F.normalize(v.reshape(len(x), -1))
 
 
-def after(module: AttentionVLAD, x: Tensor) -> Tensor:
-    def sums(x: Tensor, mask: None, *parameters: Tensor, whole: bool) -> Tensor:
-        *linear, phi = parameters
-        return kernels.scaled(kernels.residual_sums(x, mask, *linear), phi, whole)
-
-    with patch.object(aggregation, "normalised_sums", sums):
-        return module(x)
-
-
-def one_pass(module: AttentionVLAD, x: Tensor) -> Tensor:
-    with patch.object(aggregation, "normalised_sums", kernels.chunked_normalised_sums):
-        return module(x)
-
-
 def normalised(clusters: int, clips: int, given: bool, speed: dict[str, float], rounds: int) -> dict[str, Any]:
     """A case with the published normalisations, on a CPU."""
     torch.manual_seed(0)
     module = AttentionVLAD(D, clusters=clusters, normalisation="cluster+whole")
     x, upstream = torch.randn(clips, N, D).requires_grad_(not given), torch.randn(clips, clusters, D)
-    expected = step(after, module, x, upstream)
+    expected = step(products, module, x, upstream)
     tokens, *of_faces, centres, weight = expected[:-3]
     columns = [tokens.transpose(1, 2).flatten(1), *of_faces, centres.T[None], weight.T, *expected[-3:]]
     chosen = {
         "public": (lambda public, x: public(x), Public(module), x, upstream.transpose(1, 2).flatten(1)),
-        "after": (after, module, x, upstream),
-        "one pass": (one_pass, module, x, upstream),
+        "after": (products, module, x, upstream),
+        "one pass": (chunks, module, x, upstream),
     }
     peaks = {form: memory(*each, columns if form == "public" else expected) for form, each in chosen.items()}
     taken = common.in_turn({form: partial(step, *each) for form, each in chosen.items()}, CPU, rounds, BUDGET)
@@ -280,7 +268,7 @@ def normalised(clusters: int, clips: int, given: bool, speed: dict[str, float], 
         "K": clusters,
         "B": clips,
         "faces given": given,
-        "library": "one pass" if kernels._one_pass_pays(x, module.centres) else "after",
+        "library": "one pass" if kernels._chunks_pay(x, module.centres, module.normalisation) else "after",
         "seconds": common.medians(taken),
         "memory (bytes)": peaks,
         "public / one pass": common.ratio(taken["public"], taken["one pass"]),

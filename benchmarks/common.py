@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,11 @@ def random_batch(clips: int, faces: int, dim: int, modality_dims: Mapping[str, i
         {name: torch.randn(clips, length) for name, length in modality_dims.items()},
         {name: torch.ones(clips, dtype=torch.bool) for name in modality_dims},
     )
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether ``torch.compile`` makes kernels for a GPU, for which it needs Triton. No benchmark compiles for a CPU."""
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def say(row: Mapping[str, Any]) -> None:

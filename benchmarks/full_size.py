@@ -19,7 +19,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import pairwise
 from tempfile import TemporaryDirectory
@@ -48,7 +47,7 @@ from famf_lib.models import famf
 from famf_lib.models.famf import FAMF
 from famf_lib.paper import IQIYI
 from famf_lib.training import evaluation, roofline, train
-from famf_lib.training.roofline import COMPILED, FACES, PADDED, Machine, Size
+from famf_lib.training.roofline import COMPILED, PADDED, Machine, Size
 from famf_lib.training.train import SingleProcess
 
 STEPS = 4  # of an epoch of random clips
@@ -56,11 +55,6 @@ FACES_PER_CLIP = 30  # of random clips
 ROUNDS, BUDGET = 15, 20.0  # the budget is in seconds for all parts
 SHORT = 10  # epochs of the trainings that are only timed
 KEPT = 0.03  # the least gain of a change, as a share of the step without any
-# A change is taken back by replacing a name of the library.
-WITHOUT = {
-    PADDED: (famf, "ALIGNED", 1),
-    FACES: (train, "faces_precision", lambda *given: torch.float32),
-}
 
 
 class Compiled(SingleProcess):
@@ -92,6 +86,8 @@ def machine(device: torch.device, dtype: torch.dtype, quick: bool) -> Machine:
     n = 256 if quick else 8192 if device.type == "cuda" else 2048
     odd = n - 6  # like the paper's 10,034 persons not a multiple of 8
 
+    kinds = {"training": (dtype, n), "float32": (torch.float32, n), "unaligned": (dtype, odd)}
+
     def products(kind: torch.dtype, outputs: int) -> Callable[[], object]:
         sizes = (n, n), (outputs, n), (n, outputs)
         x, weight, upstream = (torch.randn(*size, device=device).to(kind) for size in sizes)
@@ -99,10 +95,10 @@ def machine(device: torch.device, dtype: torch.dtype, quick: bool) -> Machine:
 
     source = torch.ones(n * n * 16, device=device)  # larger than any cache
     target = torch.empty_like(source)
-    works = {"training": products(dtype, n), "float32": products(torch.float32, n), "unaligned": products(dtype, odd)}
+    works = {name: products(*kind) for name, kind in kinds.items()}
     works |= {"copy": lambda: target.copy_(source), "change": source.neg_}
     taken = common.medians(common.replays(works, [()], device, 2 if quick else ROUNDS, BUDGET))
-    rates = {name: 6 * n * n * (odd if name == "unaligned" else n) / taken[name] for name in list(works)[:3]}
+    rates = {name: 6 * n * n * outputs / taken[name] for name, (_, outputs) in kinds.items()}
     return Machine(memory=2 * source.nbytes / min(taken["copy"], taken["change"]), **rates)
 
 
@@ -136,7 +132,6 @@ def parts(
     rounds, budget = (2, 1.0) if quick else (ROUNDS, BUDGET)
     model = train.build(spec.model, clipset, size.persons, seed=1).train()
     sampler = Sampler(clipset, clips.train, schedule.faces, spec.model.modalities)
-    precision = train.faces_precision(spec.model, schedule, device)
     classes, draw = clips.train_classes.to(device), generator(device, 0)
     drawn = sampler.draw(draw)
     optimiser = train._optimiser(model, schedule, capturable=device.type == "cuda")
@@ -149,7 +144,7 @@ def parts(
     def inputs() -> tuple[Tensor, Batch, Tensor, Tensor, Tensor]:
         """The clips of a step, and what each part receives."""
         rows = torch.randperm(len(classes), generator=draw, device=device)[:batch]
-        given = sampler.batch(drawn, rows, precision)
+        given = sampler.batch(drawn, rows)
         with train.autocast(device, schedule):
             aggregated = model.aggregation(model.scaled(given.faces), given.mask)
             fused = model.fusion(model.tokens(given)).flatten(1)
@@ -173,7 +168,7 @@ def parts(
         return call
 
     works = {
-        "sampling": lambda rows, *rest: sampler.batch(drawn, rows, precision),
+        "sampling": lambda rows, *rest: sampler.batch(drawn, rows),
         "aggregation": both_ways(lambda rows, given, *rest: model.aggregation(model.scaled(given.faces), given.mask)),
         "fusion": both_ways(lambda rows, given, aggregated, *rest: fusion(given, aggregated)),
         "classifier": both_ways(lambda rows, given, aggregated, fused, logits: model.classifier(fused)),
@@ -222,19 +217,16 @@ def changes(
 ) -> dict[str, Any]:
     """Seconds per step with none of the changes, with all, and of each alone what was predicted and what it gained."""
     predicted = roofline.savings(spec.model, spec.training, size, batch, rates)
-    if clipset.faces.device.type == "cpu":
-        del predicted[COMPILED]  # it takes a C++ compiler, and half a minute
-    ways = {"none": [], **{name: [name] for name in predicted}, "all": list(predicted)}
+    tried = [PADDED] + [COMPILED] * common.can_compile(clipset.faces.device)
+    ways = {"none": [], **{name: [name] for name in tried}, "all": tried}
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(1 if quick else 2):
         for way, chosen in ways.items():
-            with ExitStack() as taken_back:
-                for name in WITHOUT.keys() - set(chosen):
-                    taken_back.enter_context(patch.object(*WITHOUT[name]))
+            with patch.object(famf, "ALIGNED", famf.ALIGNED if PADDED in chosen else 1):
                 processes = Regions() if COMPILED in chosen else None
                 taken[way].append(step_seconds(spec, clipset, clips, batch, processes=processes))
     found = common.medians(taken)
-    saved = {name: found["none"] - found[name] for name in predicted}
+    saved = {name: found["none"] - found[name] for name in tried}
     return {
         "none": found["none"],
         "all": found["all"],
@@ -246,7 +238,7 @@ def changes(
                 "gain": saved[name] / found["none"],
                 "kept": saved[name] / found["none"] >= KEPT,
             }
-            for name in predicted
+            for name in tried
         ],
     }
 
@@ -307,7 +299,7 @@ def whole(spec: RunSpec, profile: str, device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         found["peak memory"] = torch.cuda.max_memory_allocated()
     found["launched"] = timed(spec, clipset, SHORT, cuda_graph=False)[0]
-    if device.type == "cuda":
+    if common.can_compile(device):
         with TemporaryDirectory() as cache, patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=cache):
             for way, processes in (
                 ("compiled", Compiled()),

@@ -7,7 +7,7 @@ The script runs on the Python that starts it, without network. It needs a CUDA b
 first, and Table 1 gets the rest of the time, seed by seed. A step whose record is there, of this commit and this GPU,
 is not repeated, so that a second call goes on where the first one ended. Ctrl-C keeps what was recorded.
 
-``--quick --device cpu`` tries all steps at small sizes.
+``--quick --device cpu`` tries all steps at small sizes, and leaves the records in a new folder.
 """
 
 import argparse
@@ -16,10 +16,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Step:
     Args:
         seconds: how long it takes on an H200; for Table 1 the shortest time in which a seed is recorded.
         record: the file that it writes, if that says that it is done.
+        fills: whether it takes the minutes that are left, and ends by itself.
         packages: what it needs besides those of the library.
         optional: packages, and what of it is left out without them.
     """
@@ -47,6 +49,7 @@ class Step:
     command: tuple[str, ...]
     seconds: float
     record: str = ""
+    fills: bool = False
     packages: tuple[str, ...] = ()
     optional: dict[str, str] = field(default_factory=dict)
 
@@ -80,7 +83,7 @@ def steps(device: str, quick: bool, out: Path) -> list[Step]:
             f"aggregation-kernels-{kind}.json",
             optional={"triton": "compiled and fused kernels"},
         ),
-        Step("Table 1", ("benchmarks/table_1.py", *common, *seeds), 110),
+        Step("Table 1", ("benchmarks/table_1.py", *common, *seeds), 110, fills=True),
     ]
 
 
@@ -90,23 +93,21 @@ def absent(packages: Sequence[str]) -> list[str]:
 
 def commit() -> str | None:
     """The commit of the checkout; None if files besides the records differ from it, or there is none."""
+    sys.path.insert(0, str(ROOT))  # nothing needs to be installed
+    from famf_lib.support import provenance
 
-    def git(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
-
-    try:
-        head, changed = git("rev-parse", "HEAD"), git("diff", "--quiet", "HEAD", "--", ".", ":(exclude)results")
-    except OSError:
-        return None
-    return None if head.returncode or changed.returncode else head.stdout.strip()
+    found = provenance.commit(ROOT, but="results")
+    return None if found is None or found.endswith("-dirty") else found
 
 
 def is_done(step: Step, out: Path, at: str | None, gpu: str | None) -> bool:
-    """Whether the record of a step was made at this commit on this GPU."""
+    """Whether the record of a step was made at this commit, on this GPU and at these sizes."""
     if not step.record or at is None or not (out / step.record).is_file():
         return False
-    origin = json.loads((out / step.record).read_text()).get("origin", {})
-    return (origin.get("commit"), origin.get("hardware", {}).get("gpu")) == (at, gpu)
+    record = json.loads((out / step.record).read_text())
+    origin, quick = record.get("origin", {}), "--quick" in record.get("command", "").split()
+    made = origin.get("commit"), origin.get("hardware", {}).get("gpu"), quick
+    return made == (at, gpu, "--quick" in step.command)
 
 
 def obstacle(step: Step, left: float) -> str | None:
@@ -139,7 +140,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 def look(device: str) -> str | None:
-    """Prints what the machine has; returns the name of its GPU.
+    """Prints what the machine has; returns the name of its GPU, if it has one.
 
     Raises:
         SystemExit: it cannot be used.
@@ -149,7 +150,7 @@ def look(device: str) -> str | None:
     import torch
 
     if device == "cpu":
-        return None
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
     if not torch.cuda.is_available():
         built = f"PyTorch {torch.__version__} in {sys.executable}"
         sys.exit(f"{built} sees no GPU, expected a build for CUDA: say make gpu PYTHON=…, or --device cpu --quick")
@@ -163,11 +164,12 @@ def look(device: str) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10, help="what all steps take at most")
-    parser.add_argument("--out", type=Path, default=ROOT / "results", help="the folder of the records")
+    parser.add_argument("--out", type=Path, help="the folder of the records: results/, or a new one if --quick")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--quick", action="store_true", help="small sizes, to try the script")
     given = parser.parse_args()
-    out, stop = given.out.resolve(), time.monotonic() + 60 * given.minutes
+    usual = Path(tempfile.mkdtemp(prefix="famf-gpu-")) if given.quick and not given.out else ROOT / "results"
+    out, stop = (given.out or usual).resolve(), time.monotonic() + 60 * given.minutes
     gpu, at = look(given.device), commit()
     if at is None:
         print("Files differ from the commit, or there is none: every step is run.")
@@ -182,9 +184,9 @@ def main() -> None:
                 ended.append((step.name, f"left out: {why}", 0.0))
             else:
                 print(f"— {step.name}, about {step.seconds:.0f} s", flush=True)
-                if step.name == "Table 1":  # it ends by itself
-                    command, patience = (*step.command, "--minutes", f"{left / 60:.2f}"), left
-                    step = Step(step.name, command, step.seconds)
+                if step.fills:  # a seed that takes longer than the one before may end a little late
+                    step = replace(step, command=(*step.command, "--minutes", f"{left / 60:.2f}"))
+                    left = patience = 2 * left
                 ended.append((step.name, "interrupted", 0.0))
                 how = run(step, min(left, patience))
                 lacking = [f"without {name}, {what}" for name, what in step.optional.items() if absent([name])]

@@ -82,12 +82,10 @@ class Sampler:
         """Draws the faces of every clip for one epoch."""
         return sample_faces(self.clipset.offsets, self.clips, self.n, generator, self.faces)
 
-    def batch(
-        self, drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"], precision: torch.dtype = torch.float32
-    ) -> Batch:
-        """The batch of the clips at ``rows`` (positions in ``clips``) with their ``drawn`` faces, in that precision."""
+    def batch(self, drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> Batch:
+        """The batch of the clips at ``rows`` (positions in ``clips``) with their ``drawn`` faces, in float32."""
         clips, faces = self.clips[rows], drawn[rows]
-        x = self.clipset.faces.index_select(0, faces.flatten()).to(precision).view(*faces.shape, -1)
+        x = self.clipset.faces.index_select(0, faces.flatten()).float().view(*faces.shape, -1)
         mask = None if self.all_have_faces else self.has_face[rows][:, None].expand(-1, self.n)
         return Batch(
             faces=x,

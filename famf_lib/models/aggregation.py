@@ -13,10 +13,9 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from famf_lib.models.kernels import hide, normalise, normalised_sums, residual_sums, soft_assignment
+from famf_lib.models.kernels import Normalisation, hide, normalise, normalise_whole, residual_sums, soft_assignment
 
 Count = Annotated[int, Field(ge=1)]
-Normalisation = Literal["none", "cluster", "whole", "cluster+whole"]
 Centres = Literal["kmeans", "random"]
 Attention = Literal["sigmoid", "softmax", "none"]
 
@@ -99,11 +98,7 @@ class NetVLAD(Aggregation):
 
     def forward(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B K D"]:
         a, b, c = self.assignment.weight, self.assignment.bias, self.centres  # (A, D), (A,), (K, D)
-        phi = self.cluster_attention()  # (K,), or None for 1
-        if self.normalisation.startswith("cluster"):  # φ acts after this normalisation, which would cancel it
-            return normalised_sums(x, mask, a, b, c, phi, whole=self.normalisation.endswith("whole"))
-        v = residual_sums(x, mask, a, b, c, phi)  # (B, K, D)
-        return _whole(v) if self.normalisation == "whole" else v
+        return residual_sums(x, mask, a, b, c, self.cluster_attention(), self.normalisation)
 
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
         """Σ_k α_k(x_i) φ(c_k) over the K clusters of the output: the weight that Eq. 3 gives to face i."""
@@ -242,7 +237,7 @@ class NeXtVLAD(Aggregation):
         v = v.to(self.centres.dtype) - alpha.sum(dim=1)[..., None] * self.centres
         if self.normalisation.startswith("cluster"):
             v = normalise(v)
-        v = _whole(v) if self.normalisation.endswith("whole") else v
+        v = normalise_whole(v) if self.normalisation.endswith("whole") else v
         if self.token_norm is not None:
             v = self.token_norm(v.flatten(1)).view_as(v)
             seen = x.new_ones(len(x)) * (x.shape[1] > 0) if mask is None else mask.any(dim=1)
@@ -252,11 +247,6 @@ class NeXtVLAD(Aggregation):
     def face_weights(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N"]:
         """The attention of a face, averaged over its groups (the softmax over clusters sums to 1)."""
         return self.assign(self.expand(hide(x, mask)), mask).sum(dim=-1).mean(dim=-1)
-
-
-def _whole(v: Float[Tensor, "B K W"]) -> Float[Tensor, "B K W"]:
-    """The K tokens of a clip scaled together to unit norm."""
-    return normalise(v.flatten(1)).view_as(v)
 
 
 def _positive(value: int, name: str) -> int:

@@ -103,11 +103,11 @@ def padded_linear(
     x: Float[Tensor, "*n H"], weight: Float[Tensor, "C H"], bias: Float[Tensor, " C"]
 ) -> Float[Tensor, "*n C"]:
     """``F.linear`` in the precision of ``x``, with zero rows below the weights whose outputs are cut off."""
-    persons = len(weight)
+    outputs = len(weight)
     weight, bias = (
-        torch.cat([given.to(x.dtype), x.new_zeros(-persons % ALIGNED, *given.shape[1:])]) for given in (weight, bias)
+        torch.cat([given.to(x.dtype), x.new_zeros(-outputs % ALIGNED, *given.shape[1:])]) for given in (weight, bias)
     )
-    return F.linear(x, weight, bias)[..., :persons]
+    return F.linear(x, weight, bias)[..., :outputs]
 
 
 def classifier(inputs: int, hidden: int, persons: int, activation: str = "relu") -> nn.Sequential:

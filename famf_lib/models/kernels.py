@@ -11,13 +11,14 @@ gradient, because the network that computes them is trained too. ``benchmarks/ag
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+Normalisation = Literal["none", "cluster", "whole", "cluster+whole"]
 CHUNK = 2**18  # numbers of faces in a chunk: 1 MiB in float32
 FEWEST = 3  # chunks in a batch, from which on chunks are faster
 FEWEST_NORMALISED = 1  # the same if the sums are normalised
@@ -42,6 +43,11 @@ def normalise(v: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
     return (wide / norm.masked_fill(norm == 0, 1)).to(v.dtype)
 
 
+def normalise_whole(v: Float[Tensor, "B K D"]) -> Float[Tensor, "B K D"]:
+    """The K vectors of a clip scaled together to unit norm."""
+    return normalise(v.flatten(1)).view_as(v)
+
+
 def soft_assignment(
     x: Float[Tensor, "B N D"],
     mask: Bool[Tensor, "B N"] | None,
@@ -61,39 +67,17 @@ def residual_sums(
     bias: Float[Tensor, " A"],
     centres: Float[Tensor, "K D"],
     phi: Float[Tensor, " K"] | None = None,
+    normalisation: Normalisation = "none",
 ) -> Float[Tensor, "B K D"]:
-    """Σ_i φ_k α_k(x_i) (x_i − c_k), where α are the first K of a softmax over A clusters; φ is 1 if it is None.
+    """V_k = Σ_i α_k(x_i) (x_i − c_k), normalised, times φ_k; α are the first K of a softmax over A clusters.
+
+    With ``cluster`` each V_k is scaled to unit norm, before φ, which would be cancelled; with ``whole`` the K of a clip
+    are scaled together, after it. φ is 1 if it is None.
 
     Chunked if that is faster (see above); otherwise exactly ``plain_residual_sums``.
     """
-    if _chunks_pay(x, centres):
-        return chunked_residual_sums(x, mask, weight, bias, centres, phi)
-    return plain_residual_sums(x, mask, weight, bias, centres, phi)
-
-
-def normalised_sums(
-    x: Float[Tensor, "B N D"],
-    mask: Bool[Tensor, "B N"] | None,
-    weight: Float[Tensor, "A D"],
-    bias: Float[Tensor, " A"],
-    centres: Float[Tensor, "K D"],
-    phi: Float[Tensor, " K"] | None = None,
-    whole: bool = True,
-) -> Float[Tensor, "B K D"]:
-    """φ_k V_k / |V_k| with the V_k of ``residual_sums``, and ``whole`` scales the K of a clip together to unit norm.
-
-    Chunked if that is faster; otherwise exactly ``scaled(residual_sums(…), phi, whole)``.
-    """
-    if _one_pass_pays(x, centres):
-        return chunked_normalised_sums(x, mask, weight, bias, centres, phi, whole)
-    return scaled(residual_sums(x, mask, weight, bias, centres), phi, whole)
-
-
-def scaled(v: Float[Tensor, "B K D"], phi: Float[Tensor, " K"] | None, whole: bool) -> Float[Tensor, "B K D"]:
-    """Each V_k scaled to unit norm, times φ_k, and then the K of a clip scaled together if ``whole``."""
-    v = normalise(v)
-    v = v if phi is None else v * phi[:, None]
-    return normalise(v.flatten(1)).view_as(v) if whole else v
+    form = chunked_residual_sums if _chunks_pay(x, centres, normalisation) else plain_residual_sums
+    return form(x, mask, weight, bias, centres, phi, normalisation)
 
 
 def plain_residual_sums(
@@ -103,12 +87,15 @@ def plain_residual_sums(
     bias: Float[Tensor, " A"],
     centres: Float[Tensor, "K D"],
     phi: Float[Tensor, " K"] | None = None,
+    normalisation: Normalisation = "none",
 ) -> Float[Tensor, "B K D"]:
     """``residual_sums`` as two matrix products over the whole batch, differentiated by autograd: the reference form."""
     alpha = soft_assignment(x, mask, weight, bias, len(centres))
     v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), hide(x, mask))  # (B, K, D)
     v = v.to(centres.dtype) - alpha.sum(dim=1)[..., None] * centres
-    return v if phi is None else v * phi[:, None]
+    v = normalise(v) if normalisation.startswith("cluster") else v
+    v = v if phi is None else v * phi[:, None]
+    return normalise_whole(v) if normalisation.endswith("whole") else v
 
 
 def chunked_residual_sums(
@@ -118,54 +105,34 @@ def chunked_residual_sums(
     bias: Float[Tensor, " A"],
     centres: Float[Tensor, "K D"],
     phi: Float[Tensor, " K"] | None = None,
+    normalisation: Normalisation = "none",
 ) -> Float[Tensor, "B K D"]:
     """``residual_sums`` chunk by chunk, with a hand-written gradient. Second derivatives use the plain form.
 
-    Under autocast its matrix products are autocast too; the softmax and the sums keep the precision of the centres.
+    Each V_k is normalised while its chunk is in the cache. Under autocast the matrix products are autocast too; the
+    softmax and the sums keep the precision of the centres.
     """
-    return _chunked(x, mask, weight, bias, centres, phi, "none")
-
-
-def chunked_normalised_sums(
-    x: Float[Tensor, "B N D"],
-    mask: Bool[Tensor, "B N"] | None,
-    weight: Float[Tensor, "A D"],
-    bias: Float[Tensor, " A"],
-    centres: Float[Tensor, "K D"],
-    phi: Float[Tensor, " K"] | None = None,
-    whole: bool = True,
-) -> Float[Tensor, "B K D"]:
-    """``normalised_sums`` in the way of ``chunked_residual_sums``: a chunk is normalised while it is in the cache."""
-    return _chunked(x, mask, weight, bias, centres, phi, "cluster+whole" if whole else "cluster")
-
-
-def _chunked(
-    x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor, centres: Tensor, phi: Tensor | None, scaling: str
-) -> Tensor:
     product = x.dtype
     if torch.is_autocast_enabled(x.device.type) and product != torch.float64:  # autocast leaves float64 alone
         product = torch.get_autocast_dtype(x.device.type)
     phi = centres.new_ones(len(centres)) if phi is None else phi
+    scaling = normalisation if normalisation.startswith("cluster") else "none"
     with torch.autocast(x.device.type, enabled=False):
-        return _Sums.apply(x, mask, weight, bias, centres, phi, product, scaling)[0]
+        v = _Sums.apply(x, mask, weight, bias, centres, phi, product, scaling)[0]
+    return normalise_whole(v) if normalisation == "whole" else v
 
 
-def _chunks_pay(x: Float[Tensor, "B N D"], centres: Float[Tensor, "K D"]) -> bool:
-    """Whether chunks are faster, and the faces need a gradient.
+def _chunks_pay(x: Float[Tensor, "B N D"], centres: Float[Tensor, "K D"], normalisation: Normalisation) -> bool:
+    """Whether chunks are faster, and each V_k is normalised or the faces need a gradient.
 
-    Given faces keep the plain form, with which recorded runs were trained bit by bit: chunks take half its time, but
-    that is a fiftieth of a training step.
+    Otherwise they take half the time as well, but a training step gains nothing that can be told from noise, and runs
+    with the paper's setting stay what they were, bit by bit.
     """
-    if not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or x.dtype != centres.dtype or torch.compiler.is_compiling():
         return False  # a compiler or exporter needs plain operations for any B
-    return x.device.type == "cpu" and x.dtype == centres.dtype and x.numel() >= FEWEST * CHUNK
-
-
-def _one_pass_pays(x: Float[Tensor, "B N D"], centres: Float[Tensor, "K D"]) -> bool:
-    """Whether normalising in chunks is faster. Half precision needs the care of ``normalise``."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() < FEWEST_NORMALISED * CHUNK:
-        return False
-    return x.dtype == centres.dtype and x.dtype in (torch.float32, torch.float64)
+    if normalisation.startswith("cluster"):  # half precision needs the care of ``normalise``
+        return x.dtype in (torch.float32, torch.float64) and x.numel() >= FEWEST_NORMALISED * CHUNK
+    return x.requires_grad and torch.is_grad_enabled() and x.numel() >= FEWEST * CHUNK
 
 
 class _Sums(torch.autograd.Function):
@@ -226,7 +193,7 @@ class _Sums(torch.autograd.Function):
         with _autocast_to(ctx.product, x):  # a second derivative is needed
 
             def plain(x: Tensor, *parameters: Tensor) -> Tensor:
-                return _plain(x, mask, *parameters, ctx.scaling)
+                return plain_residual_sums(x, mask, *parameters, ctx.scaling)
 
             dx, *rest = torch.func.vjp(plain, x, weight, bias, centres, phi)[1](dv)
         return dx, None, *rest, None, None
@@ -236,16 +203,8 @@ class _Sums(torch.autograd.Function):
         """vmap rule: falls back to the autograd form."""
         *tensors, product, scaling = arguments
         with _autocast_to(product, tensors[0]):
-            v = torch.vmap(lambda *given: _plain(*given, scaling), in_dims=dims[:-2])(*tensors)
+            v = torch.vmap(lambda *given: plain_residual_sums(*given, scaling), in_dims=dims[:-2])(*tensors)
         return (v, v.new_empty(0), v.new_empty(0)), (0, None, None)
-
-
-def _plain(
-    x: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor, centres: Tensor, phi: Tensor, scaling: str
-) -> Tensor:
-    if scaling == "none":
-        return plain_residual_sums(x, mask, weight, bias, centres, phi)
-    return scaled(plain_residual_sums(x, mask, weight, bias, centres), phi, scaling == "cluster+whole")
 
 
 def _scales(
@@ -259,8 +218,9 @@ def _scales(
     return r, lengths, torch.linalg.vector_norm(lengths, dim=-1, keepdim=True).clamp_min(SHORT)
 
 
-def _visible(phi: Tensor) -> Tensor:
-    return torch.where(phi.abs() < FAINT, FAINT, phi)
+def _visible(phi: Float[Tensor, " K"]) -> Float[Tensor, " K"]:
+    """φ, but at least ``FAINT`` in size."""
+    return phi.abs().clamp_min(FAINT).copysign(phi)
 
 
 def _of_sums(

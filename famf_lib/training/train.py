@@ -134,14 +134,13 @@ def train(
         losses, earlier = state["losses"], state["seconds"]
 
     network = processes.wrap(model.train())
-    precision = faces_precision(config, training, device)
     total = torch.zeros((), device=device)  # the sum of an epoch's losses
 
     def step(drawn: Int64[Tensor, "T n"], rows: Int64[Tensor, " B"]) -> None:
         own = processes.share(rows)  # (b,): all B clips in a single process
         weight = processes.size * len(own) / len(rows)  # 1, unless the processes have unequal shares
         with autocast(device, training):  # the batch gets no name, so that its memory is freed as early as possible
-            logits = network(sampler.batch(drawn, own, precision))  # faces (b, N, D), modalities (b, D_m) → (b, C)
+            logits = network(sampler.batch(drawn, own))  # faces (b, N, D), modalities (b, D_m) → (b, C)
         loss = weight * F.cross_entropy(logits.float(), classes[own]) + model.fusion.penalty()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -200,17 +199,6 @@ def precision_of(config: TrainingConfig, device: torch.device) -> torch.dtype:
         capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
         fast = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
     return torch.bfloat16 if fast else torch.float32
-
-
-def faces_precision(model: ModelConfig, training: TrainingConfig, device: torch.device) -> torch.dtype:
-    """The precision in which a training step receives the faces.
-
-    On a GPU it is that of the products, each of which would otherwise read them in float32 and round a copy of its own.
-    Vectors that are scaled to unit norm first stay in float32.
-    """
-    if device.type == "cuda" and model.features == "raw":
-        return precision_of(training, device)
-    return torch.float32
 
 
 def learning_rate_factor(config: TrainingConfig, epoch: int) -> float:

@@ -72,6 +72,21 @@ def test_a_record_of_another_commit_or_gpu_is_made_again(gpu, tmp_path):
     assert gpu.is_done(step, tmp_path, AT, "NVIDIA H200")
     for at, card in ((AT, "NVIDIA H100"), (AT, None), (20 * "d7", "NVIDIA H200"), (None, "NVIDIA H200")):
         assert not gpu.is_done(step, tmp_path, at, card)
+    record["command"] = "python benchmarks/made.py --quick --record"
+    (tmp_path / "made.json").write_text(json.dumps(record))
+    assert not gpu.is_done(step, tmp_path, AT, "NVIDIA H200"), "small sizes"
+
+
+def test_a_trial_leaves_the_records_of_the_repository_alone(gpu, monkeypatch):
+    seen = []
+    monkeypatch.setattr(gpu, "steps", lambda device, quick, out: seen.append(out) or [])
+    for words in (["--quick"], [], ["--quick", "--out", "mine"]):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", *words])
+        gpu.main()
+    trial, usual, named = seen
+    assert trial.name.startswith("famf-gpu-")
+    trial.rmdir()  # it is there and empty
+    assert usual == ROOT / "results" and named == Path("mine").resolve()
 
 
 def test_an_interruption_ends_the_step_and_keeps_what_was_done(gpu, tmp_path, monkeypatch):

@@ -94,15 +94,6 @@ def test_a_batch_holds_the_faces_and_modalities_of_its_clips(made_up):
             assert batch.present[name][b] == modality.present[clip]
 
 
-def test_faces_come_in_the_precision_that_is_asked_for(made_up):
-    clipset = made_up()
-    sampler = Sampler(clipset, torch.arange(7), 3, ("audio",))
-    faces, rows = sampler.draw(generator(CPU, 0)), torch.tensor([5, 2])
-    whole, half = sampler.batch(faces, rows), sampler.batch(faces, rows, torch.bfloat16)
-    assert half.faces.dtype == torch.bfloat16 and torch.equal(half.faces, whole.faces.bfloat16())
-    assert half.modalities["audio"].dtype == torch.float32
-
-
 def test_there_is_no_mask_where_every_clip_has_a_face(made_up):
     clipset = made_up()
     sampler = Sampler(clipset, clipset.counts.nonzero().squeeze(1), 3, ())

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from famf_lib.models import aggregation, kernels
 from famf_lib.models.aggregation import AGGREGATIONS, AttentionVLAD, GhostVLAD, NetVLAD, NeXtVLAD, normalise
-from famf_lib.models.kernels import plain_residual_sums, scaled
+from famf_lib.models.kernels import plain_residual_sums
 
 B, N, D, K, G = 3, 7, 11, 5, 2  # clips, faces, length of a face, clusters, ghost clusters
 NORMALISATIONS = ("none", "cluster", "whole", "cluster+whole")
@@ -255,15 +255,11 @@ of_every_vlad = pytest.mark.parametrize(
 
 @pytest.fixture
 def plainly(monkeypatch):
-    """Calls a function while the modules use the plain forms."""
-
-    def normalised(x, mask, weight, bias, centres, phi, whole):
-        return scaled(plain_residual_sums(x, mask, weight, bias, centres), phi, whole)
+    """Calls a function while the modules use the plain form."""
 
     def call(function, *given):
         with monkeypatch.context() as patch:
             patch.setattr(aggregation, "residual_sums", plain_residual_sums)
-            patch.setattr(aggregation, "normalised_sums", normalised)
             return function(*given)
 
     return call
@@ -413,8 +409,8 @@ def test_chunks_are_for_large_batches_whose_faces_need_a_gradient(monkeypatch):
 
 def test_one_pass_is_for_batches_of_a_chunk_in_full_precision(monkeypatch):
     monkeypatch.setattr(kernels, "FEWEST_NORMALISED", 1)  # a chunk has two clips and one number
-    taken, form = [], kernels.chunked_normalised_sums
-    monkeypatch.setattr(kernels, "chunked_normalised_sums", lambda *given: taken.append(1) or form(*given))
+    taken, form = [], kernels.chunked_residual_sums
+    monkeypatch.setattr(kernels, "chunked_residual_sums", lambda *given: taken.append(1) or form(*given))
     module = made("netvlad", {"clusters": K, "normalisation": "cluster+whole"})
     for x, expected in ((clips(3), [1]), (clips(3).requires_grad_(), [1]), (clips(2), []), (clips(3).half(), [])):
         taken.clear()

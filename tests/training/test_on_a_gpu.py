@@ -15,7 +15,6 @@ from famf_lib.models.config import ModelConfig
 from famf_lib.models.famf import PaddedLinear
 from famf_lib.models.kernels import plain_residual_sums
 from famf_lib.support.files import ROOT
-from famf_lib.training import train as training
 from famf_lib.training.train import TrainingConfig, build, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -41,12 +40,6 @@ def model(aggregation="attentionvlad", fusion="mlma"):
 def test_captured_steps_train_as_launched_ones_do(clips, modules):
     captured, launched = (train(model(*modules), BRIEF, *clips, seed=1, cuda_graph=c) for c in (True, False))
     assert captured.losses == pytest.approx(launched.losses, rel=0.01)
-
-
-def test_faces_in_the_precision_of_the_products_train_as_float32_does(clips, monkeypatch):
-    half = train(model(), BRIEF, *clips, seed=1)
-    monkeypatch.setattr(training, "faces_precision", lambda *given: torch.float32)
-    assert train(model(), BRIEF, *clips, seed=1).losses == pytest.approx(half.losses, rel=0.01)
 
 
 def test_a_model_gives_the_logits_of_a_cpu(clips, made_up):

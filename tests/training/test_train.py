@@ -9,7 +9,6 @@ import torch
 from famf_lib.data import sampling
 from famf_lib.data.sampling import Sampler, generator
 from famf_lib.data.splits import split
-from famf_lib.experiments.catalogue import TABLE_1
 from famf_lib.metrics import mean_average_precision
 from famf_lib.models.config import ModelConfig
 from famf_lib.training import evaluation
@@ -169,27 +168,6 @@ def test_learning_rates_decay_by_the_schedule(schedule, expected):
     assert [learning_rate_factor(config, epoch) for epoch in range(len(expected))] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("modules", [row.modules for row in TABLE_1], ids="-".join)
-def test_faces_in_the_precision_of_the_products_change_no_number(clips, monkeypatch, modules):
-    """As on a GPU: autocast would round faces in float32 to the same numbers."""
-    aggregation, fusion = modules
-    options = {"mean": {}, "nextvlad": {"clusters": 3, "groups": 2}}.get(aggregation, {"clusters": 3})
-    config = ModelConfig(aggregation=aggregation, aggregation_options=options, fusion=fusion, hidden=29)
-    found = []
-    for precision in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(training, "faces_precision", lambda *given, precision=precision: precision)
-        found.append(train(config, brief(precision="bfloat16"), *clips, seed=1))
-    assert found[0].losses == found[1].losses and equal(*(weights(one.model) for one in found))
-
-
-def test_a_gpu_receives_faces_in_the_precision_of_the_products_unless_they_are_scaled():
-    gpu, half = torch.device("cuda"), brief(precision="bfloat16")
-    unit = ModelConfig(**SMALL, features="unit")
-    assert training.faces_precision(MODEL, half, gpu) == torch.bfloat16
-    assert training.faces_precision(MODEL, BRIEF, gpu) == torch.float32
-    assert training.faces_precision(unit, half, gpu) == training.faces_precision(MODEL, half, CPU) == torch.float32
-
-
 @pytest.mark.parametrize("resumed", [False, True])
 def test_every_step_has_the_rates_of_its_epoch(clips, place, monkeypatch, resumed):
     rates, step = [], torch.optim.Adam.step
@@ -246,10 +224,10 @@ def test_every_epoch_has_every_clip_once_and_other_faces(clips, monkeypatch, num
     clipset, parts = clips
     steps, draws, batch = [], [], Sampler.batch
 
-    def spied(self, drawn, rows, precision):
+    def spied(self, drawn, rows):
         steps.append(rows.tolist())
         draws.append(tuple(drawn.flatten().tolist()))
-        return batch(self, drawn, rows, precision)
+        return batch(self, drawn, rows)
 
     monkeypatch.setattr(Sampler, "batch", spied)
     train(RANDOM, brief(epochs=2, batch_size=batch_size), clipset, with_training(parts, number), seed=1)
