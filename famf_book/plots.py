@@ -16,6 +16,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -128,19 +129,25 @@ def differences(compared: Mapping[SettingName, Sequence[Comparison]], unit: str 
     name_rows(axes, [f"{one.claim}:\n{one.case}" if several else one.case for one in first])
     axes.set_xlabel(f"difference in {unit}")
     verdicts = {one.verdict for comparisons in compared.values() for one in comparisons}
-    legend(figure, list(compared), verdicts, paper=any(one.paper is not None for one in first))
+    legend(figure, list(compared), verdicts, paper=any(one.paper is not None for one in first), band=True)
     return figure
 
 
 def legend(
-    figure: Figure, settings: Sequence[SettingName], verdicts: Iterable[Verdict] = (), paper: bool = True
+    figure: Figure,
+    settings: Sequence[SettingName],
+    verdicts: Iterable[Verdict] = (),
+    paper: bool = True,
+    band: bool = False,
 ) -> None:
-    """A legend above the figure: the colours of the settings, the shapes of the verdicts, the paper's diamond."""
+    """A legend above the figure: the settings' colours, the verdicts' shapes, the paper's diamond, the grey band."""
     handles = [Line2D([], [], color=SETTING_COLOURS[s], linewidth=4, label=SHORT[s]) for s in settings]
     for verdict in (v for v in Verdict if v in set(verdicts)):
         handles.append(Line2D([], [], color="0.3", linestyle="", markersize=8, label=verdict, **VERDICT_MARKS[verdict]))
     if paper:
         handles.append(Line2D([], [], color=PAPER, marker="D", markerfacecolor="none", linestyle="", label="paper"))
+    if band:
+        handles.append(Patch(color="0.5", alpha=0.15, linewidth=0, label="within the margin"))
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
 
 

@@ -1,7 +1,6 @@
 """Tables and sentences that pages show about runs. Nothing here trains, and every number comes from a run."""
 
 import base64
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from famf_lib.evidence.ledger import Entry
 from famf_lib.experiments.catalogue import EXPERIMENTS
 from famf_lib.experiments.parameters import Profile, SettingName
 from famf_lib.experiments.results import Results, command, find_recording
-from famf_lib.experiments.settings import DECIDING, GRID, SHORT, row_settings, tuned, tuning_file
+from famf_lib.experiments.settings import DECIDING, GRID, SHORT, row_settings, tuned
 from famf_lib.support import provenance
 from famf_lib.support.files import ROOT
 from famf_lib.support.wording import counted
@@ -148,7 +147,7 @@ def beside_full_size(table: pd.DataFrame, full: Results) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "paper": table["paper"],
-            "this page": table["ours"],
+            "this page, as printed": table["ours"],
             "full size": recorded["ours"],
             "low": recorded["low"],
             "high": recorded["high"],
@@ -356,9 +355,8 @@ def choice(dataset: str, profile: Profile, notebook: str) -> str:
     grid = ", ".join(f"`{key}` among {' · '.join(map(str, values))}" for key, values in record["grid"].items())
     budget = " and ".join(f"{what} with seed {', '.join(map(str, s))}" for what, s in record["seeds"].items())
     commands = f"`{record['command']}`"
-    shown: list[Profile] = ["quick", "standard"] if profile == "quick" else [profile]  # as in ``tuned``
-    if later := next((f for f in (tuning_file(dataset, p, notebook) for p in shown) if f.is_file()), None):
-        commands += f", and for the rows that only this page has `{json.loads(later.read_text())['command']}`"
+    if later := record["later"].get(notebook):
+        commands += f", and for the rows that only this page has `{later}`"
     return (
         f"The tuned points were chosen from {grid}, on a held-out part of the training data ({HELD_OUT:.0%} of each "
         f"person's training films or clips), whose results are reported nowhere else. Every row had the same budget: "

@@ -103,6 +103,14 @@ def best(entries: Sequence[Entry]) -> str:
     return f"FAMF has the highest mAP of the combinations on {' and on '.join(first) or 'none of our datasets'}."
 
 
+def sizes(profile: str, seeds: Sequence[int]) -> str:
+    """That runs here and recorded ones differ in size, in a sentence; empty in the standard book, where they do not."""
+    if profile == "standard" and not seeds:
+        return ""
+    drawn = f", {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}" if seeds else ""
+    return f"(What was run here has the profile {profile}{drawn}; what was recorded has the profile standard.)"
+
+
 def reach(names: Sequence[str]) -> str:
     """What verdicts on these datasets say about the paper's data, in a sentence or two."""
     own = [name for name in names if is_the_papers(name)]

@@ -11,7 +11,7 @@ import typer
 
 from famf_book.commands.options import Device, DryRun, Profile, Seeds, Yes, before_training, dataset_names, show
 from famf_lib.support.files import ROOT
-from famf_lib.support.wording import counted
+from famf_lib.support.wording import counted, named
 
 
 def book(
@@ -115,14 +115,27 @@ def _prepare(pages: list, device: str, yes: bool, dry_run: bool) -> None:
             asked.append((source, values["profile"], plan.wanted(experiment, source, *given)))
         for page in pages:
             if page.runs:
-                own = import_module(page.runs).wanted(page.values["profile"], page.values["seeds"])
-                asked += [(source, page.values["profile"], of_it) for source, of_it in own]
+                asked += [(source, page.values["profile"], of_it) for source, of_it in _own_runs(page)]
         names = ", ".join(page.name for page in pages) if len(pages) < 4 else counted(len(pages), "page")
         before_training(names or "no page", asked, device, yes, dry_run)
         for experiment, dataset, values in needed:
             seeds = values["seeds"] or experiment.seeds
             given = values["profile"], seeds, values["device"], values.get("protocol", "")
             results.run_settings(experiment.name, dataset, *given)
+
+
+def _own_runs(page) -> list[tuple]:
+    """The runs that the notebook of a page makes itself, each with its dataset, as the module in pages.yml says."""
+    from famf_book.pages import BookError
+
+    try:
+        wanted = import_module(page.runs).wanted
+    except (ImportError, AttributeError) as error:
+        expected = "a module with a function wanted(profile, seeds)"
+        raise BookError(
+            f"book/pages.yml, page {page.name!r}: runs: {page.runs!r} found ({named(error)}), expected {expected}."
+        ) from error
+    return wanted(page.values["profile"], page.values["seeds"])
 
 
 def _needed(page) -> Iterator[tuple]:

@@ -26,8 +26,13 @@ class Estimate:
     seeds: int
     persons: int
 
+    def __format__(self, form: str) -> str:
+        """Each number in the format ``form``, such as ``+.3f``, with a true minus sign; ".4f" if there is none."""
+        form = form or ".4f"
+        return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]".replace("-", "−")
+
     def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]".replace("-", "−")
+        return format(self)
 
 
 def estimate(ap: Float[np.ndarray, "*S P"], seed: int = 0) -> Estimate:

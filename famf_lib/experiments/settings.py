@@ -105,15 +105,18 @@ def tuned(dataset: str, profile: Profile) -> dict | None:
     """What was tuned on a dataset in a profile, as recorded; None if nothing was.
 
     The profile ``quick`` is a preview of ``standard``: it uses what was tuned there if it has nothing of its own. Rows
-    that were tuned later have records of their own, which add to it and change nothing.
+    that were tuned later have records of their own, which add to it and change nothing; ``later`` maps the experiment
+    of each to its command.
     """
     files = [tuning_file(dataset, profile)] + [tuning_file(dataset, "standard")] * (profile == "quick")
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         return None
-    record = json.loads(found.read_text())
-    for later in sorted(RESULTS.glob(f"{found.stem}+*.json")):
-        record["rows"] = json.loads(later.read_text())["rows"] | record["rows"]
+    record = json.loads(found.read_text()) | {"later": {}}
+    for file in sorted(RESULTS.glob(f"{found.stem}+*.json")):
+        later = json.loads(file.read_text())
+        record["rows"] = later["rows"] | record["rows"]
+        record["later"][file.stem.partition("+")[2]] = later["command"]
     return record
 
 

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -12,7 +13,7 @@ from short_training import SETUP
 
 from famf_book import notebooks
 from famf_book.commands import book
-from famf_book.pages import pages, table_of_contents
+from famf_book.pages import BookError, pages, table_of_contents
 from famf_lib.experiments import plugins
 from famf_lib.experiments.catalogue import EXPERIMENTS, READINGS
 from famf_lib.models import AGGREGATIONS, FUSIONS
@@ -104,6 +105,13 @@ def test_the_runs_of_plug_ins_and_of_pages_that_train_their_own_are_prepared(
     with patch.dict(AGGREGATIONS), patch.dict(FUSIONS), patch.dict(EXPERIMENTS):
         assert planned("since") == 12 and planned("when") > 12
         assert planned("since", "when") == 12 + planned("when")
+
+
+@pytest.mark.parametrize("module", ["no_such_module", "famf_lib.paper"])
+def test_a_module_without_runs_for_a_page_is_refused_by_name(module):
+    page = replace(next(page for page in pages(ROOT, {"profile": "quick"}) if page.runs), runs=module)
+    with pytest.raises(BookError, match=rf"pages\.yml, page 'when': runs: '{module}' found \(.+\), expected a module"):
+        book._prepare([page], "cpu", yes=False, dry_run=True)
 
 
 def run(tmp_path, store, *arguments):

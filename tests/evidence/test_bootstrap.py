@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from famf_lib.evidence.bootstrap import difference, estimate
+from famf_lib.evidence.bootstrap import Estimate, difference, estimate
 from famf_lib.evidence.claims import BETTER, MARGIN, NOT_WORSE, SAME, Verdict
 
 
@@ -102,3 +102,9 @@ def test_equivalence_is_found_where_it_is_true_and_the_data_suffice():
     assert SAME.judge(difference(close, b), MARGIN) == Verdict.HOLDS
     assert SAME.judge(difference(close[:, :7], b[:, :7] + rng.normal(0, 0.05, (5, 7))), MARGIN) == Verdict.CANNOT_TELL
     assert SAME.judge(difference(b + 0.02 + rng.normal(0, 0.01, b.shape), b), MARGIN) == Verdict.DOES_NOT_HOLD
+
+
+def test_an_estimate_is_written_with_true_minus_signs_in_any_format():
+    found = Estimate(-0.0123, -0.25, 0.5, seeds=2, persons=3)
+    assert f"{found:+.3f}" == "−0.012 [−0.250, +0.500]" and f"{found:.0%}" == "−1% [−25%, 50%]"
+    assert str(found) == f"{found}" == "−0.0123 [−0.2500, 0.5000]"

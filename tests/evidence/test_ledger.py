@@ -257,6 +257,9 @@ def test_the_table_of_verdicts_has_a_sign_and_a_link_for_every_setting():
     ]
     assert verdicts.best(first).endswith("of the combinations on generated persons (`synthetic`).")
     assert verdicts.best(first[1:]).endswith("on none of our datasets.")
+    assert verdicts.sizes("standard", []) == ""
+    assert "profile quick, seeds 2, 5;" in verdicts.sizes("quick", [2, 5])
+    assert "profile paper;" in verdicts.sizes("paper", []) and "standard, seed 3;" in verdicts.sizes("standard", [3])
     words = verdicts.counts(entries)
     assert words == (
         "On generated persons (`synthetic`), of the 2 claims that can be tested, "

@@ -183,7 +183,7 @@ def test_full_size_is_shown_beside_a_smaller_profile_with_where_it_comes_from(re
     assert "; 1 seed, so that intervals reflect variation over people alone; data" in report.made_by(one)
     shorter = report.rows(fresh, {TABLE_1[-1].label: 0.88}).drop(index=TABLE_1[0].label).assign(ours=0.25)
     beside = report.beside_full_size(shorter, full)
-    assert list(beside.index) == [TABLE_1[-1].label] and beside["this page"].tolist() == [0.25]
+    assert list(beside.index) == [TABLE_1[-1].label] and beside["this page, as printed"].tolist() == [0.25]
     assert beside["paper"].tolist() == [0.88]
     expected = fresh.mean_ap().loc[TABLE_1[-1].label].mean()
     assert beside["full size"].iloc[0] == pytest.approx(expected, abs=1e-5)
