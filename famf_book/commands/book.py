@@ -103,9 +103,13 @@ def _data(page) -> list[dict]:
 
 
 def _prepare(pages: list, device: str, yes: bool, dry_run: bool) -> None:
-    """Makes the runs that pages show, with progress, on every core; the pages then only read them."""
+    """Makes the runs that pages show, with progress, on every core; the pages then only read them.
+
+    All are trained in one go, since between two experiments a core would wait for the last run of the first.
+    """
     from famf_lib.data import datasets
-    from famf_lib.experiments import plan, plugins, results
+    from famf_lib.experiments import plan, plugins, results, run_store
+    from famf_lib.training.train import pick_device
 
     with plugins.also(name for page in pages for name in page.plugins):
         needed = [one for page in pages for one in _needed(page)]
@@ -118,10 +122,22 @@ def _prepare(pages: list, device: str, yes: bool, dry_run: bool) -> None:
                 asked += [(source, page.values["profile"], of_it) for source, of_it in _own_runs(page)]
         names = ", ".join(page.name for page in pages) if len(pages) < 4 else counted(len(pages), "page")
         before_training(names or "no page", asked, device, yes, dry_run)
+        run_store.train_missing(_on_clipsets(asked), pick_device(device), f"trainings for {names or 'no page'}")
         for experiment, dataset, values in needed:
             seeds = values["seeds"] or experiment.seeds
             given = values["profile"], seeds, values["device"], values.get("protocol", "")
             results.run_settings(experiment.name, dataset, *given)
+
+
+def _on_clipsets(asked: list) -> list[tuple]:
+    """(ClipSet, runs) for (dataset, profile, runs); several datasets may have the same clips, which are opened once."""
+    runs, first = {}, {}
+    for source, profile, of_it in asked:
+        if of_it:
+            key = source.folder(profile)
+            first.setdefault(key, (source, profile))
+            runs.setdefault(key, []).extend(of_it)
+    return [(source.load(profile), runs[key]) for key, (source, profile) in first.items()]
 
 
 def _own_runs(page) -> list[tuple]:

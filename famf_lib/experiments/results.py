@@ -166,11 +166,11 @@ def attention_share(results: Results, label: str, row: str, column: str) -> tupl
     table = results.answers["attention"]
     table = table[(table["label"] == label) & (table["person"] >= 0)]
     names = table["column"].unique()
-    kind = {name: name.split()[0] for name in names}  # "face 3" is of the face
-    chosen = table[(table["row"].map(kind) == row) & (table["column"].map(kind) == column)]
+    rows, columns = ([name for name in names if name.split()[0] == kind] for kind in (row, column))  # "face 3" is face
+    chosen = table[table["row"].isin(rows) & table["column"].isin(columns)]
     share = chosen.groupby(["seed", "person", "row"])["weight"].sum().groupby(["seed", "person"]).mean().unstack()
     persons = max(len(run.ap) for run in results.runs.values())
-    even = sum(k == column for k in kind.values()) / len(names)
+    even = len(columns) / len(names)
     return share.reindex(index=results.seeds, columns=range(persons)).to_numpy(dtype=float), even
 
 

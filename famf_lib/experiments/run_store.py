@@ -424,32 +424,49 @@ def threads(number: int | None) -> Iterator[None]:
 def get_or_train_all(
     specs: Sequence[RunSpec], clipset: ClipSet, device: torch.device, label: str = "training"
 ) -> list[Run]:
-    """Reads or trains several runs; returns them in the order of ``specs``.
-
-    On a CPU the missing runs are trained in parallel, one per core, where ``can_parallelise`` allows it. After an
-    interruption finished runs are kept, and the next call resumes the others from their checkpoints.
-    """
+    """Reads or trains several runs (see ``train_missing``); returns them in the order of ``specs``."""
     keys = [run_key(spec, clipset.fingerprint, device) for spec in specs]
     wanted = dict(zip(keys, specs, strict=True))
     found = {key: run for key, spec in wanted.items() if (run := _stored(key, spec))}
-    if missing := {key: spec for key, spec in wanted.items() if key not in found}:
-        _try_modules(missing.values(), clipset)
-        workers = min(len(missing), cores()) if can_parallelise(missing.values(), clipset, device) else 1
-        with progress(label, len(missing), lambda: _done(missing) if workers > 1 else 0.0) as bar:
-            if workers == 1:
-                clipset = clipset.to(device)  # once: at full size it is 4 GB
-                for done, (key, spec) in enumerate(missing.items()):
-
-                    def report(epoch: int, loss: float, done: int = done, epochs: int = spec.training.epochs) -> None:
-                        bar.to(done + epoch / epochs)
-
-                    found[key] = _train(spec, key, clipset, device, report)
-            else:
-                tasks = [delayed(_worker)(spec, clipset.folder, device.type) for spec in missing.values()]
-                for done in in_parallel(tasks, workers):
-                    bar.to(done)
-                found |= {key: get_or_train(spec, clipset, device) for key, spec in missing.items()}
+    missing = {key: spec for key, spec in wanted.items() if key not in found}
+    train_missing([(clipset, list(missing.values()))], device, label)
+    found |= {key: get_or_train(spec, clipset, device) for key, spec in missing.items()}
     return [found[key] for key in keys]
+
+
+def train_missing(
+    asked: Iterable[tuple[ClipSet, Sequence[RunSpec]]], device: torch.device, label: str = "training"
+) -> None:
+    """Trains the runs on each ClipSet that are not in the store. None is read.
+
+    On a CPU they are trained in parallel, one per core, where ``can_parallelise`` allows it. After an interruption
+    finished runs are kept, and the next call resumes the others from their checkpoints.
+    """
+    missing: dict[str, tuple[RunSpec, ClipSet]] = {}
+    for clipset, specs in asked:
+        new = {run_key(spec, clipset.fingerprint, device): (spec, clipset) for spec in specs}
+        missing |= {key: one for key, one in new.items() if not (store() / "runs" / key).is_dir()}
+    if not missing:
+        return
+    for spec, clipset in missing.values():
+        _try_modules([spec], clipset)
+    parallel = all(can_parallelise([spec], clipset, device) for spec, clipset in missing.values())
+    workers = min(len(missing), cores()) if parallel else 1
+    with progress(label, len(missing), lambda: _done(missing) if workers > 1 else 0.0) as bar:
+        if workers == 1:
+            here, there = None, None
+            for done, (key, (spec, clipset)) in enumerate(missing.items()):
+
+                def report(epoch: int, loss: float, done: int = done, epochs: int = spec.training.epochs) -> None:
+                    bar.to(done + epoch / epochs)
+
+                if clipset is not here:
+                    here, there = clipset, clipset.to(device)  # once: at full size it is 4 GB
+                _train(spec, key, there, device, report)
+        else:
+            tasks = [delayed(_worker)(spec, clipset.folder, device.type) for spec, clipset in missing.values()]
+            for done in in_parallel(tasks, workers):
+                bar.to(done)
 
 
 def in_parallel(tasks: Sequence[tuple], workers: int) -> Iterator[int]:

@@ -90,7 +90,7 @@ class NetVLAD(Aggregation):
 
     def assign(self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B N K"]:
         """α_k(x_i) of Eq. 2 for the K clusters of the output; 0 for masked faces."""
-        return soft_assignment(x, mask, self.assignment.weight, self.assignment.bias, self.tokens)
+        return soft_assignment(hide(x, mask), mask, self.assignment.weight, self.assignment.bias, self.tokens)
 
     def cluster_attention(self) -> Float[Tensor, " K"] | None:
         """φ(c_k) of each cluster, or None if all are 1."""

@@ -1,6 +1,7 @@
 """The configuration of a model: its modules and their options, checked before anything runs."""
 
 import inspect
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -81,8 +82,14 @@ def _options(module: type[nn.Module], options: dict[str, Any], field: str) -> di
             expected = f"one of {', '.join(arguments)}" if arguments else "none: it has no options"
             raise ValueError(f"{field}: {module.__name__} has no option {key!r}, expected {expected}")
         try:
-            checked[key] = TypeAdapter(arguments[key].annotation).validate_python(value)
+            checked[key] = _validator(module, key).validate_python(value)
         except ValidationError as error:
             found = error.errors()[0]
             raise ValueError(f"{field}.{key}: {value!r} found; {found['msg'][0].lower()}{found['msg'][1:]}") from None
     return checked
+
+
+@cache
+def _validator(module: type[nn.Module], argument: str) -> TypeAdapter:
+    """What checks the argument of a module. Making one takes as long as reading a run."""
+    return TypeAdapter(inspect.signature(module).parameters[argument].annotation)

@@ -55,8 +55,11 @@ def soft_assignment(
     bias: Float[Tensor, " A"],
     kept: int,
 ) -> Float[Tensor, "B N {kept}"]:
-    """α_k(x_i) of Eq. 2: a softmax over A clusters, of which the first ``kept`` are returned; 0 for masked faces."""
-    alpha = F.linear(hide(x, mask), weight, bias).softmax(dim=-1)[..., :kept]
+    """α_k(x_i) of Eq. 2: a softmax over A clusters, of which the first ``kept`` are returned; 0 for masked faces.
+
+    In ``x`` masked faces are zeros (see ``hide``).
+    """
+    alpha = F.linear(x, weight, bias).softmax(dim=-1)[..., :kept]
     return alpha if mask is None else alpha * mask[..., None]
 
 
@@ -90,8 +93,9 @@ def plain_residual_sums(
     normalisation: Normalisation = "none",
 ) -> Float[Tensor, "B K D"]:
     """``residual_sums`` as two matrix products over the whole batch, differentiated by autograd: the reference form."""
+    x = hide(x.to(_of_products(x)), mask)  # rounded here: autocast would do it for each product
     alpha = soft_assignment(x, mask, weight, bias, len(centres))
-    v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), hide(x, mask))  # (B, K, D)
+    v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), x)  # (B, K, D)
     v = v.to(centres.dtype) - alpha.sum(dim=1)[..., None] * centres
     v = normalise(v) if normalisation.startswith("cluster") else v
     v = v if phi is None else v * phi[:, None]
@@ -112,14 +116,18 @@ def chunked_residual_sums(
     Each V_k is normalised while its chunk is in the cache. Under autocast the matrix products are autocast too; the
     softmax and the sums keep the precision of the centres.
     """
-    product = x.dtype
-    if torch.is_autocast_enabled(x.device.type) and product != torch.float64:  # autocast leaves float64 alone
-        product = torch.get_autocast_dtype(x.device.type)
     phi = centres.new_ones(len(centres)) if phi is None else phi
-    scaling = normalisation if normalisation.startswith("cluster") else "none"
+    scaling, product = normalisation if normalisation.startswith("cluster") else "none", _of_products(x)
     with torch.autocast(x.device.type, enabled=False):
         v = _Sums.apply(x, mask, weight, bias, centres, phi, product, scaling)[0]
     return normalise_whole(v) if normalisation == "whole" else v
+
+
+def _of_products(x: Tensor) -> torch.dtype:
+    """The precision of matrix products with ``x``: its own, or that of autocast, which leaves float64 alone."""
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
 
 
 def _chunks_pay(x: Float[Tensor, "B N D"], centres: Float[Tensor, "K D"], normalisation: Normalisation) -> bool:

@@ -269,6 +269,20 @@ def test_interrupted_what_is_done_stays_done(clips, trainings, monkeypatch):
     assert trainings == [3, 1, 1, 2]
 
 
+def test_runs_on_several_clipsets_are_trained_in_one_go(clips, made_up, trainings, monkeypatch):
+    bars, real = [], run_store.progress
+    monkeypatch.setattr(
+        run_store, "progress", lambda label, total, *more: bars.append(total) or real(label, total, *more)
+    )
+    other = made_up(seed=7)
+    asked = [(clips, MANY[:2]), (other, MANY[1:]), (clips, MANY[:1])]  # one is asked for twice
+    run_store.train_missing(asked, CPU)
+    assert bars == [4] and trainings == [3, 1, 1, 2]
+    assert all(find(spec, clipset, CPU) for clipset, specs in asked for spec in specs)
+    run_store.train_missing(asked, CPU)
+    assert bars == [4]
+
+
 def test_side_by_side_they_are_what_they_are_one_after_another(kept, clips, trainings, monkeypatch, tmp_path):
     from joblib.externals.loky import get_reusable_executor
 

@@ -90,8 +90,8 @@ def test_changes_should_save_what_they_no_longer_compute_or_move():
     last = 3 * 2 * B * H  # per person; 7 are padded to 64
     moved = 4 * H * C + 6 * B * C  # the weights and the gradient of the logits, copied in bfloat16
     assert found[roofline.PADDED] == pytest.approx(last * C / 20 - last * 64 / 100 - moved / 5)
-    before = (2 + 2) + (2 + 4) + 2 * (4 + 2)  # gathered, converted, rounded by two products
-    assert found[roofline.FACES] == pytest.approx((before - 2 * (2 + 2)) * B * N * D / 5)
+    before, now = 2 * ((4 + 4) + (4 + 2)), (4 + 2) + (2 + 2)  # masked and rounded for each product; rounded and masked
+    assert found[roofline.FACES] == pytest.approx((before - now) * B * N * D / 5)
     assert found[roofline.COMPILED] == pytest.approx(2 * (2 + 3 + 3 - 4) * 2 * B * H / 5)
     with pytest.raises(ValueError, match="^unaligned: None found"):
         roofline.savings(MODEL, TRAINING, SIZE, B, Machine(100.0, 10.0, 5.0))
