@@ -76,7 +76,10 @@ def parameters(path: Path) -> list[Parameter]:
     except SyntaxError as error:
         raise NotebookError(f"{path}: the cell tagged 'parameters' is not Python: {error.msg}.") from None
     # papermill reads line by line and skips what it cannot read; the syntax tree shows what it skipped.
-    read_by_papermill = papermill.inspect_notebook(_plain(path))
+    try:
+        read_by_papermill = papermill.inspect_notebook(_plain(path))
+    except papermill.exceptions.PapermillException as error:
+        raise NotebookError(f"{path}: {first_line(error, 300)}; expected a notebook for the kernel python3.") from None
     declared = []
     for statement in statements:
         name, annotation, value = _assignment(statement)

@@ -108,7 +108,7 @@ def sizes(profile: str, seeds: Sequence[int]) -> str:
     if profile == "standard" and not seeds:
         return ""
     drawn = f", {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}" if seeds else ""
-    return f"(What was run here has the profile {profile}{drawn}; what was recorded has the profile standard.)"
+    return f"(Runs made here have the profile {profile}{drawn}; recorded ones have the profile standard.)"
 
 
 def reach(names: Sequence[str]) -> str:

@@ -290,6 +290,8 @@ def _read(place: Path) -> Results:
         answers[probe] = pd.read_parquet(_answers(place, probe))
     of_it = (content["data"], content["profile"], content["setting"], content["simple"])
     found = Results(runs, *of_it, answers, recorded)
+    if not runs:
+        raise ValueError("runs: none")
     for label in found.labels:
         found.ap(label)  # of every seed
     found.mean_ap()

@@ -93,7 +93,7 @@ def plain_residual_sums(
     normalisation: Normalisation = "none",
 ) -> Float[Tensor, "B K D"]:
     """``residual_sums`` as two matrix products over the whole batch, differentiated by autograd: the reference form."""
-    x = hide(x.to(_of_products(x)), mask)  # rounded here: autocast would do it for each product
+    x = hide(x.to(_precision(x)), mask)  # once for both products
     alpha = soft_assignment(x, mask, weight, bias, len(centres))
     v = torch.bmm(alpha.transpose(1, 2).to(x.dtype), x)  # (B, K, D)
     v = v.to(centres.dtype) - alpha.sum(dim=1)[..., None] * centres
@@ -117,13 +117,13 @@ def chunked_residual_sums(
     softmax and the sums keep the precision of the centres.
     """
     phi = centres.new_ones(len(centres)) if phi is None else phi
-    scaling, product = normalisation if normalisation.startswith("cluster") else "none", _of_products(x)
+    scaling, product = normalisation if normalisation.startswith("cluster") else "none", _precision(x)
     with torch.autocast(x.device.type, enabled=False):
         v = _Sums.apply(x, mask, weight, bias, centres, phi, product, scaling)[0]
     return normalise_whole(v) if normalisation == "whole" else v
 
 
-def _of_products(x: Tensor) -> torch.dtype:
+def _precision(x: Tensor) -> torch.dtype:
     """The precision of matrix products with ``x``: its own, or that of autocast, which leaves float64 alone."""
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)

@@ -84,7 +84,7 @@ def _workplace(target: Path) -> Iterator[Path]:
         _restore(place, target)
         raise
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        _remove(place)
         if lock is not None:
             os.close(lock)
 
@@ -194,13 +194,27 @@ def _clear(left: Path, target: Path) -> int:
     try:
         _restore(left, target)
         size = size_of(left)
-        shutil.rmtree(left, ignore_errors=True)
+        _remove(left)
     finally:
         os.close(lock)
     return size
 
 
+def _remove(workplace: Path) -> None:
+    """Removes a workplace, its lock last: without it another process would take the rest for a leftover."""
+    for name in os.listdir(workplace) if workplace.is_dir() else ():
+        if name != "lock":
+            shutil.rmtree(workplace / name, ignore_errors=True)
+            with suppress(OSError):  # a file
+                os.unlink(workplace / name)
+    shutil.rmtree(workplace, ignore_errors=True)
+
+
 def size_of(path: Path) -> int:
-    """The bytes of a file, or of all files in a folder."""
+    """The bytes of a file, or of all files in a folder; another process may be removing some."""
     files = [path] if path.is_file() else [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-    return sum(file.lstat().st_size for file in files)
+    size = 0
+    for file in files:
+        with suppress(FileNotFoundError):
+            size += file.lstat().st_size
+    return size

@@ -51,6 +51,11 @@ def test_one_cell_is_tagged_parameters(tmp_path):
     nbformat.write(notebook, path)
     with pytest.raises(NotebookError, match="found 2 cells"):
         parameters(path)
+    notebook.cells.pop()
+    notebook.metadata.kernelspec = {"name": "rust", "language": "rust", "display_name": "Rust"}
+    nbformat.write(notebook, path)
+    with pytest.raises(NotebookError, match=r"two\.ipynb: .*'rust'.*; expected a notebook for the kernel python3\.$"):
+        parameters(path)
     notebook.metadata.clear()
     nbformat.write(notebook, path)
     with pytest.raises(NotebookError, match=r"two\.ipynb: no kernel found in its metadata, expected 'kernelspec' with"):

@@ -10,7 +10,7 @@ from made import tables
 
 from famf_lib.data import imported
 from famf_lib.data.tables import build, import_tables
-from famf_lib.support.files import written_whole
+from famf_lib.support.files import clear_unfinished, size_of, written_whole
 
 
 def import_(sources, begin, replacing, answers):
@@ -82,3 +82,33 @@ def test_a_leftover_is_cleared_only_when_its_owner_is_gone(tmp_path):
             assert ended(processes) == [0]
         assert new.read_text() == "slow" and target.read_text() == 100 * "7"
     assert target.read_text() == "slow" and os.listdir(tmp_path) == ["it"]
+
+
+def test_a_workplace_stays_locked_until_the_rest_of_it_is_gone(tmp_path, monkeypatch):
+    """Another process clears up before each of the owner's removals, and takes nothing away."""
+    target, real, removed, cleared = tmp_path / "it", os.unlink, [], []
+
+    def unlink(path, **given):
+        monkeypatch.setattr(os, "unlink", real)
+        if path != "lock":
+            cleared.append(clear_unfinished(target))
+        removed.append(os.path.basename(path))
+        monkeypatch.setattr(os, "unlink", unlink)
+        real(path, **given)
+
+    for content in ("old", "new"):
+        with written_whole(target) as new:
+            new.mkdir()
+            for name in "abcde":
+                (new / name).write_text(content)
+            monkeypatch.setattr(os, "unlink", unlink)
+        monkeypatch.setattr(os, "unlink", real)
+    assert cleared and not any(cleared) and removed[-1] == "lock" and {*"abcde"} < {*removed}
+    assert os.listdir(tmp_path) == ["it"] and {path.read_text() for path in target.iterdir()} == {"new"}
+
+
+def test_the_size_of_a_folder_that_somebody_removes_is_that_of_what_is_left(tmp_path, monkeypatch):
+    (tmp_path / "kept").write_bytes(bytes(7))
+    found = [(str(tmp_path), [], ["gone", "kept"])]
+    monkeypatch.setattr(os, "walk", lambda path: found)
+    assert size_of(tmp_path) == 7
