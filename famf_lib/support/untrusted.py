@@ -69,8 +69,12 @@ def check_parquet(path: Path) -> None:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         meta, schema = file.metadata, file.schema_arrow
         check_members(meta.num_columns, "columns")
+        check_size(sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups)), os.path.getsize(path))
         content = 0
-        for group in map(meta.row_group, range(meta.num_row_groups)):
+        for n in range(meta.num_row_groups):
+            # Arrow raises an error for damaged metadata here; without this, ``column`` would end the process.
+            next(file.iter_batches(batch_size=1, row_groups=[n], use_threads=False), None)
+            group = meta.row_group(n)
             for column in map(group.column, range(group.num_columns)):
                 width = WIDTHS.get(column.physical_type, 8)
                 content += max(column.total_uncompressed_size, column.num_values * width, 0)
