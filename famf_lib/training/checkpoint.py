@@ -160,7 +160,9 @@ def _skeleton(card: Card) -> FAMF:
         with torch.device("meta"):
             return FAMF(card.config, card.dim, card.modality_dims, len(card.persons))
     except Exception as error:  # impossible sizes or module names
-        raise SavedModelError(f"config: no model can be built from it ({_plain(error)})") from None
+        raise SavedModelError(
+            f"config: no model can be built from it ({_plain(error)}), expected that of a model"
+        ) from None
 
 
 def _state(file: safe_open, model: FAMF, card: Card) -> dict[str, Tensor]:

@@ -250,6 +250,18 @@ def test_a_failed_run_leaves_nothing_that_looks_finished(clips, monkeypatch, sto
     assert get_or_train(SPEC, clips, CPU).mean_ap > 0
 
 
+def test_a_run_with_a_module_that_is_not_known_is_refused_with_the_start_of_its_name(clips):
+    file = get_or_train(SPEC, clips, CPU).folder / "run.json"
+    record = json.loads(file.read_text())
+    record["spec"]["model"]["fusion"] = "x" * 30_000
+    file.write_text(json.dumps(record))
+    with pytest.raises(
+        run_store.AddedElsewhere, match="attentionvlad and x.* … x+ found, expected modules in"
+    ) as caught:
+        run_store.open_run(file.parent)
+    assert len(str(caught.value)) < 600 and str(file.parent) in str(caught.value)
+
+
 MANY = [changed(seed=seed) for seed in (3, 1, 2)]
 
 

@@ -102,8 +102,8 @@ METADATA = {
     "a host of them": ({"config": edited(modalities=["audio"] * 10**5)}, "modalities: 100000 found, expected 100 at"),
     "another width": ({"config": edited(hidden=14)}, "tensor 'classifier.0.weight': shape (13, 120) found"),
     "a width beyond memory": ({"config": edited(hidden=10**9)}, "tensor 'classifier.0.weight': shape (13, 120) found"),
-    "a width beyond any tensor": ({"config": edited(hidden=10**30)}, "config: no model can be built from it ("),
-    "vectors beyond any tensor": ({"dim": "9" * 400}, "config: no model can be built from it ("),
+    "a width beyond any tensor": ({"config": edited(hidden=10**30)}, "), expected that of a model"),
+    "vectors beyond any tensor": ({"dim": "9" * 400}, "), expected that of a model"),
     "a control character": ({"\x1b[2J\n": "1"}, "[2J : no such key"),
 }  # fmt: skip
 
