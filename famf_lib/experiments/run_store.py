@@ -204,8 +204,8 @@ def _read(folder: Path, spec: RunSpec | None = None) -> Run:
     if model["aggregation"] not in AGGREGATIONS or model["fusion"] not in FUSIONS:
         found = " and ".join(plain(model[kind], 60) for kind in ("aggregation", "fusion"))
         raise AddedElsewhere(
-            f"{folder}: {found} found, expected modules in AGGREGATIONS and FUSIONS; register the one that was added by "
-            "the code that trained this run"
+            f"{folder}: {found} found, expected modules in AGGREGATIONS and FUSIONS; register the one that was added "
+            "by the code that trained this run"
         )
     with _damage(folder):
         check_parquet(folder / "persons.parquet")
