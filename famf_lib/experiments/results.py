@@ -59,7 +59,14 @@ class Results:
         return sorted({seed for _, seed in self.runs})
 
     def ap(self, label: str) -> np.ndarray:
-        """The AP of a row (seeds, persons); NaN for persons without a clip in the gallery of a seed."""
+        """The AP of a row (seeds, persons); NaN for persons without a clip in the gallery of a seed.
+
+        Raises:
+            ValueError: there is no such row.
+        """
+        if label not in self.labels:
+            where = self.recorded["file"] if self.recorded else "runs"
+            raise ValueError(f"{where}: no row {label!r} found, expected one of {plain(', '.join(self.labels), 300)}")
         return pd.concat([self.runs[label, seed].ap for seed in self.seeds], axis=1).T.to_numpy()
 
     def mean_ap(self) -> pd.DataFrame:
@@ -283,7 +290,7 @@ def _read(place: Path) -> Results:
         )
         for line in content["runs"]
     }
-    recorded = {key: content[key] for key in ("command", "origin", "device") if key in content}
+    recorded = {key: content[key] for key in ("command", "origin", "device") if key in content} | {"file": str(place)}
     answers = {}
     for probe in content["answers"]:
         check_parquet(_answers(place, probe))

@@ -83,6 +83,10 @@ def test_recording_gives_the_numbers_back(results_folder, tiny, few, store):
     content["runs"][0]["ap"] = [0.0] * len(content["runs"][0]["ap"])
     path.write_text(json.dumps(content))
     told = report.beside_recording(fresh, results.find_recording("table-1", "synthetic", "quick"))
+    with pytest.raises(
+        ValueError, match=rf"^{re.escape(str(path))}: no row 'FAM' found, expected one of AttentionVLAD"
+    ):
+        recorded.ap("FAM")
     path.write_text(json.dumps(content | {"runs": []}))
     with pytest.raises(ValueError, match=rf"^{re.escape(str(path))}: a damaged recording found \(runs: none\)"):
         results.find_recording("table-1", "synthetic", "quick")
