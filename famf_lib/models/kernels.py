@@ -125,8 +125,9 @@ def chunked_residual_sums(
 
 def _precision(x: Tensor) -> torch.dtype:
     """The precision of matrix products with ``x``: its own, or that of autocast, which leaves float64 alone."""
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(x.device.type)
+    kind = x.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64:  # meta tensors have no autocast
+        return torch.get_autocast_dtype(kind)
     return x.dtype
 
 
