@@ -18,13 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from famf_lib.support.parquet_footer import column_chunks
 from famf_lib.support.wording import plain
 
 MEMORY, TIMES = 128 << 20, 4
 """The content of a file may be four times its size and 128 MB: reading takes up to twice as much memory."""
 MEMBERS = 4_096  # arrays of an archive, tensors of a file, columns of a table
 JSON = 8 << 20  # bytes: lists in JSON take twenty times their text
-WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4}  # bytes of a value of a Parquet column; of any other type 8
+WIDTHS = {0: 1, 1: 4, 4: 4}  # bytes of a value of a Parquet column: boolean, int32, float; of any other type 8
 END_OF_ZIP = b"PK\5\6"
 
 
@@ -67,18 +68,12 @@ def check_array(stream: BufferedIOBase, size: int) -> None:
 def check_parquet(path: Path) -> None:
     """Refuses a Parquet file whose columns hold far more than its size, as by repeating one value or one text."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        meta, schema = file.metadata, file.schema_arrow
-        check_members(meta.num_columns, "columns")
-        check_size(sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups)), os.path.getsize(path))
-        content = 0
-        for n in range(meta.num_row_groups):
-            # Arrow raises an error for damaged metadata here; without this, ``column`` would end the process.
-            next(file.iter_batches(batch_size=1, row_groups=[n], use_threads=False), None)
-            group = meta.row_group(n)
-            for column in map(group.column, range(group.num_columns)):
-                width = WIDTHS.get(column.physical_type, 8)
-                content += max(column.total_uncompressed_size, column.num_values * width, 0)
-        check_size(content, os.path.getsize(path))
+        schema = file.schema_arrow
+        check_members(file.metadata.num_columns, "columns")
+    content = 0
+    for kind, values, declared in column_chunks(path):  # Arrow would end the process if they are damaged
+        content += max(declared, values * WIDTHS.get(kind, 8), 0)
+    check_size(content, os.path.getsize(path))
     if texts := text_columns(schema):
         with pq.ParquetFile(path, read_dictionary=texts) as file:
             check_texts(file.read(texts), os.path.getsize(path))
